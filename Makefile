@@ -1,0 +1,33 @@
+# make demo    the main job on real input        make test    the tests
+# make setup   .venv with the slipstream command  make check   lint, types, tests
+# make bench   figures beside the peers
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup test check demo bench lint format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml scripts/setup
+	PYTHON=$(PYTHON) scripts/setup $(VENV)
+	@touch $@
+
+test: setup
+	scripts/packages test
+	$(BIN)/pytest -q -n 2 tests
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,31 @@
+"""A range of bytes as a value that cannot be wrong."""
+
+from dataclasses import dataclass
+
+from slipstream.delta.errors import FormatError
+from slipstream.delta.limits import IMAGE_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """`size` bytes from `offset` on. Both are at least 0 and the end is at most 16 TiB."""
+
+    offset: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or self.size < 0 or self.offset + self.size > IMAGE_BYTES_MAX:
+            raise FormatError(
+                "byte range out of bounds",
+                expected=f"within 0..{IMAGE_BYTES_MAX}",
+                got=f"offset {self.offset}, size {self.size}",
+            )
+
+    @property
+    def end(self) -> int:
+        """First byte behind the range."""
+        return self.offset + self.size
+
+    def overlaps(self, other: "ByteRange") -> bool:
+        """Whether the two share at least one byte."""
+        return self.offset < other.end and other.offset < self.end

@@ -1,0 +1,71 @@
+"""Every maximum of Slipstream, with its unit and reason.
+
+Nothing here is tuned for speed: a limit is where refusing is better than going on.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- images and the tree (docs/format.md)
+BLOCK_BYTES = 4096  # leaf of the tree: dm-verity's data and hash block
+CHUNK_BLOCKS = 128  # digests in one hash block: 4096 / 32
+CHUNK_BYTES = BLOCK_BYTES * CHUNK_BLOCKS  # 512 KiB: what is verified and written at once
+SALT_BYTES = 32  # fixed, so that salt and block cannot be split in another way
+IMAGE_BYTES_MAX = 1 << 44  # 16 TiB: beyond any partition; keeps all sums far below 2^63
+
+# --- payloads
+INDEX_BYTES_MAX = (
+    16 * MIB
+)  # encoded header and frame table; 1.2 GB full payloads take about 150 KiB
+FRAMES_MAX = 1 << 20  # rows of the table
+FRAME_SOURCES_MAX = 4096  # source extents of one frame
+FRAME_TARGET_BYTES_MAX = 64 * MIB  # decoded length of a zero or copy frame
+FRAME_CODED_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a data or diff frame: sits in memory
+FRAME_SOURCE_BYTES_MAX = 16 * MIB  # source bytes of a diff frame: sit in memory
+FRAME_ENCODED_BYTES_MAX = 16 * MIB  # encoded bytes of a frame (soft cap of the encoder: 256 KiB)
+FRAME_ENCODED_BYTES_SOFT = 256 * KIB  # what a cut may cost on a thin link
+CONTROL_BYTES_MAX = 6 * MIB  # 24 bytes an instruction: 262,144 instructions in a frame
+CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder will allocate
+
+# --- manifest
+MANIFEST_BYTES_MAX = 256 * KIB
+MANIFEST_IMAGES_MAX = 16
+NAME_CHARS_MAX = 64  # product, version, image, hardware, channel
+CHUNK_LIST_BYTES_MAX = IMAGE_BYTES_MAX // CHUNK_BYTES * 32
+COUNTER_MAX = (1 << 31) - 1  # release counters and metadata versions
+
+# --- metadata (the caps of python-tuf's client)
+ROOT_BYTES_MAX = 512_000
+TIMESTAMP_BYTES_MAX = 16_384
+SNAPSHOT_BYTES_MAX = 2_000_000
+TARGETS_BYTES_MAX = 5_000_000
+ROOT_ROTATIONS_MAX = 256
+DELEGATIONS_MAX = 32
+JSON_DEPTH_MAX = 64
+
+# --- network (device)
+CONNECT_TIMEOUT_S = 20.0
+READ_GAP_TIMEOUT_S = 30.0  # no byte for so long: the connection is dead
+RATE_FLOOR_BYTES_PER_S = (
+    1024  # averaged over the window below: less is a trickle attack or a dead link
+)
+RATE_FLOOR_WINDOW_S = 60.0
+RETRY_ATTEMPTS_MAX = 8  # consecutive attempts without one new byte
+RETRY_DELAY_FIRST_S = 0.5
+RETRY_DELAY_MAX_S = 120.0
+RETRY_AFTER_MAX_S = 3600.0  # a server's Retry-After is believed up to here
+REDIRECTS_MAX = 3
+
+# --- device state
+STATE_FILE_BYTES_MAX = MIB
+HEALTH_OUTPUT_BYTES_MAX = 64 * KIB
+HEALTH_TIMEOUT_S_MAX = 3600.0
+CHECKPOINT_TARGET_BYTES = 16 * MIB  # slot bytes between two fdatasync and journal records
+SPOOL_BYTES_MAX = 32 * MIB  # fetched ahead of the slot's last checkpoint
+DENIED_RELEASES_MAX = 64
+
+# --- server
+POLL_BYTES_MAX = 64 * KIB
+REPORT_BYTES_MAX = 256 * KIB
+POLL_INTERVAL_S = 300
