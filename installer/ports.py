@@ -1,0 +1,178 @@
+"""The ports through which the device reaches the world: network, boot loader, slots, clock.
+
+Protocols and the values that cross them; no behaviour. Each port has one real adapter or
+more and one fake in the tests, and one conformance suite that runs on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.digest import Digest
+
+if TYPE_CHECKING:
+    from slipstream.delta.manifest import Place
+
+
+class Clock(Protocol):
+    """Time, as an argument to everything that needs it."""
+
+    def now(self) -> datetime:
+        """The wall clock in UTC, aware. It may be wrong: trusted time is the caller's matter."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; cancellable."""
+        ...
+
+
+class Fetcher(Protocol):
+    """The repository's public/ folder, however far away.
+
+    Paths are relative to its root: "metadata/timestamp.json", "blobs/<digest>.payload".
+    """
+
+    async def fetch(self, path: str, *, size_max: int, size: int | None = None) -> bytes:
+        """A whole small file of at most `size_max` bytes, of exactly `size` where it is known.
+
+        Raises Unavailable, and its subclass NotFound for 404 and 403.
+        """
+        ...
+
+    def stream(self, path: str, rng: ByteRange) -> AsyncIterator[bytes]:
+        """The bytes of a range in order, in pieces of any size, all of them or Unavailable.
+
+        Reconnects and resumes by itself within its budget of retries.
+        """
+        ...
+
+
+class EntryState(StrEnum):
+    """What the name of a boot entry says about its release."""
+
+    GOOD = "good"
+    TRIAL = "trial"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class BootEntry:
+    """One visible boot entry. `name` is its file name; `tries_left` is None once it is good."""
+
+    slot: str
+    counter: int
+    state: EntryState
+    tries_left: int | None
+    tries_done: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """What runs now: from the kernel command line and the boot loader's own word.
+
+    `root` is the value of roothash= or usrhash=. None where nothing says so.
+    """
+
+    slot: str | None
+    counter: int | None
+    root: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """What a boot entry is made of: verified files on the state partition, by place."""
+
+    title: str
+    version: str
+    options: str
+    files: Mapping[Place, Path] = field(default_factory=dict)
+
+
+class BootControl(Protocol):
+    """The boot loader. Every method is idempotent: after a power cut it is called again.
+
+    Raises DeviceFault with what to do about it.
+    """
+
+    def check(self) -> None:
+        """Preflight, before anything is touched: DeviceFault if a switch could not work."""
+        ...
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        """All visible entries of Slipstream, from disk."""
+        ...
+
+    def booted(self) -> Booted:
+        """What runs now."""
+        ...
+
+    def retire(self, slot: str) -> None:
+        """Remove the entry and boot files of a slot, hidden leftovers too. Not the booted slot."""
+        ...
+
+    def stage(self, slot: str, counter: int, boot: BootFiles) -> None:
+        """Put everything that the entry needs in place: hidden, durable, read back."""
+        ...
+
+    def publish(self, slot: str, counter: int) -> None:
+        """The one rename that makes the staged entry visible: the commit point."""
+        ...
+
+    def confirm(self, slot: str, counter: int) -> None:
+        """TRIAL to GOOD."""
+        ...
+
+    def condemn(self, slot: str, counter: int) -> None:
+        """To BAD: not chosen while another entry is good."""
+        ...
+
+
+class SlotTarget(Protocol):
+    """One image's place in a slot: a partition, a region of a file, or a boot file.
+
+    Not thread-safe for writes; reads may run beside one writer. Raises DeviceFault.
+    """
+
+    @property
+    def name(self) -> str:
+        """Slot and image, for messages: "b/rootfs"."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes that the place can hold."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Make the bytes at `offset` equal `data`; only blocks that differ are written.
+
+        Returns the number of bytes written.
+        """
+        ...
+
+    def sync(self) -> None:
+        """All that was written is durable when this returns."""
+        ...
+
+    def read_back(self, size: int) -> Iterator[bytes]:
+        """The first `size` bytes in order, from the medium rather than the page cache."""
+        ...
+
+    def close(self) -> None:
+        """Give the place back; idempotent."""
+        ...
