@@ -20,12 +20,13 @@ INDEX_BYTES_MAX = (
 )  # encoded header and frame table; 1.2 GB full payloads take about 150 KiB
 FRAMES_MAX = 1 << 20  # rows of the table
 FRAME_SOURCES_MAX = 4096  # source extents of one frame
-FRAME_TARGET_BYTES_MAX = 64 * MIB  # decoded length of a zero or copy frame
+FRAME_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a zero or copy frame: sits in memory too
 FRAME_CODED_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a data or diff frame: sits in memory
 FRAME_SOURCE_BYTES_MAX = 16 * MIB  # source bytes of a diff frame: sit in memory
 FRAME_ENCODED_BYTES_MAX = 16 * MIB  # encoded bytes of a frame (soft cap of the encoder: 256 KiB)
 FRAME_ENCODED_BYTES_SOFT = 256 * KIB  # what a cut may cost on a thin link
 CONTROL_BYTES_MAX = 6 * MIB  # 24 bytes an instruction: 262,144 instructions in a frame
+CODEC_DECODED_BYTES_MAX = 16 * MIB  # decoded length of any one stream, the frame table too
 CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder will allocate
 
 # --- manifest
@@ -48,6 +49,8 @@ TARGETS_BYTES_MAX = 5_000_000
 ROOT_ROTATIONS_MAX = 256
 DELEGATIONS_MAX = 32
 JSON_DEPTH_MAX = 64
+JSON_DIGITS_MAX = 19  # 63 bits; longer numbers cost quadratic time and mean nothing
+ROLE_KEYS_MAX = 64  # keys and threshold of one role: each may cost one signature check
 
 # --- network (device)
 CONNECT_TIMEOUT_S = 20.0
@@ -69,8 +72,19 @@ HEALTH_TIMEOUT_S_MAX = 3600.0
 CHECKPOINT_TARGET_BYTES = 16 * MIB  # slot bytes between two fdatasync and journal records
 SPOOL_BYTES_MAX = 32 * MIB  # fetched ahead of the slot's last checkpoint
 DENIED_RELEASES_MAX = 64
+EVENTS_KEPT_MAX = 256  # reports not yet delivered; the oldest go first
 
 # --- server
 POLL_BYTES_MAX = 64 * KIB
 REPORT_BYTES_MAX = 256 * KIB
 POLL_INTERVAL_S = 300
+RANGES_MAX = 256  # byte ranges of one request; SWUpdate's delta handler asks for some dozens
+BODY_TIMEOUT_S = 30.0  # a poll or report that takes longer to arrive is a dead or hostile link
+SEND_PIECE_BYTES = 1 * MIB  # handed to the kernel at once while a file is sent
+SEND_PIECE_TIMEOUT_S = 1024.0  # a piece that takes longer is below RATE_FLOOR_BYTES_PER_S
+SHUTDOWN_GRACE_S = 60.0  # running downloads may take so long after SIGTERM
+POLL_FLUSH_S = 3.0  # what polls brought is written so often: a kill loses at most this
+REASON_CHARS_MAX = 4096  # free text of a report
+SLOTS_MAX = 16  # slots of one device
+REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
+PAGE_ROWS_MAX = 500  # devices in one answer or on one page
