@@ -4,20 +4,16 @@ Protocols and the values that cross them; no behaviour. Each port has one real a
 more and one fake in the tests, and one conformance suite that runs on all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import Digest
-
-if TYPE_CHECKING:
-    from slipstream.delta.manifest import Place
+from slipstream.delta.manifest import Place
 
 
 class Clock(Protocol):
