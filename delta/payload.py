@@ -1,0 +1,228 @@
+"""A payload: an index, then the body that its frames' encoded bytes stand in.
+
+The index says everything (lengths, sources, the digest of every frame) and is what gets signed;
+the body is believed frame by frame. A full payload is the same without a source. Every field is
+checked here, before anything is allocated for it: who holds an `Index` need not check again.
+
+Not here: decoding (decode.py), one row (frame_table.py). Byte by byte: docs/format.md, 3 and 4.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from construct import (
+    Bytes,
+    Const,
+    ConstructError,
+    Int16ul,
+    Int32ul,
+    Int64ul,
+    Struct,
+    Terminated,
+)
+
+from slipstream.delta.codec import Codec, compress, decompress
+from slipstream.delta.digest import DIGEST_BYTES, Digest
+from slipstream.delta.errors import FormatError
+from slipstream.delta.frame import Frame, FrameKind, Stream, frame_memory_bytes, make_frame
+from slipstream.delta.frame_table import FrameTable, read_table, write_table
+from slipstream.delta.limits import (
+    CODEC_DECODED_BYTES_MAX,
+    FRAMES_MAX,
+    IMAGE_BYTES_MAX,
+    INDEX_BYTES_MAX,
+)
+
+__all__ = [
+    "INDEX_PREFIX_BYTES",
+    "MAGIC",
+    "VERSION",
+    "Codec",
+    "Frame",
+    "FrameKind",
+    "FrameTable",
+    "Index",
+    "Stream",
+    "dump_index",
+    "frame_memory_bytes",
+    "make_frame",
+    "parse_index",
+    "parse_index_size",
+]
+
+# As PNG's: a first byte above 127 and both line ends show a transfer that was not binary.
+MAGIC = b"\x89SLP\r\n\x1a\n"
+VERSION = 1
+INDEX_PREFIX_BYTES = 16
+
+_FULL, _DELTA = 0, 1
+_NO_DIGEST = bytes(DIGEST_BYTES)
+_PREFIX = struct.Struct("<8sHHI")
+_HEADER = Struct(
+    "magic" / Const(MAGIC),
+    "version" / Const(VERSION, Int16ul),
+    "kind" / Int16ul,
+    "index_size" / Int32ul,
+    "frame_count" / Int32ul,
+    "table_size" / Int32ul,
+    "table_encoded_size" / Int32ul,
+    "reserved" / Const(0, Int32ul),
+    "source_size" / Int64ul,
+    "target_size" / Int64ul,
+    "body_size" / Int64ul,
+    "source_digest" / Bytes(DIGEST_BYTES),
+    "target_digest" / Bytes(DIGEST_BYTES),
+    Terminated,
+)
+HEADER_BYTES = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What a payload is, checked. Made by `parse_index`; sizes in bytes.
+
+    `source_digest` is the SHA-256 of the whole source, None for a full payload. `frames` cover
+    the target exactly once, in order. `memory_bytes` is the hungriest frame's. `digest` is the
+    SHA-256 of `raw`, the index as it stands: a payload's identity.
+    """
+
+    source_size: int
+    source_digest: Digest | None
+    target_size: int
+    target_digest: Digest
+    frames: Sequence[Frame] = field(compare=False, repr=False)
+    memory_bytes: int
+    body_size: int
+    digest: Digest
+    raw: bytes = field(repr=False)
+
+    @property
+    def payload_size(self) -> int:
+        """Bytes of the whole payload: index and body."""
+        return len(self.raw) + self.body_size
+
+
+def parse_index_size(prefix: bytes) -> int:
+    """Length of the whole index in bytes, from its first INDEX_PREFIX_BYTES; FormatError."""
+    if len(prefix) < INDEX_PREFIX_BYTES:
+        raise FormatError(
+            "payload cut short", expected=f"{INDEX_PREFIX_BYTES} bytes", got=len(prefix)
+        )
+    magic, version, _, size = _PREFIX.unpack_from(prefix)
+    if magic != MAGIC:
+        raise FormatError("not a payload", expected=f"magic {MAGIC.hex()}", got=magic.hex())
+    if version != VERSION:
+        raise FormatError(
+            "payload of another version",
+            expected=VERSION,
+            got=version,
+            hint="It was built for a newer or older Slipstream.",
+        )
+    if not HEADER_BYTES <= size <= INDEX_BYTES_MAX:
+        raise FormatError(
+            "index of impossible length", expected=f"{HEADER_BYTES}..{INDEX_BYTES_MAX}", got=size
+        )
+    return int(size)
+
+
+def parse_index(raw: bytes) -> Index:
+    """The index in exactly `raw`, every field checked; FormatError and no other error.
+
+    Memory: `raw`, the decoded table (at most CODEC_DECODED_BYTES_MAX) and a mark for 64 rows.
+    """
+    size = parse_index_size(raw[:INDEX_PREFIX_BYTES])
+    if size != len(raw):
+        raise FormatError("index of another length than it says", expected=size, got=len(raw))
+    header = _parse_header(raw[:HEADER_BYTES])
+    source_digest = _parse_source_digest(header)
+    for name in ("source_size", "target_size", "body_size"):
+        if header[name] > IMAGE_BYTES_MAX:
+            raise FormatError(
+                f"{name} too large", expected=f"at most {IMAGE_BYTES_MAX}", got=header[name]
+            )
+    table_end = HEADER_BYTES + header.table_encoded_size
+    if table_end > size or (size - table_end) % DIGEST_BYTES:
+        raise FormatError("frame table does not fit the index", got=header.table_encoded_size)
+    if header.frame_count > FRAMES_MAX or header.table_size > CODEC_DECODED_BYTES_MAX:
+        raise FormatError(
+            "frame table too large",
+            expected=f"at most {FRAMES_MAX} frames, {CODEC_DECODED_BYTES_MAX} bytes",
+            got=f"{header.frame_count} frames, {header.table_size} bytes",
+        )
+    rows = decompress(Codec.ZSTD, raw[HEADER_BYTES:table_end], header.table_size)
+    table, sums = read_table(rows, raw[table_end:], header.frame_count, header.source_size)
+    if (sums.target_size, sums.body_size) != (header.target_size, header.body_size):
+        raise FormatError(
+            "frames do not cover target and body",
+            expected=f"target {header.target_size}, body {header.body_size} bytes",
+            got=f"{sums.target_size} and {sums.body_size}",
+        )
+    return Index(
+        source_size=header.source_size,
+        source_digest=source_digest,
+        target_size=header.target_size,
+        target_digest=Digest(header.target_digest),
+        frames=table,
+        memory_bytes=sums.memory_bytes,
+        body_size=header.body_size,
+        digest=Digest.of(raw),
+        raw=raw,
+    )
+
+
+def dump_index(
+    source_size: int,
+    source_digest: Digest | None,
+    target_size: int,
+    target_digest: Digest,
+    frames: Iterable[Frame],
+) -> bytes:
+    """The raw index of frames in target order; FormatError for what `parse_index` would refuse.
+
+    `source_digest` None makes a full payload: `source_size` is then 0.
+    """
+    held = tuple(frames)
+    rows, digests = write_table(held)
+    table = compress(Codec.ZSTD, rows)
+    for name, number in (("source_size", source_size), ("target_size", target_size)):
+        if not 0 <= number <= IMAGE_BYTES_MAX:
+            raise FormatError(f"{name} out of bounds", expected=f"0..{IMAGE_BYTES_MAX}", got=number)
+    index_size = HEADER_BYTES + len(table) + len(digests)
+    if index_size > INDEX_BYTES_MAX:
+        raise FormatError("index too large", expected=f"at most {INDEX_BYTES_MAX}", got=index_size)
+    header: bytes = _HEADER.build(
+        {
+            "kind": _FULL if source_digest is None else _DELTA,
+            "index_size": index_size,
+            "frame_count": len(held),
+            "table_size": len(rows),
+            "table_encoded_size": len(table),
+            "source_size": source_size,
+            "target_size": target_size,
+            "body_size": held[-1].encoded.end if held else 0,
+            "source_digest": _NO_DIGEST if source_digest is None else source_digest.raw,
+            "target_digest": target_digest.raw,
+        }
+    )
+    raw = header + table + digests
+    parse_index(raw)  # one set of rules: what is refused when read is not written
+    return raw
+
+
+def _parse_header(raw: bytes) -> Any:
+    try:
+        return _HEADER.parse(raw)
+    except ConstructError as error:
+        raise FormatError(f"broken header ({' '.join(str(error).split())})") from error
+
+
+def _parse_source_digest(header: Any) -> Digest | None:
+    if header.kind == _DELTA:
+        return Digest(header.source_digest)
+    if header.kind != _FULL:
+        raise FormatError("unknown payload kind", expected=f"{_FULL} or {_DELTA}", got=header.kind)
+    if header.source_size or header.source_digest != _NO_DIGEST:
+        raise FormatError("full payload that names a source")
+    return None
