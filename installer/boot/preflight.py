@@ -1,0 +1,79 @@
+"""What must hold before an update touches anything (S0 of docs/boot.md).
+
+Each check raises DeviceFault: a switch now could not work, or could not be undone.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from slipstream.delta.errors import DeviceFault
+from slipstream.installer.boot.chooser import LOADER_CONF, read_setting
+from slipstream.installer.boot.entry import EntryName, dump_entry_name
+from slipstream.installer.boot.esp import SLACK_BYTES, Esp
+from slipstream.installer.boot.loader_word import LoaderWord
+from slipstream.installer.ports import EntryState
+
+
+def check_partition(esp: Esp) -> None:
+    """The boot partition is there, writable, and not full."""
+    if not esp.root.is_dir():
+        raise DeviceFault(
+            "no boot partition", where=esp.root, hint="Mount it, or correct [boot] esp"
+        )
+    free = esp.free_bytes()
+    if free < SLACK_BYTES:
+        raise DeviceFault(
+            "boot partition is full",
+            where=esp.root,
+            expected=f"{SLACK_BYTES} bytes free",
+            got=free,
+            hint="Remove what is not Slipstream's, or make the partition larger",
+        )
+
+
+def check_selection(esp: Path, loader: LoaderWord) -> None:
+    """Nothing makes the boot loader pass over its own counting (systemd issues 15256, 31215)."""
+    pattern = read_setting(esp, "default")
+    if pattern is not None:
+        raise DeviceFault(
+            "loader.conf names a default entry, which goes before the counted ones: a release "
+            "that never comes up would be started for ever, or a new one never",
+            where=esp / LOADER_CONF,
+            got=f"default {pattern}",
+            hint="Remove the line: entries are chosen by version and by tries left",
+        )
+    override = loader.override()
+    if override is not None:
+        raise DeviceFault(
+            f"{override[0]} is set: it goes before the counted entries",
+            got=override[1],
+            hint="Clear it: bootctl set-default '' and bootctl set-oneshot ''",
+        )
+    if loader.counts_tries() is False:
+        raise DeviceFault(
+            "the boot loader does not count tries: a bad release would never be left",
+            hint="Update systemd-boot on the boot partition: bootctl update",
+        )
+
+
+def check_running(esp: Path, names: Iterable[EntryName], slot: str | None) -> None:
+    """The running release has an entry that is not on trial: it is what we fall back to.
+
+    `slot` None is a first install, or a system that Slipstream did not put here.
+    """
+    if slot is None:
+        return
+    mine = [name for name in names if name.slot == slot]
+    if not mine:
+        raise DeviceFault(
+            "the running release has no boot entry any more",
+            where=esp,
+            expected=f"an entry of slot {slot}",
+            hint="Restore it before installing: the other slot may be the only one that boots",
+        )
+    if all(name.state is EntryState.TRIAL for name in mine):
+        raise DeviceFault(
+            "the running release is still on trial",
+            where=esp / dump_entry_name(mine[0]),
+            hint="Wait for its health checks, or run `slipstream device confirm`",
+        )

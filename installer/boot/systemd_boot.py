@@ -1,0 +1,392 @@
+"""The boot control adapter for systemd-boot: the state of a release is a file name on the ESP.
+
+Two kinds of entry. A UKI is one file, EFI/Linux/0042a+3-0.efi. A kernel with an initrd is
+loader/entries/0042a+3-0.conf, which names files in slipstream/0042a/. docs/boot.md shows the
+layout and what a power cut does at every step; the steps are numbered as there (S1, S7, S8, S13).
+
+What holds throughout:
+- nothing here writes, renames or removes anything of the booted slot, but its tries;
+- no entry is visible unless all that it needs is durable and was read back;
+- one rename commits (S8), one rename confirms (S13), one rename condemns;
+- a file whose double is to live is never unlinked: after an unclean rename on FAT the two may
+  share clusters, and freeing one would destroy the other. It is renamed to a hidden name.
+
+Not here: GPT labels, the counter canary, repair of a damaged FAT.
+"""
+
+import re
+from pathlib import Path
+
+from slipstream.delta.errors import DeviceFault, Rejected, UsageError
+from slipstream.delta.manifest import Place
+from slipstream.installer.boot.chooser import (
+    CONF_FOLDER,
+    UKI_FOLDER,
+    Listed,
+    compare_entries,
+    list_entries,
+    read_entry,
+)
+from slipstream.installer.boot.entry import (
+    TRIES_MAX,
+    EntryName,
+    Suffix,
+    dump_entry_name,
+    hidden_name,
+    parse_entry_name,
+)
+from slipstream.installer.boot.esp import SLACK_BYTES, Esp, translated
+from slipstream.installer.boot.loader_word import LoaderWord, parse_root
+from slipstream.installer.boot.preflight import (
+    check_partition,
+    check_running,
+    check_selection,
+)
+from slipstream.installer.boot.type1 import FILES_FOLDER, dump_conf, files_of, kind_of
+from slipstream.installer.ports import Booted, BootEntry, BootFiles, EntryState
+
+_FOLDERS = {Suffix.UKI: UKI_FOLDER, Suffix.CONF: CONF_FOLDER}
+_HIDDEN = re.compile(r"\.[0-9]{4,10}(?P<slot>[a-z0-9])\.(?:tmp|old[0-9]*)\Z")
+_STEM = re.compile(r"[0-9]{4,10}(?P<slot>[a-z0-9])\Z")
+
+
+class SystemdBoot:
+    """BootControl on one ESP.
+
+    `cmdline` is the kernel command line's file; `selected` the EFI variable LoaderEntrySelected
+    (its neighbours LoaderEntryDefault, LoaderEntryOneShot and LoaderFeatures are read too);
+    `tries` how often a new release may be started before the old one is chosen again, 1 to 9.
+    """
+
+    def __init__(
+        self,
+        esp: Path | Esp,
+        *,
+        cmdline: Path,
+        selected: Path | None = None,
+        tries: int = 3,
+    ) -> None:
+        self._esp = esp if isinstance(esp, Esp) else Esp(esp)
+        self._loader = LoaderWord(cmdline, selected)
+        self._tries = tries
+        if not 1 <= tries <= TRIES_MAX:
+            raise UsageError("tries out of bounds", expected=f"1..{TRIES_MAX}", got=tries)
+
+    # --- what is
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        """Every visible entry of Slipstream's naming, from the names on the ESP."""
+        return tuple(
+            BootEntry(
+                slot=name.slot,
+                counter=name.counter,
+                state=name.state,
+                tries_left=None if name.tries is None else name.tries.left,
+                tries_done=0 if name.tries is None else name.tries.done,
+                name=dump_entry_name(name),
+            )
+            for name in self._names()
+        )
+
+    def booted(self) -> Booted:
+        """The root hash of the kernel command line; slot and counter as the boot loader says.
+
+        Without the boot loader's word (no EFI variables) the entry is found by its root hash.
+        """
+        root = self._loader.root()
+        name = self._loader.selected()
+        if name is None and root is not None:
+            named = (
+                parse_entry_name(entry.path.name)
+                for entry in list_entries(self._esp.root)
+                if parse_root(entry.cmdline) == root
+            )
+            name = next((name for name in named if name is not None), None)
+        if name is None:
+            return Booted(slot=None, counter=None, root=root)
+        return Booted(slot=name.slot, counter=name.counter, root=root)
+
+    def check(self) -> None:
+        """Preflight (S0). DeviceFault if a switch could not work, or could not be undone."""
+        check_partition(self._esp)
+        check_selection(self._esp.root, self._loader)
+        check_running(self._esp.root, self._names(), self.booted().slot)
+
+    # --- S1: make room
+
+    def retire(self, slot: str) -> None:
+        """Remove the entry and boot files of a slot, and what an interrupted stage left.
+
+        The entry goes first and durably, then its files: never an entry without what it needs.
+        A cut before the first unlink is durable: the old entries stand. After it: the other
+        slot's entry boots, and calling again removes the rest.
+        """
+        self._refuse_booted(slot, "remove")
+        for suffix, folder in self._folders():
+            gone = [dump_entry_name(name) for name in self._names(suffix) if name.slot == slot]
+            for file_name in gone:
+                self._esp.unlink(folder / file_name)
+            if gone:
+                self._esp.sync_folder(folder)
+        for _, folder in self._folders():
+            hidden = [name for name in self._esp.names(folder) if _slot_in(_HIDDEN, name) == slot]
+            for file_name in hidden:
+                self._esp.unlink(folder / file_name)
+            if hidden:
+                self._esp.sync_folder(folder)
+        files = self._esp.root / FILES_FOLDER
+        for stem in self._esp.names(files):
+            if _slot_in(_STEM, stem) == slot:
+                self._remove_files(files / stem)
+
+    def _remove_files(self, folder: Path) -> None:
+        for name in self._esp.names(folder):
+            self._esp.unlink(folder / name)
+        self._esp.remove_folder(folder)
+        self._esp.sync_folder(folder.parent)
+
+    # --- S7: everything but the name
+
+    def stage(self, slot: str, counter: int, boot: BootFiles) -> None:
+        """Put the entry and its files on the ESP, hidden, durable and read back.
+
+        A cut anywhere in here: the old entries stand, the boot loader does not list names that
+        start with a dot; calling again writes what is not there yet. Raises DeviceFault, or
+        Rejected for an entry that the boot loader would not choose.
+        """
+        self._refuse_booted(slot, "write over")
+        name = EntryName(counter, slot, None, kind_of(boot)).trial(self._tries)
+        if self._visible(slot, counter):
+            return  # already published: what it needs is there
+        folder = self._esp.root / _FOLDERS[name.suffix]
+        self._check_room(name, boot)
+        self._esp.make_folder(folder)
+        hidden = folder / hidden_name(counter, slot)
+        if name.suffix is Suffix.UKI:
+            self._put(boot.files[Place.UKI], hidden)
+        else:
+            files = self._esp.root / FILES_FOLDER / name.stem
+            self._esp.make_folder(files)
+            for place, source in files_of(boot):
+                self._put(source, files / place.value)
+            # The entry's own file after the files that it names, though it is still hidden.
+            self._write(hidden, dump_conf(name, boot))
+        self._check_order(name, hidden)
+
+    def _put(self, source: Path, target: Path) -> None:
+        """Copy, sync, sync the name, read back. Bytes that already stand are not written again."""
+        if not self._esp.equal(source, target):
+            self._esp.copy(source, target)
+        self._esp.sync_file(target)
+        self._esp.sync_folder(target.parent)
+        if not self._esp.equal(source, target):
+            raise DeviceFault(
+                "boot file reads back differently from what was written",
+                where=target,
+                hint="The boot partition or its medium is damaged: check it (fsck.vfat, dmesg)",
+            )
+
+    def _write(self, target: Path, data: bytes) -> None:
+        self._esp.write(target, data)
+        self._esp.sync_file(target)
+        self._esp.sync_folder(target.parent)
+        with translated("cannot read back", target):
+            if target.read_bytes() != data:
+                raise DeviceFault(
+                    "boot entry reads back differently from what was written",
+                    where=target,
+                    hint="The boot partition or its medium is damaged: check it (fsck.vfat, dmesg)",
+                )
+
+    def _check_room(self, name: EntryName, boot: BootFiles) -> None:
+        folder = self._esp.root / FILES_FOLDER / name.stem
+        needed = SLACK_BYTES
+        for place, source in files_of(boot):
+            target = folder / place.value
+            if place is Place.UKI:
+                target = self._esp.root / UKI_FOLDER / hidden_name(name.counter, name.slot)
+            if not self._esp.equal(source, target):
+                needed += self._esp.size(source)
+        free = self._esp.free_bytes()
+        if free < needed:
+            raise DeviceFault(
+                "boot partition is too small for this release's boot files",
+                where=self._esp.root,
+                expected=f"{needed} bytes free",
+                got=free,
+                hint="Remove what is not Slipstream's, or make the partition larger",
+            )
+
+    def _check_order(self, name: EntryName, hidden: Path) -> None:
+        """The staged entry, once visible, must be complete and the first of the menu."""
+        staged = read_entry(self._esp.root, hidden, dump_entry_name(name))
+        if staged is None or not staged.loadable:
+            raise Rejected(
+                "boot file is not one that systemd-boot starts",
+                where=hidden,
+                expected="a unified kernel image with .osrel and .linux, all of it in the file",
+                hint="Build the release's boot file again",
+            )
+        others = [e for e in list_entries(self._esp.root) if not _of_slot(e, name.slot)]
+        for other in others:
+            if compare_entries(staged, other) > 0:
+                raise Rejected(
+                    "systemd-boot would not start this release: its entry sorts behind another",
+                    where=hidden,
+                    expected=f"a version above {other.version or other.id!r} and its sort-key",
+                    got=f"version {staged.version!r}, sort-key {staged.sort_key!r}",
+                    hint="A UKI is ordered by IMAGE_ID or ID, then IMAGE_VERSION or VERSION_ID, of "
+                    "its os-release; kernel and initrd by the release counter. Raise it, and do "
+                    "not mix the two kinds",
+                )
+
+    # --- S8: the commit
+
+    def publish(self, slot: str, counter: int) -> None:
+        """The one rename that makes the staged entry visible: after it, the trial boots.
+
+        A cut before the folder's sector is written: the old release. After: the new one. Neither
+        name (a rename that straddles two sectors, cut in between): the old one; stage again.
+        Both names: the new one; the hidden one is left alone until the slot is retired.
+        """
+        if self._visible(slot, counter):
+            return
+        for other in self._names():
+            if other.slot == slot:
+                raise DeviceFault(
+                    "slot already has a boot entry of another release",
+                    where=self._esp.root / dump_entry_name(other),
+                    hint="Install again: it removes the old entry first",
+                )
+        for suffix, folder in self._folders():
+            hidden = folder / hidden_name(counter, slot)
+            if hidden.is_file():
+                name = EntryName(counter, slot, None, suffix).trial(self._tries)
+                self._rename(hidden, folder / dump_entry_name(name))
+                return
+        raise DeviceFault(
+            "no staged boot entry",
+            where=self._esp.root,
+            expected=hidden_name(counter, slot),
+            hint="Install again: the boot files are written anew",
+        )
+
+    # --- S13, and its opposite
+
+    def confirm(self, slot: str, counter: int) -> None:
+        """Rename to the plain name: the entry is not counted any more.
+
+        A cut before: the trial boots again and its health is checked again. After: good.
+        """
+        counted, plain = self._one_of_doubles(slot, counter)
+        if counted is None:
+            return
+        folder = self._esp.root / _FOLDERS[counted.suffix]
+        counted_path = folder / dump_entry_name(counted)
+        plain_path = folder / dump_entry_name(counted.good)
+        if plain is None:
+            self._rename(counted_path, plain_path)
+        elif self._esp.equal(counted_path, plain_path):
+            # Both names, from a rename that was cut: with both, the counted one is started until
+            # its tries are gone, and a good release would end as a bad one (systemd issue 33504).
+            self._hide(counted)
+        else:
+            # The counted one is what booted, so its bytes are whole; the plain one's are not.
+            self._hide(plain)
+            self._rename(counted_path, plain_path)
+
+    def condemn(self, slot: str, counter: int) -> None:
+        """Rename to no tries left: not chosen while another entry is.
+
+        A cut before: as it was, and the caller condemns again. After: the other release boots.
+        """
+        counted, plain = self._one_of_doubles(slot, counter)
+        if counted is not None and plain is not None:
+            self._hide(plain)
+        name = counted or plain
+        if name is not None and name.state is not EntryState.BAD:
+            folder = self._esp.root / _FOLDERS[name.suffix]
+            self._rename(folder / dump_entry_name(name), folder / dump_entry_name(name.bad))
+
+    def _one_of_doubles(self, slot: str, counter: int) -> tuple[EntryName | None, EntryName | None]:
+        """The counted and the plain name of an entry: normally one of them, at least one.
+
+        Two counted names are the boot loader's own rename, cut; the one with fewer tries left is
+        the later one, the other is hidden.
+        """
+        mine = self._visible(slot, counter)
+        if not mine:
+            raise self._no_entry(slot, counter)
+        plain = next((name for name in mine if name.tries is None), None)
+        counted = [name for name in mine if name.tries is not None]
+        counted.sort(key=lambda name: 0 if name.tries is None else name.tries.left)
+        for stale in counted[1:]:
+            self._hide(stale)
+        return (counted[0] if counted else None), plain
+
+    def _hide(self, name: EntryName) -> None:
+        """Take a double out of the menu without freeing its clusters; retire removes it."""
+        folder = self._esp.root / _FOLDERS[name.suffix]
+        stem = hidden_name(name.counter, name.slot, twin=True)
+        taken = self._esp.names(folder)
+        number = 0
+        while f"{stem}{number}" in taken:
+            number += 1
+        self._rename(folder / dump_entry_name(name), folder / f"{stem}{number}")
+
+    def _rename(self, old: Path, new: Path) -> None:
+        self._esp.rename(old, new)
+        self._esp.sync_folder(new.parent)
+
+    # --- looking
+
+    def _folders(self) -> tuple[tuple[Suffix, Path], ...]:
+        return tuple((suffix, self._esp.root / path) for suffix, path in _FOLDERS.items())
+
+    def _names(self, wanted: Suffix | None = None) -> tuple[EntryName, ...]:
+        found = []
+        for suffix, folder in self._folders():
+            if wanted not in (None, suffix):
+                continue
+            for file_name in self._esp.names(folder):
+                name = parse_entry_name(file_name)
+                if name is not None and name.suffix is suffix:
+                    found.append(name)
+        return tuple(found)
+
+    def _visible(self, slot: str, counter: int) -> list[EntryName]:
+        return [name for name in self._names() if (name.slot, name.counter) == (slot, counter)]
+
+    def _no_entry(self, slot: str, counter: int) -> DeviceFault:
+        return DeviceFault(
+            "no boot entry of this release",
+            where=self._esp.root,
+            expected=f"{counter:04d}{slot} in {UKI_FOLDER} or {CONF_FOLDER}",
+            got=", ".join(dump_entry_name(name) for name in self._names()) or "none",
+            hint="Install the release again",
+        )
+
+    def _refuse_booted(self, slot: str, verb: str) -> None:
+        """By the boot loader's word and by the root hash: either is enough to refuse."""
+        root = self._loader.root()
+        by_root = root is not None and any(
+            _of_slot(entry, slot) and parse_root(entry.cmdline) == root
+            for entry in list_entries(self._esp.root)
+        )
+        if self.booted().slot == slot or by_root:
+            raise DeviceFault(
+                f"will not {verb} the boot entry of the running release",
+                where=self._esp.root,
+                got=f"slot {slot}",
+                hint="Reboot into the other release first",
+            )
+
+
+def _of_slot(entry: Listed, slot: str) -> bool:
+    name = parse_entry_name(entry.path.name)
+    return name is not None and name.slot == slot
+
+
+def _slot_in(pattern: re.Pattern[str], name: str) -> str | None:
+    match = pattern.match(name)
+    return None if match is None else match["slot"]
