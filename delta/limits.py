@@ -52,6 +52,11 @@ JSON_DEPTH_MAX = 64
 JSON_DIGITS_MAX = 19  # 63 bits; longer numbers cost quadratic time and mean nothing
 ROLE_KEYS_MAX = 64  # keys and threshold of one role: each may cost one signature check
 
+# --- publisher
+ROLE_KEYS_MAX = 16  # keys of one role
+EXPIRY_DAYS_MAX = 3650  # a signature nobody renews for ten years is not a policy
+PASSPHRASE_CHARS_MIN = 12  # the key files' own stretching is weak: 2048 rounds of PBKDF2
+
 # --- network (device)
 CONNECT_TIMEOUT_S = 20.0
 READ_GAP_TIMEOUT_S = 30.0  # no byte for so long: the connection is dead
@@ -64,13 +69,23 @@ RETRY_DELAY_FIRST_S = 0.5
 RETRY_DELAY_MAX_S = 120.0
 RETRY_AFTER_MAX_S = 3600.0  # a server's Retry-After is believed up to here
 REDIRECTS_MAX = 3
+RESPONSE_TIMEOUT_S = 60.0  # request to the end of the response's header, trickled headers too
+RETRY_ATTEMPTS_SPARE = 64  # attempts any transfer may take in all, whatever progress it makes, ...
+RETRY_BYTES_PER_ATTEMPT = 4 * KIB  # ... plus one for each of these: fewer a connection is no link
+WHOLE_RESTARTS_MAX = 8  # times a file is read from its start again from a server without ranges
+READ_OVER_BYTES_MAX = 16 * KIB  # gap between wanted ranges that is cheaper than a request
+READ_PIECE_BYTES = 64 * KIB  # one read of a response body
 
 # --- device state
+SECONDS_MAX = (1 << 36) - 1  # since 1970: the year 4147; beyond it datetime and time_t part ways
 STATE_FILE_BYTES_MAX = MIB
 HEALTH_OUTPUT_BYTES_MAX = 64 * KIB
 HEALTH_TIMEOUT_S_MAX = 3600.0
 CHECKPOINT_TARGET_BYTES = 16 * MIB  # slot bytes between two fdatasync and journal records
 SPOOL_BYTES_MAX = 32 * MIB  # fetched ahead of the slot's last checkpoint
+SPOOL_SEGMENT_BYTES = 4 * MIB  # a segment is removed as a whole: what release() may keep too long
+SPOOL_SEGMENTS_MAX = 4096  # files read at a restart: far above what SPOOL_BYTES_MAX can hold
+FRAME_FETCHES_MAX = 2  # a frame with a wrong digest is fetched once more: a proxy may have hurt it
 DENIED_RELEASES_MAX = 64
 EVENTS_KEPT_MAX = 256  # reports not yet delivered; the oldest go first
 
@@ -78,6 +93,7 @@ EVENTS_KEPT_MAX = 256  # reports not yet delivered; the oldest go first
 POLL_BYTES_MAX = 64 * KIB
 REPORT_BYTES_MAX = 256 * KIB
 POLL_INTERVAL_S = 300
+POLL_INTERVAL_S_MAX = 7 * 86_400  # a server may not silence a device for longer
 RANGES_MAX = 256  # byte ranges of one request; SWUpdate's delta handler asks for some dozens
 BODY_TIMEOUT_S = 30.0  # a poll or report that takes longer to arrive is a dead or hostile link
 SEND_PIECE_BYTES = 1 * MIB  # handed to the kernel at once while a file is sent

@@ -1,0 +1,218 @@
+"""The device's refresh: walk the repository's metadata in TUF's order, from fetcher to store.
+
+The main job is `refresh`; `fetch_target` then gets one signed file. What is trusted is decided in
+delta/trust.py; this file only fetches, stores, and says where it had to fall back. Nothing is
+stored before it is trusted. A cut between any two writes leaves a state from which the next
+refresh completes, with a floor no lower than before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from slipstream.delta.errors import DigestMismatch, Expired, FormatError, Rejected, RolledBack
+from slipstream.delta.limits import ROOT_ROTATIONS_MAX
+from slipstream.delta.trust import MetadataFile, RoleWanted, TargetFile, TrustedSet
+from slipstream.installer.fetch import NotFound
+from slipstream.installer.metadata_store import MetadataStore
+from slipstream.installer.ports import Fetcher
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the repository's folders stand below the fetcher's root; with a slash at the end."""
+
+    metadata: str = "metadata/"
+    targets: str = "targets/"
+
+
+PUBLIC = Layout()
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+async def refresh(
+    fetcher: Fetcher,
+    store: MetadataStore,
+    root: bytes,
+    now: datetime,
+    *,
+    layout: Layout = PUBLIC,
+    say: Say = quiet,
+) -> TrustedSet:
+    """Bring the device's view of the repository up to date; TUF specification, section 5.
+
+    `root` is the root that the running image carries: every chain starts there, so that an edited
+    state folder gains nothing. `now` is the trusted time of the whole refresh (aware; see
+    metadata_store.trusted_time). `say` hears of everything that was lost or unsound in the store.
+
+    Raises Rejected (bad metadata), Unavailable (network), DeviceFault (store).
+    """
+    trusted = TrustedSet(root, now)
+    try:
+        await _walk_roots(trusted, fetcher, store, layout, say)
+    finally:
+        _settle_root(trusted, store, say)
+    trusted.close_root()
+    await _update_timestamp(trusted, fetcher, store, layout, say)
+    await _update_snapshot(trusted, fetcher, store, layout, say)
+    await _load_role(RoleWanted("targets", "root"), trusted, fetcher, store, layout, say)
+    return trusted
+
+
+async def find_target(
+    fetcher: Fetcher,
+    store: MetadataStore,
+    trusted: TrustedSet,
+    path: str,
+    *,
+    layout: Layout = PUBLIC,
+    say: Say = quiet,
+) -> TargetFile | None:
+    """The signed target of that path, loading delegated roles on the way; None: nobody signed it.
+
+    Raises as refresh does.
+    """
+    while isinstance(found := trusted.find_target(path), RoleWanted):
+        await _load_role(found, trusted, fetcher, store, layout, say)
+    return found
+
+
+async def fetch_target(
+    fetcher: Fetcher,
+    store: MetadataStore,
+    trusted: TrustedSet,
+    path: str,
+    *,
+    size_max: int,
+    layout: Layout = PUBLIC,
+    say: Say = quiet,
+) -> bytes:
+    """The bytes of a signed target of at most `size_max` bytes: held in memory, checked whole.
+
+    Raises as refresh does, and Rejected if nobody signed for the path.
+    """
+    target = await find_target(fetcher, store, trusted, path, layout=layout, say=say)
+    if target is None:
+        raise Rejected(
+            "no signed metadata names this file",
+            where=path,
+            hint="Check the release's name, or that the repository still offers it",
+        )
+    if target.length > size_max:
+        raise FormatError(
+            "signed file is too large", where=path, expected=f"<= {size_max}", got=target.length
+        )
+    raw = await fetcher.fetch(
+        layout.targets + target.file_path, size_max=target.length, size=target.length
+    )
+    target.check(raw)
+    return raw
+
+
+async def _walk_roots(
+    trusted: TrustedSet, fetcher: Fetcher, store: MetadataStore, layout: Layout, say: Say
+) -> None:
+    # spec 5.3.3 to 5.3.9. The history is the same chain, walked without the network.
+    for _ in range(ROOT_ROTATIONS_MAX):
+        file = trusted.next_root
+        version = trusted.root.version + 1
+        stored = store.read_root(version)
+        if stored is not None:
+            try:
+                trusted.update_root(stored)
+            except Rejected as error:
+                say(f"stored root {version} is unsound, fetching it again: {error}")
+            else:
+                continue
+        try:
+            raw = await _fetch(fetcher, layout, file)
+        except NotFound:
+            return
+        trusted.update_root(raw)
+        store.write_root(version, raw)
+    say(f"stopped after {ROOT_ROTATIONS_MAX} roots; the next refresh goes on from there")
+
+
+def _settle_root(trusted: TrustedSet, store: MetadataStore, say: Say) -> None:
+    """Make root.json the current root; forget what a revoked online key may have driven up.
+
+    Forgetting comes first: cut in between, root.json still is the earlier root, and the next
+    refresh forgets again.
+    """
+    earlier = store.read("root")
+    if earlier == trusted.root_bytes:
+        return
+    if earlier is not None and trusted.revokes_online_keys_since(earlier):
+        say("timestamp or snapshot keys were revoked: forgetting the stored timestamp and snapshot")
+        store.remove("timestamp")
+        store.remove("snapshot")
+    store.write("root", trusted.root_bytes)
+
+
+async def _update_timestamp(
+    trusted: TrustedSet, fetcher: Fetcher, store: MetadataStore, layout: Layout, say: Say
+) -> None:
+    # spec 5.4
+    stored = store.read("timestamp")
+    if stored is None:
+        say("no stored timestamp: rollback of metadata is not noticed in this refresh")
+    else:
+        try:
+            trusted.remember_timestamp(stored)
+        except Rejected as error:
+            say(f"stored timestamp is unsound, rollback is not noticed in this refresh: {error}")
+    raw = await _fetch(fetcher, layout, trusted.timestamp_file)
+    if trusted.update_timestamp(raw):
+        store.write("timestamp", raw)
+
+
+async def _update_snapshot(
+    trusted: TrustedSet, fetcher: Fetcher, store: MetadataStore, layout: Layout, say: Say
+) -> None:
+    # spec 5.5
+    stored = store.read("snapshot")
+    if stored is None:
+        say("no stored snapshot: rollback of single roles is not noticed in this refresh")
+    else:
+        try:
+            if trusted.remember_snapshot(stored):
+                return
+        except Rejected as error:
+            say(f"stored snapshot is unsound, rollback of single roles is not noticed: {error}")
+    raw = await _fetch(fetcher, layout, trusted.snapshot_file)
+    trusted.update_snapshot(raw)
+    store.write("snapshot", raw)
+
+
+async def _load_role(  # noqa: PLR0917  (the same five things go down every step)
+    wanted: RoleWanted,
+    trusted: TrustedSet,
+    fetcher: Fetcher,
+    store: MetadataStore,
+    layout: Layout,
+    say: Say,
+) -> None:
+    # spec 5.6. The stored copy is taken only if it is exactly what the snapshot names today.
+    file = trusted.role_file(wanted.role)
+    stored = store.read(wanted.role)
+    if stored is not None:
+        try:
+            trusted.update_delegated(stored, wanted.role, wanted.delegator)
+        except (DigestMismatch, RolledBack, Expired):
+            pass  # the usual case: the repository has gone on
+        except Rejected as error:
+            say(f"stored {wanted.role!r} is unsound, fetching it again: {error}")
+        else:
+            return
+    raw = await _fetch(fetcher, layout, file)
+    trusted.update_delegated(raw, wanted.role, wanted.delegator)
+    store.write(wanted.role, raw)
+
+
+async def _fetch(fetcher: Fetcher, layout: Layout, file: MetadataFile) -> bytes:
+    return await fetcher.fetch(layout.metadata + file.path, size_max=file.size_max)
