@@ -1,6 +1,7 @@
 """The gate: round trips, and streams that lie about their length."""
 
 import bz2
+import contextlib
 import lzma
 import random
 import struct
@@ -117,10 +118,8 @@ def test_every_flipped_bit_is_refused_or_decodes_to_the_size(codec: Codec) -> No
 @example(Codec.ZSTD, b"\x28\xb5\x2f\xfd", 0)
 @settings(max_examples=300, deadline=None)
 def test_hostile_bytes_raise_only_format_errors(codec: Codec, data: bytes, size: int) -> None:
-    try:
+    with contextlib.suppress(FormatError):
         assert len(decompress(codec, data, size)) == size
-    except FormatError:
-        pass
 
 
 # --- zstd frames that declare what they are not
@@ -146,7 +145,7 @@ def test_the_frame_made_by_hand_is_good() -> None:
 @pytest.mark.parametrize("exponent", [14, 17, 31])
 def test_a_window_above_the_limit_is_refused(exponent: int) -> None:
     frame = zstd_frame(4, exponent << 3, RAW_BLOCK)
-    with pytest.raises(FormatError, match="window|not a zstd frame"):
+    with pytest.raises(FormatError, match=r"window|not a zstd frame"):
         decompress(Codec.ZSTD, frame, 4)
 
 

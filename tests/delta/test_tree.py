@@ -200,11 +200,19 @@ def test_forgery_truncated_image(blocks: int) -> None:
     image = IMAGE[: blocks * BLOCK_BYTES]
     assert forged(blocks) != SIGNED
     refuse_image(image, TREE.chunk_list)
-    # Refused even if someone signed the short tuple over this root: unused digests must be zero.
-    short = -(-blocks // 128) * 32
-    with pytest.raises(Rejected):
-        chunks = verify_chunk_list(TREE.chunk_list[:short], forged(blocks))
-        chunks.check(chunks.count - 1, chunks_of(image)[-1])
+
+
+@pytest.mark.parametrize("blocks", [299, 257])
+def test_truncation_is_refused_even_if_the_short_tuple_were_signed(blocks: int) -> None:
+    """The kernel ignores digests behind the last block; here they count as zeros."""
+    chunks = verify_chunk_list(TREE.chunk_list, forged(blocks))
+    with pytest.raises(DigestMismatch):
+        chunks.check(2, chunks_of(IMAGE[: blocks * BLOCK_BYTES])[2])
+
+
+def test_truncation_to_256_leaves_no_list_for_the_root() -> None:
+    with pytest.raises(DigestMismatch):
+        verify_chunk_list(TREE.chunk_list[:64], forged(256))
 
 
 @pytest.mark.parametrize("blocks", [128, 129, 301, 384, 385])
