@@ -13,8 +13,9 @@ SignatureError. Stricter than tuf.api where it matters:
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
 
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -22,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import Key, SSlibKey
+from securesystemslib.formats import encode_canonical
+from securesystemslib.signer import Key, Signature, SSlibKey
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
@@ -54,7 +56,20 @@ _ED25519_SMALL_ORDER_Y = frozenset(
 )
 
 
-def parse_metadata(raw: bytes, kind: type[SignedKind], where: str) -> Metadata[SignedKind]:
+@dataclass(frozen=True, slots=True)
+class Unverified(Generic[SignedKind]):
+    """Metadata that parsed, and the bytes that its signatures must be for.
+
+    `payload` is the canonical form of what was received. (tuf.api signs and verifies what it
+    understood instead: there a version of null reads, and verifies, as 1.)
+    """
+
+    signed: SignedKind
+    signatures: Mapping[str, Signature]
+    payload: bytes
+
+
+def parse_metadata(raw: bytes, kind: type[SignedKind], where: str) -> Unverified[SignedKind]:
     """Metadata of the given kind (Root, Timestamp, Snapshot or Targets), unverified.
 
     `where` names the role in messages. Raises FormatError for everything else than sound
@@ -62,6 +77,8 @@ def parse_metadata(raw: bytes, kind: type[SignedKind], where: str) -> Metadata[S
     """
     document = _parse_json(raw, where)
     try:
+        # First: from_dict empties the document. None is returned only to those who ask for a stream.
+        payload = (encode_canonical(document["signed"]) or "").encode()
         metadata = Metadata.from_dict(document)
     except Exception as error:
         # tuf.api lets ValueError, KeyError, TypeError, AttributeError through, by what is missing.
@@ -71,10 +88,10 @@ def parse_metadata(raw: bytes, kind: type[SignedKind], where: str) -> Metadata[S
             "metadata of another role", where=where, expected=kind.type, got=metadata.signed.type
         )
     _check_numbers(metadata.signed, where)
-    return metadata
+    return Unverified(metadata.signed, metadata.signatures, payload)
 
 
-def check_signed(delegator: Delegator, role_name: str, metadata: Metadata[Any]) -> None:
+def check_signed(delegator: Delegator, role_name: str, metadata: Unverified[Any]) -> None:
     """Raise SignatureError unless the role's threshold of distinct public keys signed.
 
     Keys and threshold are those that `delegator` names for the role. Signatures of other keys
@@ -84,11 +101,6 @@ def check_signed(delegator: Delegator, role_name: str, metadata: Metadata[Any]) 
         role = delegator.get_delegated_role(role_name)
     except ValueError as error:
         raise SignatureError("nobody delegates to this role", where=role_name) from error
-    try:
-        payload = metadata.signed_bytes
-    except Exception as error:
-        raise FormatError("cannot be signed bytes", where=role_name, got=_shown(error)) from error
-
     signers: set[bytes] = set()
     for key_id in role.keyids:
         signature = metadata.signatures.get(key_id)
@@ -100,7 +112,7 @@ def check_signed(delegator: Delegator, role_name: str, metadata: Metadata[Any]) 
         if signature is None or identity is None or identity in signers:
             continue
         try:
-            key.verify_signature(signature, payload)
+            key.verify_signature(signature, metadata.payload)
         except UnverifiedSignatureError:
             continue
         signers.add(identity)
@@ -222,11 +234,14 @@ def _check_numbers(signed: Signed, where: str) -> None:
                     roles.append(signed.delegations.succinct_roles)
                 for role in roles:
                     _check_role(role, f"{where}, delegation")
+        case _:
+            raise FormatError("metadata of no known role", where=where)
 
 
 def _check_role(role: Role, where: str) -> None:
     _check_integer(role.threshold, 1, ROLE_KEYS_MAX, "threshold", where)
-    if not isinstance(role.keyids, list) or not all(isinstance(k, str) for k in role.keyids):
+    key_ids: object = role.keyids  # tuf.api does not look: it may be a string, or hold anything
+    if not isinstance(key_ids, list) or not all(isinstance(key_id, str) for key_id in key_ids):
         raise FormatError("key ids are not a list of strings", where=where)
     if len(role.keyids) > ROLE_KEYS_MAX:
         raise FormatError(
