@@ -1,0 +1,156 @@
+"""The application: which path is answered by what, and what must be open meanwhile."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from slipstream.delta.errors import Unavailable
+from slipstream.delta.limits import POLL_INTERVAL_S
+from slipstream.server.blobs import Files
+from slipstream.server.catalog import CatalogReader
+from slipstream.server.devices import PollHandler, PollLog
+from slipstream.server.metrics import CONTENT_TYPE, Metrics
+from slipstream.server.operators import OperatorHandler, check_operator
+from slipstream.server.pages import PageHandler
+from slipstream.server.reports import ReportHandler
+from slipstream.server.store import Store
+from slipstream.server.tokens import hash_token
+from slipstream.server.wire import answer_json
+
+_log: Any = structlog.get_logger(__name__)
+_RETRY_AFTER_S = 30
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the application has to know. Reads nothing by itself."""
+
+    public: Path  # the repository's public folder
+    database_url: str
+    operator_token: str
+    now: Callable[[], int]  # seconds since 1970
+    poll_interval_s: int = POLL_INTERVAL_S
+    open_metrics: bool = False  # /metrics without the operator's token
+
+
+SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+CATALOG: web.AppKey[CatalogReader] = web.AppKey("catalog", CatalogReader)
+STORE: web.AppKey[Store] = web.AppKey("store", Store)
+POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
+
+
+def make_app(settings: Settings, store: Store) -> web.Application:
+    """The application over an open store, which it closes when it ends."""
+    app = web.Application(middlewares=[_observe, _explain])
+    app[SETTINGS] = settings
+    app[STORE] = store
+    app[METRICS] = metrics = Metrics()
+    app[CATALOG] = catalog = CatalogReader(settings.public)
+    app[POLLS] = polls = PollLog(store)
+    app.cleanup_ctx.extend((_store, _poll_log))
+
+    digest, now = hash_token(settings.operator_token), settings.now
+    poll = PollHandler(store, polls, catalog, metrics, now, settings.poll_interval_s)
+    app.add_routes(
+        [
+            web.post("/v1/poll", poll.handle),
+            web.post("/v1/report", ReportHandler(store, metrics, now).handle),
+            *OperatorHandler(store, polls, catalog, digest, now).routes(),
+            *Files(settings.public, metrics).routes(),
+            *PageHandler(store, polls, catalog, digest, now).routes(),
+            web.get("/healthz", _health),
+            web.get("/metrics", _metrics),
+        ]
+    )
+    return app
+
+
+async def _store(app: web.Application) -> AsyncIterator[None]:
+    yield
+    await app[STORE].close()
+
+
+async def _poll_log(app: web.Application) -> AsyncIterator[None]:
+    async with app[POLLS].flushing():
+        yield
+
+
+async def _health(request: web.Request) -> web.Response:
+    """200 when devices can be served: the database answers and the metadata can be read."""
+    checks: dict[str, str] = {}
+    for name, check in (
+        ("database", request.app[STORE].check),
+        ("repository", request.app[CATALOG].read),
+    ):
+        try:
+            await check()
+            checks[name] = "ok"
+        except Unavailable as error:
+            checks[name] = str(error)
+    healthy = all(text == "ok" for text in checks.values())
+    return answer_json(
+        {"status": "ok" if healthy else "failing", **checks}, status=200 if healthy else 503
+    )
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    settings = request.app[SETTINGS]
+    if not settings.open_metrics:
+        check_operator(request, hash_token(settings.operator_token), basic=True)
+    await request.app[POLLS].flush()
+    devices = await request.app[STORE].count_devices()
+    try:
+        catalog = await request.app[CATALOG].read()
+    except Unavailable:
+        catalog = None  # /healthz says so; the counters are still worth having
+    body = request.app[METRICS].dump(devices, catalog)
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+
+@web.middleware
+async def _observe(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Counts every request under its route's pattern, never under its path."""
+    status = 499  # as nginx writes it: the client left, or the answer broke off
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        resource = request.match_info.route.resource
+        route = "none" if resource is None else resource.canonical
+        request.app[METRICS].count_request(request.method, route, status)
+
+
+@web.middleware
+async def _explain(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Every error becomes JSON with a reason; what nobody foresaw is logged and says nothing."""
+    try:
+        return await handler(request)
+    except web.HTTPError as error:
+        response = answer_json({"error": error.reason}, status=error.status, headers=_kept(error))
+        if error.content_type == "application/json":
+            response.body = error.body
+        if error.status in {408, 413}:
+            response.force_close()  # the rest of the body is not worth reading
+        return response
+    except Unavailable as error:
+        _log.error("unavailable", path=request.path, reason=str(error))
+        retry = {"Retry-After": str(_RETRY_AFTER_S)}
+        return answer_json({"error": str(error)}, status=503, headers=retry)
+    except (ConnectionError, TimeoutError):
+        raise  # the client is gone, or too slow to be served; aiohttp closes the connection
+    except Exception:
+        _log.exception("internal error", path=request.path)
+        return answer_json({"error": "internal error"}, status=500)
+
+
+def _kept(error: web.HTTPError) -> dict[str, str]:
+    """The headers of an error that say more than its body."""
+    names = ("Allow", "Content-Range", "WWW-Authenticate", "Retry-After")
+    return {name: error.headers[name] for name in names if name in error.headers}

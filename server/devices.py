@@ -1,0 +1,202 @@
+"""POST /v1/poll: a device says where it stands and hears what to install.
+
+A poll writes nothing by itself. What it said is gathered here and written every POLL_FLUSH_S
+and at shutdown; a kill loses at most that, and the device says it again at its next poll.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn, assert_never
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from slipstream.delta.errors import Unavailable
+from slipstream.delta.limits import DENIED_RELEASES_MAX, POLL_BYTES_MAX, POLL_FLUSH_S, SLOTS_MAX
+from slipstream.server.catalog import CatalogReader
+from slipstream.server.metrics import Metrics
+from slipstream.server.offer import Decision, Install, Standing, Stay, decide_offer
+from slipstream.server.store import Device, Seen, Store
+from slipstream.server.tokens import bearer_token, hash_token
+from slipstream.server.wire import (
+    Body,
+    Counter,
+    DeviceId,
+    Name,
+    OptionalWord,
+    Reason,
+    Root,
+    answer_json,
+    read_json,
+    refuse,
+)
+
+_log: Any = structlog.get_logger(__name__)
+
+
+class PolledSlot(Body, frozen=True):
+    """What the device says of one of its slots."""
+
+    name: Name
+    release: OptionalWord | None = None
+    state: OptionalWord = ""
+
+
+class FailedRelease(Body, frozen=True):
+    """A release that the device will not try again."""
+
+    release: Name
+    reason: Reason = ""
+
+
+class Poll(Body, frozen=True):
+    """The body of a poll."""
+
+    device: DeviceId
+    product: Name
+    hardware: OptionalWord | None = None
+    release: OptionalWord | None = None
+    counter: Counter | None = None
+    booted_root: Root | None = None
+    slots: Annotated[tuple[PolledSlot, ...], msgspec.Meta(max_length=SLOTS_MAX)] = ()
+    failed: Annotated[tuple[FailedRelease, ...], msgspec.Meta(max_length=DENIED_RELEASES_MAX)] = ()
+    trial: bool = False
+    floor: Counter = 0
+    channel: Name | None = None  # the one it was registered for, unless it says another
+
+
+class PollLog:
+    """What devices said since it was last written: at most one entry a device."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen: dict[str, Seen] = {}
+
+    def note(self, seen: Seen) -> None:
+        self._seen[seen.device] = seen
+
+    async def flush(self) -> None:
+        """Write what is there; what cannot be written stays for the next time. Unavailable."""
+        seen, self._seen = self._seen, {}
+        try:
+            await self._store.write_polls(seen.values())
+        except BaseException:
+            self._seen = seen | self._seen
+            raise
+
+    @asynccontextmanager
+    async def flushing(self) -> AsyncIterator["PollLog"]:
+        """Flushes every POLL_FLUSH_S while inside, and once more at the end."""
+        task = asyncio.create_task(self._flush_for_ever())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await self._try_to_flush()
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_FLUSH_S)
+            await self._try_to_flush()
+
+    async def _try_to_flush(self) -> None:
+        try:
+            await self.flush()
+        except Unavailable as error:
+            _log.error("polls not written", reason=str(error), devices=len(self._seen))
+
+
+@dataclass(frozen=True, slots=True)
+class PollHandler:
+    """Answers polls."""
+
+    store: Store
+    polls: PollLog
+    catalog: CatalogReader
+    metrics: Metrics
+    now: Callable[[], int]  # seconds since 1970
+    interval_s: int
+
+    async def handle(self, request: web.Request) -> web.Response:
+        device = await authenticate(request, self.store)
+        poll = await read_json(request, Poll, POLL_BYTES_MAX)
+        check_device(device, poll.device)
+        if poll.product != device.product:
+            refuse(
+                web.HTTPBadRequest,
+                f"registered as {device.product!r}, not {poll.product!r} - at `$.product`",
+            )
+        self.polls.note(_seen(poll, self.now()))
+        catalog = await self.catalog.read()
+        newest = catalog.newest(device.product, poll.channel or device.channel)
+        failed = await self.store.failed_releases(device.id)
+        decision = decide_offer(_standing(poll, failed), newest)
+        answer = _answer(decision)
+        self.metrics.count_poll(answer["action"])
+        return answer_json({**answer, "interval_s": self.interval_s})
+
+
+async def authenticate(request: web.Request, store: Store) -> Device:
+    """The device whose token the request carries; 401 otherwise.
+
+    The token is looked up by its digest: how long that takes depends on SHA-256 of what was
+    sent, which tells a guesser nothing about any token.
+    """
+    token = bearer_token(request.headers.get("Authorization"))
+    device = None if token is None else await store.find_device(hash_token(token))
+    if device is None:
+        _refuse_device()
+    return device
+
+
+def check_device(device: Device, claimed: str) -> None:
+    """401 unless the device is who the body says: a token speaks for one device."""
+    if device.id != claimed:
+        _refuse_device()
+
+
+def _refuse_device() -> NoReturn:
+    refuse(
+        web.HTTPUnauthorized,
+        "unknown device or wrong token",
+        {"WWW-Authenticate": 'Bearer realm="slipstream device"'},
+    )
+
+
+def _answer(decision: Decision) -> dict[str, Any]:
+    match decision:
+        case Install(release, counter, reason):
+            return {"action": "install", "release": release, "counter": counter, "reason": reason}
+        case Stay(reason):
+            return {"action": "none", "release": None, "counter": None, "reason": reason}
+        case _:
+            assert_never(decision)
+
+
+def _seen(poll: Poll, now: int) -> Seen:
+    return Seen(
+        device=poll.device,
+        seen_at=now,
+        hardware=poll.hardware,
+        release=poll.release,
+        counter=poll.counter,
+        booted_root=poll.booted_root,
+        trial=poll.trial,
+        slots=msgspec.json.encode(poll.slots).decode(),
+    )
+
+
+def _standing(poll: Poll, failed: frozenset[str]) -> Standing:
+    return Standing(
+        release=poll.release,
+        counter=poll.counter,
+        booted_root=poll.booted_root,
+        floor=poll.floor,
+        trial=poll.trial,
+        failed=failed | {one.release for one in poll.failed},
+    )

@@ -1,0 +1,91 @@
+"""What Prometheus may ask: requests, bytes, polls, reports, and which releases the fleet runs."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from slipstream.server.catalog import Catalog
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
+
+
+class Metrics:
+    """The counters of one application, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "slipstream_requests",
+            "HTTP requests answered",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self._bytes = Counter(
+            "slipstream_served_bytes",
+            "Body bytes of repository files handed to the kernel",
+            ("folder",),
+            registry=self.registry,
+        )
+        self._polls = Counter(
+            "slipstream_polls", "Polls answered", ("action",), registry=self.registry
+        )
+        self._reports = Counter(
+            "slipstream_reports", "Reports kept", ("kind",), registry=self.registry
+        )
+        self._duplicates = Counter(
+            "slipstream_duplicate_reports", "Reports sent again", registry=self.registry
+        )
+        self._devices = Gauge(
+            "slipstream_devices", "Devices by what they run", ("release",), registry=self.registry
+        )
+        self._expiry = Gauge(
+            "slipstream_timestamp_expiry_seconds",
+            "When timestamp.json expires, in seconds since 1970: devices refuse it afterwards",
+            registry=self.registry,
+        )
+
+    def count_request(self, method: str, route: str, status: int) -> None:
+        # Anybody may invent a method; not everybody may invent a time series.
+        method = method if method in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
+
+    def count_bytes(self, folder: str, size: int) -> None:
+        self._bytes.labels(folder).inc(size)
+
+    def count_poll(self, action: str) -> None:
+        self._polls.labels(action).inc()
+
+    def count_report(self, kind: str, *, duplicate: bool) -> None:
+        if duplicate:
+            self._duplicates.inc()
+        else:
+            self._reports.labels(kind).inc()
+
+    def dump(self, devices: Mapping[str | None, int], catalog: Catalog | None) -> bytes:
+        """The exposition text.
+
+        A release that the repository does not have is counted as "other": a device names what
+        it likes.
+        """
+        known = {one.release for one in catalog.releases} if catalog is not None else set()
+        counts: dict[str, int] = {}
+        for release, count in devices.items():
+            label = "unknown" if release is None else release if release in known else "other"
+            counts[label] = counts.get(label, 0) + count
+        self._devices.clear()
+        for label, count in counts.items():
+            self._devices.labels(label).set(count)
+        if catalog is not None and (expiry := parse_expiry(catalog.expires)) is not None:
+            self._expiry.set(expiry.timestamp())
+        return generate_latest(self.registry)
+
+
+def parse_expiry(text: str) -> datetime | None:
+    """A TUF expiry date, or None for text that is none."""
+    try:
+        return datetime.strptime(text + "+0000", "%Y-%m-%dT%H:%M:%SZ%z")
+    except ValueError:
+        return None

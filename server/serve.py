@@ -1,0 +1,150 @@
+"""`slipstream serve`: start, run until a signal, finish what runs, stop."""
+
+import asyncio
+import ipaddress
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from slipstream.delta.errors import UsageError
+from slipstream.delta.limits import POLL_INTERVAL_S, SHUTDOWN_GRACE_S
+from slipstream.server.app import Settings, make_app
+from slipstream.server.store import Store
+from slipstream.server.tokens import load_operator_token
+
+LISTEN = "127.0.0.1:8480"
+_log: Any = structlog.get_logger(__name__)
+
+
+def serve(
+    public: Path,
+    *,
+    listen: str = LISTEN,
+    database_url: str | None = None,
+    operator_token_file: Path | None = None,
+    poll_interval_s: int = POLL_INTERVAL_S,
+    open_metrics: bool = False,
+    grace_s: float = SHUTDOWN_GRACE_S,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the repository folder `public` and its fleet until SIGTERM or SIGINT.
+
+    `listen` is HOST:PORT (port 0: any free one). The database and the operator's token stand
+    in the folder `server` beside `public` unless named. `on_ready` hears the URL once
+    connections are accepted. After the signal, running requests get `grace_s` seconds.
+    Raises UsageError for settings that cannot work, Unavailable for a database that fails.
+    """
+    configure_log()
+    host, port = parse_listen(listen)
+    if not (public / "metadata").is_dir():
+        raise UsageError(
+            "not a repository's public folder",
+            where=public,
+            expected="a folder with metadata/ in it",
+            hint="Make one with slipstream repo init",
+        )
+    folder = public.absolute().parent / "server"
+    if database_url is None or operator_token_file is None:
+        _make_folder(folder)
+    settings = Settings(
+        public=public.absolute(),
+        database_url=database_url or f"sqlite+aiosqlite:///{folder / 'fleet.sqlite'}",
+        operator_token=load_operator_token(operator_token_file or folder / "operator.token"),
+        now=lambda: int(time.time()),
+        poll_interval_s=poll_interval_s,
+        open_metrics=open_metrics,
+    )
+    asyncio.run(run(settings, host, port, grace_s=grace_s, on_ready=on_ready))
+
+
+async def run(
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    grace_s: float = SHUTDOWN_GRACE_S,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Open, listen, wait for a signal, finish, close."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = make_app(settings, await Store.open(settings.database_url))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace_s, auto_decompress=False)
+    await runner.setup()
+    try:
+        url = await _listen(runner, host, port)
+        _log.info("serving", url=url, repository=str(settings.public))
+        if on_ready is not None:
+            on_ready(url)
+        await stop.wait()
+        _log.info("stopping", grace_s=grace_s)
+    finally:
+        await runner.cleanup()
+    _log.info("stopped")
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """HOST:PORT, [IPV6]:PORT or :PORT (all addresses); UsageError otherwise."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError("not an address", where="--listen", expected="HOST:PORT", got=repr(text))
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError as error:
+            raise UsageError("not an IPv6 address", where="--listen", got=repr(text)) from error
+    elif ":" in host:
+        raise UsageError(
+            "an IPv6 address needs brackets", where="--listen", expected="[HOST]:PORT", got=text
+        )
+    return host, int(port)
+
+
+def configure_log() -> None:
+    """One line an event on standard error; JSON unless a person watches."""
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+    # A fleet that comes back after a power cut connects all at once.
+    site = web.TCPSite(runner, host or None, port, backlog=1024)
+    try:
+        await site.start()
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen: {error.strerror or error}", where=f"{host}:{port}"
+        ) from error
+    name: str = site.name
+    return name
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the server's folder: {os.strerror(error.errno or 0)}", where=folder
+        ) from error

@@ -1,0 +1,105 @@
+"""JSON over HTTP: bodies read with a limit and parsed strictly, answers and errors as JSON."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Annotated, NoReturn, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from slipstream.delta.limits import BODY_TIMEOUT_S, COUNTER_MAX, NAME_CHARS_MAX, REASON_CHARS_MAX
+
+# Names go into URLs, pages and log lines: one word, no control characters.
+DeviceId = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:@+-]+\Z")
+]
+Name = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9._:@+~-]+\Z")
+]
+OptionalWord = Annotated[str, msgspec.Meta(max_length=NAME_CHARS_MAX, pattern=r"^[ -~]*\Z")]
+Root = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Counter = Annotated[int, msgspec.Meta(ge=0, le=COUNTER_MAX)]
+# PostgreSQL's text holds no NUL; neither does anything that a person should read.
+Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX, pattern=r"^[^\x00]*\Z")]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+_T = TypeVar("_T")
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Base of all request bodies: a field that nobody knows is an error, not a surprise."""
+
+
+def answer_json(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A JSON answer that no cache keeps."""
+    return web.Response(
+        body=msgspec.json.encode(value),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )
+
+
+def refuse(
+    kind: type[web.HTTPError], reason: str, headers: Mapping[str, str] | None = None
+) -> NoReturn:
+    """Raise an HTTP error that carries `{"error": reason}`."""
+    raise kind(text=json.dumps({"error": reason}), content_type="application/json", headers=headers)
+
+
+def refuse_too_large(size_max: int, size: int) -> NoReturn:
+    """Raise 413; the connection ends, since the rest of the body is never read."""
+    raise web.HTTPRequestEntityTooLarge(
+        size_max,
+        size,
+        text=json.dumps({"error": f"body larger than {size_max} bytes"}),
+        content_type="application/json",
+    )
+
+
+async def read_json(request: web.Request, kind: type[_T], size_max: int) -> _T:
+    """The request's body as a `kind`, read up to `size_max` bytes.
+
+    Refuses with 400 and the reason and field, 408 when it does not arrive in time, 413 as soon
+    as it is known to be too large, 415 when it is compressed.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        refuse(web.HTTPUnsupportedMediaType, "compressed bodies are not taken")
+    if request.content_length is not None and request.content_length > size_max:
+        refuse_too_large(size_max, request.content_length)
+    raw = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.content.iter_any():
+                raw += piece
+                if len(raw) > size_max:
+                    refuse_too_large(size_max, len(raw))
+    except TimeoutError:
+        refuse(web.HTTPRequestTimeout, f"body not complete after {BODY_TIMEOUT_S:g} s")
+    return parse_json(bytes(raw), kind)
+
+
+def parse_json(raw: bytes, kind: type[_T]) -> _T:
+    """`raw` as a `kind`; refuses with 400, the reason and the field."""
+    try:
+        value = msgspec.json.decode(raw, type=kind)
+        # A lone surrogate can be spelled in JSON but not stored as UTF-8.
+        msgspec.json.encode(value)
+    except RecursionError:
+        refuse(web.HTTPBadRequest, "nested too deeply")
+    except (msgspec.MsgspecError, ValueError) as error:
+        refuse(web.HTTPBadRequest, str(error))
+    return value
+
+
+def query_integer(request: web.Request, name: str, default: int, least: int, most: int) -> int:
+    """A number from the query string, cut to `least`..`most`; 400 if it is none."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        refuse(web.HTTPBadRequest, f"not a number - at `?{name}`")
+    return max(least, min(most, int(text)))

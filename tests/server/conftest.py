@@ -1,0 +1,130 @@
+"""A small repository folder and a running application for the server's tests."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient, TestServer
+
+from slipstream.server.app import Settings, make_app
+from slipstream.server.store import Store
+
+OPERATOR_TOKEN = "an operator's token of enough length"
+NOW = 1_800_000_000
+
+
+@dataclass
+class Folder:
+    """A public folder whose metadata is plain JSON of TUF's shape: the server verifies nothing."""
+
+    public: Path
+    version: int = 0
+    targets: dict[str, Any] = field(default_factory=dict)
+    deltas: dict[str, Any] = field(default_factory=dict)
+    expires: str = "2030-01-01T00:00:00Z"
+
+    def release(self, version: str, counter: int, *, channel: str = "stable", **more: str) -> None:
+        custom = {"product": "gateway", "release": version, "counter": counter, "channel": channel}
+        self.targets[f"releases/{version}/manifest.json"] = _target(custom | more)
+
+    def full(self, version: str, image: str, root: str, payload: bytes) -> str:
+        index = hashlib.sha256(payload).hexdigest()
+        (self.public / "blobs" / f"{index}.payload").write_bytes(payload)
+        target = _target({"image": image, "root": root}, index)
+        self.targets[f"releases/{version}/{image}.full"] = target
+        return index
+
+    def delta(self, version: str, image: str, source: str, target: str, size: int) -> None:
+        custom = {"image": image, "source_root": source, "target_root": target}
+        entry = _target({**custom, "payload_bytes": size, "memory_bytes": 1})
+        self.deltas[f"deltas/{version}/{image}/{source[:16]}.delta"] = entry
+
+    def write(self) -> None:
+        self.version += 1
+        number = self.version
+        snapshot = {"targets.json": {"version": number}, "deltas.json": {"version": number}}
+        for name, signed in (
+            (f"{number}.targets.json", {"_type": "targets", "targets": self.targets}),
+            (f"{number}.deltas.json", {"_type": "targets", "targets": self.deltas}),
+            (f"{number}.snapshot.json", {"meta": snapshot, "expires": self.expires}),
+            (
+                "timestamp.json",
+                {"meta": {"snapshot.json": {"version": number}}, "expires": self.expires},
+            ),
+        ):
+            temporary = self.public / "metadata" / f".{name}.tmp"
+            temporary.write_text(json.dumps({"signatures": [], "signed": signed}))
+            temporary.rename(self.public / "metadata" / name)
+
+
+def _target(custom: dict[str, Any], sha256: str = "0" * 64) -> dict[str, Any]:
+    return {"length": 10, "hashes": {"sha256": sha256}, "custom": custom}
+
+
+@dataclass
+class Fleet:
+    """A running application, and how operator and devices talk to it."""
+
+    client: TestClient[Any, Any]
+    folder: Folder
+    store: Store
+    operator: dict[str, str] = field(
+        default_factory=lambda: {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    )
+
+    async def add(self, device: str, product: str = "gateway", **more: str) -> dict[str, str]:
+        """Register a device; the header it authenticates with."""
+        response = await self.client.post(
+            "/v1/devices", json={"id": device, "product": product, **more}, headers=self.operator
+        )
+        assert response.status == 201, await response.text()
+        return {"Authorization": f"Bearer {(await response.json())['token']}"}
+
+    async def poll(self, token: dict[str, str], device: str, **more: Any) -> ClientResponse:
+        body = {"device": device, "product": "gateway", **more}
+        return await self.client.post("/v1/poll", json=body, headers=token)
+
+    async def report(self, token: dict[str, str], device: str, **more: Any) -> ClientResponse:
+        body = {"key": "k1", "device": device, "kind": "confirmed", "release": "1.0", **more}
+        return await self.client.post("/v1/report", json=body, headers=token)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """An empty public folder with valid, empty metadata."""
+    public = tmp_path / "repo" / "public"
+    for name in ("metadata", "targets", "blobs"):
+        (public / name).mkdir(parents=True)
+    made = Folder(public)
+    made.write()
+    return made
+
+
+@pytest.fixture
+def with_fleet(folder: Folder, tmp_path: Path) -> Callable[..., None]:
+    """Runs a coroutine function with a Fleet; keyword arguments are the application's settings."""
+
+    @asynccontextmanager
+    async def start(**settings: Any) -> AsyncIterator[Fleet]:
+        url = f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
+        store = await Store.open(url)
+        known = {"now": lambda: NOW, **settings}
+        app = make_app(Settings(folder.public, url, OPERATOR_TOKEN, **known), store)
+        async with TestClient(TestServer(app), auto_decompress=False) as client:
+            yield Fleet(client, folder, store)
+
+    def run(test: Callable[[Fleet], Awaitable[None]], **settings: Any) -> None:
+        async def main() -> None:
+            async with start(**settings) as fleet:
+                await test(fleet)
+
+        asyncio.run(main())
+
+    return run
