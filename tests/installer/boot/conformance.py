@@ -1,0 +1,197 @@
+"""One suite for every boot control: what the rest of the installer may rely on.
+
+Subclass BootControlConformance and give it a `rig` fixture. The suite knows nothing of files.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import DeviceFault
+from slipstream.installer.ports import BootControl, Booted, BootFiles, EntryState
+
+
+class Rig(Protocol):
+    """A device whose boot control is on trial. `control` is made anew: as after a restart."""
+
+    def control(self) -> BootControl: ...
+
+    def boot_files(self, counter: int) -> BootFiles:
+        """Files of the release with this counter; its root hash is root_of(counter)."""
+        ...
+
+    def boot(self) -> Booted | None:
+        """Restart the device: the boot loader chooses, counts and starts."""
+        ...
+
+
+def root_of(counter: int) -> Digest:
+    return Digest.of(b"root of release %d" % counter)
+
+
+def install(rig: Rig, slot: str, counter: int) -> None:
+    control = rig.control()
+    control.retire(slot)
+    control.stage(slot, counter, rig.boot_files(counter))
+    control.publish(slot, counter)
+
+
+def install_good(rig: Rig, slot: str, counter: int) -> None:
+    install(rig, slot, counter)
+    assert rig.boot() == Booted(slot, counter, root_of(counter))
+    rig.control().confirm(slot, counter)
+
+
+def states(rig: Rig) -> dict[str, tuple[int, EntryState, int | None]]:
+    return {e.slot: (e.counter, e.state, e.tries_left) for e in rig.control().entries()}
+
+
+class BootControlConformance:
+    """The tests. `rig` starts with nothing installed and nothing known of what is booted."""
+
+    @pytest.fixture
+    def rig(self, tmp_path: Path) -> Rig:
+        raise NotImplementedError
+
+    def test_starts_empty(self, rig: Rig) -> None:
+        assert rig.control().entries() == ()
+        assert rig.control().booted().slot is None
+        rig.control().check()
+
+    def test_published_entry_is_on_trial_and_boots(self, rig: Rig) -> None:
+        install(rig, "a", 1)
+        assert states(rig) == {"a": (1, EntryState.TRIAL, 3)}
+        assert rig.boot() == Booted("a", 1, root_of(1))
+        assert rig.control().booted() == Booted("a", 1, root_of(1))
+        assert states(rig) == {"a": (1, EntryState.TRIAL, 2)}
+
+    def test_staged_entry_is_not_visible_and_does_not_boot(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        rig.control().stage("b", 2, rig.boot_files(2))
+        assert states(rig) == {"a": (1, EntryState.GOOD, None)}
+        assert rig.boot() == Booted("a", 1, root_of(1))
+
+    def test_confirmed_entry_keeps_booting(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        for _ in range(6):
+            assert rig.boot() == Booted("a", 1, root_of(1))
+        assert states(rig) == {"a": (1, EntryState.GOOD, None)}
+
+    def test_newer_release_boots_first_whatever_the_slots_are_called(self, rig: Rig) -> None:
+        install_good(rig, "b", 9)
+        install_good(rig, "a", 10)
+        assert rig.boot() == Booted("a", 10, root_of(10))
+        install_good(rig, "b", 11)
+        assert rig.boot() == Booted("b", 11, root_of(11))
+
+    def test_falls_back_when_the_tries_are_gone(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install(rig, "b", 2)
+        booted = [rig.boot() for _ in range(5)]
+        assert [one.slot if one else None for one in booted] == ["b", "b", "b", "a", "a"]
+        assert states(rig)["b"] == (2, EntryState.BAD, 0)
+        assert states(rig)["a"] == (1, EntryState.GOOD, None)
+
+    def test_condemned_trial_is_left_at_once(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install(rig, "b", 2)
+        rig.boot()
+        rig.control().condemn("b", 2)
+        assert states(rig)["b"] == (2, EntryState.BAD, 0)
+        assert rig.boot() == Booted("a", 1, root_of(1))
+
+    def test_condemned_good_entry_is_left_too(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install_good(rig, "b", 2)
+        rig.control().condemn("b", 2)
+        assert states(rig)["b"] == (2, EntryState.BAD, 0)
+        assert rig.boot() == Booted("a", 1, root_of(1))
+
+    def test_the_only_entry_boots_even_when_it_is_bad(self, rig: Rig) -> None:
+        install(rig, "a", 1)
+        rig.control().condemn("a", 1)
+        assert rig.boot() == Booted("a", 1, root_of(1))
+
+    @pytest.mark.parametrize("verb", ["retire", "stage"])
+    def test_refuses_to_touch_the_booted_slot(self, rig: Rig, verb: str) -> None:
+        install_good(rig, "a", 1)
+        control, files = rig.control(), rig.boot_files(2)
+        touch = {
+            "retire": lambda: control.retire("a"),
+            "stage": lambda: control.stage("a", 2, files),
+        }
+        with pytest.raises(DeviceFault):
+            touch[verb]()
+        assert rig.boot() == Booted("a", 1, root_of(1))
+
+    def test_retire_removes_entry_and_leftovers(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install(rig, "b", 2)
+        rig.control().retire("b")
+        assert states(rig) == {"a": (1, EntryState.GOOD, None)}
+        rig.control().stage("b", 3, rig.boot_files(3))
+        rig.control().retire("b")
+        with pytest.raises(DeviceFault):
+            rig.control().publish("b", 3)
+        assert rig.boot() == Booted("a", 1, root_of(1))
+
+    def test_publish_refuses_what_was_not_staged(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        with pytest.raises(DeviceFault):
+            rig.control().publish("b", 2)
+
+    def test_publish_refuses_a_slot_that_has_another_entry(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install(rig, "b", 2)
+        rig.control().stage("b", 3, rig.boot_files(3))
+        with pytest.raises(DeviceFault):
+            rig.control().publish("b", 3)
+        assert states(rig)["b"] == (2, EntryState.TRIAL, 3)
+
+    def test_confirm_and_condemn_refuse_what_is_not_there(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        for verb in (rig.control().confirm, rig.control().condemn):
+            with pytest.raises(DeviceFault):
+                verb("b", 2)
+            with pytest.raises(DeviceFault):
+                verb("a", 2)
+
+    def test_every_step_may_be_repeated(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        for _ in range(2):
+            rig.control().retire("b")
+        for _ in range(2):
+            rig.control().stage("b", 2, rig.boot_files(2))
+        for _ in range(2):
+            rig.control().publish("b", 2)
+        rig.boot()
+        # Publishing again does not give the tries back.
+        rig.control().publish("b", 2)
+        assert states(rig)["b"] == (2, EntryState.TRIAL, 2)
+        for _ in range(2):
+            rig.control().confirm("b", 2)
+        assert states(rig)["b"] == (2, EntryState.GOOD, None)
+        for _ in range(2):
+            rig.control().condemn("b", 2)
+        assert states(rig)["b"] == (2, EntryState.BAD, 0)
+
+    def test_preflight_refuses_while_the_running_release_is_on_trial(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        rig.control().check()
+        install(rig, "b", 2)
+        rig.boot()
+        with pytest.raises(DeviceFault, match="trial"):
+            rig.control().check()
+        rig.control().confirm("b", 2)
+        rig.control().check()
+
+    def test_a_lost_trial_is_put_back(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install(rig, "b", 2)
+        rig.control().retire("b")  # what the firmware does when its rename is cut
+        assert rig.boot() == Booted("a", 1, root_of(1))
+        rig.control().stage("b", 2, rig.boot_files(2))
+        rig.control().publish("b", 2)
+        assert rig.boot() == Booted("b", 2, root_of(2))
