@@ -1,0 +1,176 @@
+"""Content anchors: where in the source bytes like these stand (build machine).
+
+An anchor is a position whose 32 bytes hash to a value that starts with seven zero bits: about
+one position in 128, chosen by content, so that equal content has equal anchors wherever it
+stands. Anchors of a target window vote for buckets of the source; the best buckets, with the
+gaps between them filled, are what bsdiff.py aligns the window with.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.limits import KIB
+
+ANCHOR_BYTES = 32
+_SAMPLE_BITS = 7
+_FACTOR = 0x9E3779B1  # odd, from the golden ratio
+_BLOCK_BYTES = 16 * KIB  # hashed at a time: its 64 KiB of sums stay in the cache and in the heap
+_BLOCK_ANCHORS_MAX = 8 * (_BLOCK_BYTES >> _SAMPLE_BITS)
+_PLACES_MAX = 4  # an anchor that stands in more places says nothing about the place
+BUCKET_BYTES = 4 * KIB
+GAP_BYTES = 128 * KIB  # tables without one equal 32-byte run stand between voted buckets
+PAD_BYTES = 8 * KIB
+
+
+class Anchors(NamedTuple):
+    """Keys (uint64, of the 32 bytes) and image offsets (int64) of anchors."""
+
+    keys: npt.NDArray[np.uint64]
+    offsets: npt.NDArray[np.int64]
+
+
+def find_anchors(data: bytes, offset: int) -> Anchors:
+    """Anchors in `data`, which stands at `offset` of an image; offsets rise.
+
+    Pieces of an image must overlap by ANCHOR_BYTES - 1 to find those across their border.
+    """
+    values = np.frombuffer(data, np.uint8)
+    keys, offsets = [], []
+    for first in range(0, max(0, len(values) - ANCHOR_BYTES + 1), _BLOCK_BYTES):
+        block = values[first : first + _BLOCK_BYTES + ANCHOR_BYTES - 1]
+        at = np.flatnonzero(_rolling(block) >> np.uint32(32 - _SAMPLE_BITS) == 0)
+        # Runs and short periods repeat one hash: hundreds of anchors that point everywhere.
+        if 0 < len(at) <= _BLOCK_ANCHORS_MAX:
+            windows = np.lib.stride_tricks.sliding_window_view(block, ANCHOR_BYTES)[at]
+            keys.append(_key(windows.view("<u8")))
+            offsets.append(at + (offset + first))
+    if not keys:
+        return Anchors(np.empty(0, np.uint64), np.empty(0, np.int64))
+    return Anchors(np.concatenate(keys), np.concatenate(offsets).astype(np.int64))
+
+
+def _rolling(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Hash of the 32 bytes from every position on, by doubling: h2(i) = h1(i) * p + h1(i + 1)."""
+    sums = block.astype(np.uint32)
+    span, factor = 1, _FACTOR
+    while span < ANCHOR_BYTES:
+        doubled = sums[:-span] * np.uint32(factor)
+        doubled += sums[span:]
+        sums = doubled
+        factor = factor * factor & 0xFFFF_FFFF
+        span *= 2
+    sums ^= np.uint32(_FACTOR)  # zeros, the commonest content, shall be no anchor
+    sums ^= sums >> np.uint32(15)
+    sums *= np.uint32(0x85EBCA6B)
+    return sums
+
+
+def _key(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    key = words[:, 0].copy()
+    for column in range(1, words.shape[1]):
+        key ^= key >> np.uint64(31)
+        key *= np.uint64(0x9E3779B97F4A7C15)
+        key += words[:, column]
+    key ^= key >> np.uint64(29)
+    return key
+
+
+def join_anchors(parts: Iterable[Anchors]) -> Anchors:
+    """Anchors of several pieces, in the order given."""
+    held = list(parts)
+    if not held:
+        return Anchors(np.empty(0, np.uint64), np.empty(0, np.int64))
+    return Anchors(
+        np.concatenate([part.keys for part in held]),
+        np.concatenate([part.offsets for part in held]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Target offsets (rising), source offsets and weights of anchors that stand in both images."""
+
+    targets: npt.NDArray[np.int64]
+    sources: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+
+    def within(self, window: ByteRange) -> "Pairs":
+        """The pairs of one target window."""
+        low, high = np.searchsorted(self.targets, [window.offset, window.end])
+        return Pairs(self.targets[low:high], self.sources[low:high], self.weights[low:high])
+
+
+def pair_anchors(source: Anchors, target: Anchors) -> Pairs:
+    """Every target anchor with each place in the source; anchors in too many places drop out."""
+    order = np.argsort(source.keys, kind="stable")
+    keys, offsets = source.keys[order], source.offsets[order]
+    first = np.searchsorted(keys, target.keys, side="left")
+    count = np.searchsorted(keys, target.keys, side="right") - first
+    good = (count > 0) & (count <= _PLACES_MAX)
+    first, count, at = first[good], count[good], target.offsets[good]
+    total = int(count.sum())
+    # Position within its group of places, for all groups at once.
+    nth = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
+    return Pairs(
+        np.repeat(at, count), offsets[np.repeat(first, count) + nth], np.repeat(1.0 / count, count)
+    )
+
+
+def choose_sources(
+    votes: Pairs, hints: Iterable[tuple[ByteRange, float]], source_size: int, budget: int
+) -> tuple[ByteRange, ...]:
+    """Source extents for a window: rising, not overlapping, together at most `budget` bytes.
+
+    `hints` are source ranges that are likely for other reasons, each with a weight per bucket.
+    """
+    buckets = [votes.sources // BUCKET_BYTES]
+    weights = [votes.weights]
+    for hint, weight in hints:
+        low, high = max(0, hint.offset), min(hint.end, source_size)
+        span = np.arange(low // BUCKET_BYTES, -(-high // BUCKET_BYTES))
+        buckets.append(span)
+        weights.append(np.full(len(span), weight))
+    place, group = np.unique(np.concatenate(buckets), return_inverse=True)
+    if len(place) == 0:
+        return ()
+    score = np.bincount(group, weights=np.concatenate(weights)).astype(np.float64)
+    # Neighbours speak for each other: a lone false anchor loses against a thin but long stretch.
+    best = place[np.argsort(-_smoothed(place, score), kind="stable")]
+    low, high = 1, len(best)
+    while low < high:  # the most buckets that fit the budget
+        middle = (low + high + 1) // 2
+        if sum(part.size for part in _filled(best[:middle], source_size)) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    chosen = _filled(best[:low], source_size)
+    return chosen if sum(part.size for part in chosen) <= budget else ()
+
+
+def _smoothed(
+    place: npt.NDArray[np.int64], score: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Sum of the scores of all buckets within half a gap of each bucket."""
+    reach = GAP_BYTES // 2 // BUCKET_BYTES
+    total = np.concatenate([[0.0], np.cumsum(score)])
+    low = np.searchsorted(place, place - reach, side="left")
+    high = np.searchsorted(place, place + reach, side="right")
+    return np.asarray(total[high] - total[low])
+
+
+def _filled(buckets: npt.NDArray[np.int64], source_size: int) -> tuple[ByteRange, ...]:
+    """Padded buckets, joined over gaps up to GAP_BYTES."""
+    ranked = np.sort(buckets)
+    breaks = np.flatnonzero(np.diff(ranked) > GAP_BYTES // BUCKET_BYTES)
+    lows = ranked[np.concatenate([[0], breaks + 1])] * BUCKET_BYTES - PAD_BYTES
+    highs = ranked[np.concatenate([breaks, [len(ranked) - 1]])] * BUCKET_BYTES
+    highs += BUCKET_BYTES + PAD_BYTES
+    return tuple(
+        ByteRange(max(0, low), min(high, source_size) - max(0, low))
+        for low, high in zip(lows.tolist(), highs.tolist(), strict=True)
+    )

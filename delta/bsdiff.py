@@ -1,0 +1,262 @@
+"""Alignment of a target window with source bytes, and bsdiff's instruction set (build machine).
+
+Not bsdiff's program: its suffix sort is quadratic on runs and overflows the stack on real data,
+and its scan looks every target position up by binary search. Here one suffix array of
+target + source gives the longest source match of *every* target position with a few passes of
+numpy, whatever the data, and the scan touches every byte a bounded number of times.
+
+Contract: `align` is linear in memory and, but for the suffix sort's logarithm, in time for all
+inputs; it never raises for their content; same inputs, same result. docs/adr/0003-matching.md
+has the measurements.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydivsufsort import divsufsort, kasai
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int32]
+
+MATCH_BYTES_MIN = 12  # shorter matches cost more as an instruction than as literal bytes
+SWITCH_GAIN_BYTES = 8  # bytes a match must save over the diagonal in use (bsdiff's own constant)
+_SIGN = -(1 << 63)  # the sign bit of bsdiff's numbers
+_ANY_SIZE = (1 << 31) - 1
+_RANKS_BLOCK = 1 << 19  # ranks looked at together: bounds the 64-bit intermediates
+_LOOKAHEAD_BYTES = 256  # first stretch compared on a new diagonal; doubles from there
+
+
+class Segment(NamedTuple):
+    """target[target:target+size] is coded as the difference to source[source:source+size]."""
+
+    target: int
+    source: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Segments in target order, not overlapping; target bytes between them are literal.
+
+    `steps` counts compared bytes and candidates looked at: the bound on work that tests check.
+    """
+
+    segments: tuple[Segment, ...]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """bsdiff's three streams; `control` holds 24-byte triples: bytes to add, bytes to copy, source
+    bytes to step over; each 63 bits little-endian and a sign bit."""
+
+    control: bytes
+    diff: bytes
+    extra: bytes
+
+
+def longest_matches(source: Bytes, target: Bytes) -> tuple[Ints, Ints]:
+    """For every target position the longest match anywhere in the source.
+
+    Both arguments are 1-d arrays of bytes. Returns (sizes, source offsets), both int32 of the
+    target's length; where the size is 0 the offset means nothing.
+    """
+    target_size = len(target)
+    if target_size == 0 or len(source) == 0:
+        return np.zeros(target_size, np.int32), np.zeros(target_size, np.int32)
+    # Target first: a source suffix then ends with the text, so no match runs past the source.
+    text = np.concatenate([target, source])
+    ranks = divsufsort(text)
+    common = kasai(text, ranks)  # common[j]: shared prefix of suffixes j and j + 1
+    sizes = np.zeros(target_size, np.int32)
+    offsets = np.zeros(target_size, np.int32)
+    before = np.concatenate([common[-1:], common[:-1]])  # shared prefix with the rank before
+    _match_with_rank_before(ranks, before, sizes, offsets)
+    _match_with_rank_before(ranks[::-1], common[::-1], sizes, offsets)
+    np.minimum(sizes, np.arange(target_size, 0, -1, dtype=np.int32), out=sizes)
+    return sizes, offsets
+
+
+def _match_with_rank_before(ranks: Ints, before: Ints, sizes: Ints, offsets: Ints) -> None:
+    """Match every target suffix with the last source suffix before it in rank order.
+
+    `before[j]` is the shared prefix of the suffixes ranks[j - 1] and ranks[j]. Keeps in `sizes`
+    and `offsets` what is longer than what stands there.
+    """
+    # The shared prefix with that source suffix is the least `before` since. All those minima
+    # come from one running minimum: each source suffix starts a group, later groups lie lower.
+    target_size = len(sizes)
+    least = 0  # carried into the next block, as is the source suffix that it belongs to
+    source_suffix = target_size
+    for first in range(0, len(ranks), _RANKS_BLOCK):
+        block = ranks[first : first + _RANKS_BLOCK]
+        of_source = block >= target_size
+        group = np.cumsum(of_source, dtype=np.int64)
+        depth = (group - of_source) << 32
+        shared = before[first : first + _RANKS_BLOCK] - depth
+        shared[0] = min(int(shared[0]), least)
+        np.minimum.accumulate(shared, out=shared)
+        shared += depth
+        suffixes = np.concatenate([[source_suffix], block[of_source]])
+        at = np.flatnonzero(~of_source)
+        at = at[shared[at] > sizes[block[at]]]
+        sizes[block[at]] = shared[at]
+        offsets[block[at]] = suffixes[group[at]] - target_size
+        least = _ANY_SIZE if of_source[-1] else int(shared[-1])
+        source_suffix = int(suffixes[-1])
+
+
+def align(source: Bytes, target: Bytes) -> Alignment:
+    """Align a target window with source bytes (1-d arrays of bytes, together below 2 GiB)."""
+    sizes, offsets = longest_matches(source, target)
+    # Only the first position of a match can gain most: behind it the same match is shorter.
+    starts = sizes >= MATCH_BYTES_MIN
+    starts[1:] &= sizes[1:] >= sizes[:-1]
+    at = np.flatnonzero(starts)
+    scan = _Scan(source, target)
+    looked = position = 0
+    while position < len(target):
+        looked += 1
+        size = int(sizes[position])
+        if size >= MATCH_BYTES_MIN and scan.consider(position, size, int(offsets[position])):
+            position += size  # settled; what matches from its end on is looked at next
+            continue
+        following = int(np.searchsorted(at, position, side="right"))
+        if following == len(at):
+            break
+        position = int(at[following])
+    return Alignment(scan.finish(), scan.steps + looked)
+
+
+class _Scan:
+    """bsdiff's greedy scan: stay on a diagonal until a match elsewhere saves enough bytes.
+
+    `sure` is the target position up to which all bytes are settled: the exact match that opened
+    the diagonal ends there. Comparisons never look before it, which makes the scan linear.
+    """
+
+    def __init__(self, source: Bytes, target: Bytes) -> None:
+        self.source = source
+        self.target = target
+        self.steps = 0
+        self.segments: list[Segment] = []
+        self.start = 0  # of the open segment, in the target
+        self.sure = 0
+        self.shift = 0  # source offset minus target offset of the open segment
+        # misses[p]: bytes that differ on the open diagonal in [sure, p); known up to `seen`
+        self.misses = np.zeros(len(target) + 1, np.int32)
+        self.seen = 0
+
+    def consider(self, position: int, size: int, offset: int) -> bool:
+        """Switch to the match target[position:][:size] == source[offset:][:size] if it gains.
+
+        `position` is at least `sure`. Returns whether the match's bytes are settled by it.
+        """
+        if offset - position == self.shift:
+            return True
+        end = position + size
+        self._see(end)
+        gain = int(self.misses[end]) - int(self.misses[position])
+        if gain <= SWITCH_GAIN_BYTES:
+            return gain == 0
+        self._switch(position, offset - position, end)
+        return True
+
+    def finish(self) -> tuple[Segment, ...]:
+        """Close the last segment."""
+        size = len(self.target)
+        self._see(size)
+        self._close(self.sure + int(np.argmax(self._forward(size))))
+        return tuple(self.segments)
+
+    def _see(self, end: int) -> None:
+        """Make `misses` known up to `end`."""
+        while self.seen < end:
+            seen = self.seen
+            ahead = min(len(self.target), max(end, seen + max(_LOOKAHEAD_BYTES, seen - self.sure)))
+            differs = self._differs(self.shift, seen, ahead)
+            np.cumsum(differs, dtype=np.int32, out=self.misses[seen + 1 : ahead + 1])
+            self.misses[seen + 1 : ahead + 1] += self.misses[seen]
+            self.seen = ahead
+
+    def _differs(self, shift: int, first: int, end: int) -> npt.NDArray[np.bool_]:
+        """Where target[first:end] differs from the source on a diagonal; outside it all does."""
+        self.steps += end - first
+        inside_first = min(max(first, -shift), end)
+        inside_end = max(min(end, len(self.source) - shift), inside_first)
+        differs = np.ones(end - first, np.bool_)
+        np.not_equal(
+            self.target[inside_first:inside_end],
+            self.source[inside_first + shift : inside_end + shift],
+            out=differs[inside_first - first : inside_end - first],
+        )
+        return differs
+
+    def _forward(self, end: int) -> Ints:
+        """Gain of ending the open segment at sure, sure + 1, ..., end: matches minus misses."""
+        span = np.arange(end - self.sure + 1, dtype=np.int32)
+        missed = self.misses[self.sure : end + 1] - self.misses[self.sure]
+        return np.asarray(span - 2 * missed, np.int32)
+
+    def _switch(self, position: int, shift: int, end: int) -> None:
+        """Close the open segment and open one on the diagonal `shift`, exact in [position, end)."""
+        # Between the two exact matches: old diagonal up to x, literals, new from y >= x on.
+        first = self.sure
+        forward = self._forward(position)
+        backward = np.zeros(position - first + 1, np.int32)
+        differs = self._differs(shift, first, position)[::-1]
+        np.cumsum(1 - 2 * differs.astype(np.int32), out=backward[1:])
+        begin = int(np.argmax(np.maximum.accumulate(forward) + backward[::-1]))
+        self._close(first + int(np.argmax(forward[: begin + 1])))
+        self.start = first + begin
+        self.shift = shift
+        self.sure = self.seen = end
+        self.misses[end] = 0
+
+    def _close(self, end: int) -> None:
+        if end > self.start:
+            self.segments.append(Segment(self.start, self.start + self.shift, end - self.start))
+
+
+def cut(segments: tuple[Segment, ...], first: int, end: int) -> tuple[Segment, ...]:
+    """The parts of segments inside target[first:end], target offsets counted from `first`."""
+    parts = []
+    for target, source, size in segments:
+        low, high = max(target, first), min(target + size, end)
+        if low < high:
+            parts.append(Segment(low - first, source + low - target, high - low))
+    return tuple(parts)
+
+
+def write_script(segments: tuple[Segment, ...], source: Bytes, target: Bytes) -> Script:
+    """Control, diff and extra streams that make `target` (whole) from `source`."""
+    diffs: list[Bytes] = []
+    extras: list[Bytes] = []
+    rows: list[tuple[int, int, int]] = []
+    done = position = 0  # in the target; in the source
+    pending = 0  # length of the segment whose triple is not written yet
+    for segment in segments:
+        literal = segment.target - done
+        if pending or literal or segment.source != position:
+            rows.append((pending, literal, segment.source - position))
+        extras.append(target[done : segment.target])
+        done = segment.target + segment.size
+        position = segment.source + segment.size
+        pending = segment.size
+        diffs.append(
+            target[segment.target : done] - source[segment.source : position]
+        )  # uint8 arithmetic wraps: bsdiff's byte difference
+    literal = len(target) - done
+    if pending or literal:
+        rows.append((pending, literal, 0))
+    extras.append(target[done:])
+    control = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    # bsdiff's numbers are sign and magnitude, not two's complement.
+    signed = np.where(control < 0, -control | np.int64(_SIGN), control).astype("<i8")
+    return Script(signed.tobytes(), _joined(diffs), _joined(extras))
+
+
+def _joined(parts: list[Bytes]) -> bytes:
+    return np.concatenate(parts).tobytes() if parts else b""

@@ -1,0 +1,253 @@
+"""Bytes to frames: the smallest of what a payload can say about a stretch of the target.
+
+Build machine only. Contract: a window gives frames that cover it, in order; no frame is larger
+than the same bytes compressed alone; every coded frame has been decoded again before it is
+returned; same inputs, same frames. Where the source bytes come from is windows.py's business.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from slipstream.delta.bsdiff import Bytes, Segment, align, cut, write_script
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.codec import Codec, compress, compress_smallest
+from slipstream.delta.decode import decode_frame
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import FormatError, UsageError
+from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
+from slipstream.delta.limits import (
+    CHUNK_BYTES,
+    CONTROL_BYTES_MAX,
+    FRAME_ENCODED_BYTES_SOFT,
+    KIB,
+    MIB,
+)
+
+# What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
+DEVICE_BASE_BYTES = 56 * MIB
+# Frames in work at once on a device: one is decoded while the one before it is written.
+_FRAMES_IN_WORK = 2
+_SMALL_STREAM_BYTES = 64 * KIB  # below it trying every codec is cheap, and headers count
+_SOURCE_GAP_BYTES = 4 * KIB  # unused source bytes that are read rather than spend an extent
+_WINDOW_BYTES_MIN = CHUNK_BYTES
+_GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
+_SPLIT_GRAIN_BYTES = 4 * KIB  # halves meet at a multiple of it
+_SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How much effort and device memory a payload takes; sizes in bytes.
+
+    window_bytes   target bytes that are aligned, and at most coded, together
+    source_bytes   source bytes that a window is aligned with
+    absorb_bytes   a shorter equal stretch between changed ones is coded along with them
+    codecs         tried on streams of a delta; the first alone on long streams
+    full_level     zstd level of full payloads
+    """
+
+    name: str
+    window_bytes: int
+    source_bytes: int
+    absorb_bytes: int
+    codecs: tuple[Codec, ...]
+    full_level: int
+
+    @property
+    def frame_memory_bytes(self) -> int:
+        """Most that decoding one of its frames holds: target, source, streams and dictionary."""
+        return 5 * self.window_bytes + self.source_bytes
+
+    def within(self, memory_bytes: int) -> "Profile":
+        """The profile with windows for a device that lets the installer have `memory_bytes`.
+
+        UsageError if that is too little for any.
+        """
+        frame_bytes = (memory_bytes - DEVICE_BASE_BYTES) // _FRAMES_IN_WORK
+        window, source = self.window_bytes, self.source_bytes
+        while 5 * window + source > frame_bytes and window > _WINDOW_BYTES_MIN:
+            window, source = window // 2, source // 2
+        if 5 * window + source > frame_bytes:
+            raise UsageError(
+                "too little memory for any payload",
+                where="--memory",
+                expected=f"at least {(DEVICE_BASE_BYTES + 8 * MIB) // MIB} MiB",
+                got=f"{memory_bytes} bytes",
+            )
+        return replace(self, window_bytes=window, source_bytes=source)
+
+
+PROFILES = {
+    "small": Profile(
+        "small", 2 * MIB, 10 * MIB, 64 * KIB, (Codec.LZMA2, Codec.ZSTD, Codec.BZ2), 19
+    ),
+    "balanced": Profile(
+        "balanced", 2 * MIB, 6 * MIB, 64 * KIB, (Codec.LZMA2, Codec.ZSTD, Codec.BZ2), 12
+    ),
+    "fast": Profile("fast", 1 * MIB, 3 * MIB, 64 * KIB, (Codec.ZSTD,), 6),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """A frame and its encoded bytes; its `encoded` offset is 0 until it gets a place in a body."""
+
+    frame: Frame
+    encoded: bytes
+
+
+def encode_full(target: bytes, offset: int, profile: Profile) -> EncodedFrame:
+    """The data frame of a full payload for `target`, which stands at `offset`."""
+    codec, encoded = Codec.ZSTD, compress(Codec.ZSTD, target, profile.full_level)
+    if len(encoded) >= len(target):
+        codec, encoded = Codec.NONE, target
+    streams = (Stream(codec, len(encoded), len(target)),)
+    place = ByteRange(offset, len(target))
+    frame = make_frame(FrameKind.DATA, place, digest=Digest.of(encoded), streams=streams)
+    return _proved(EncodedFrame(frame, encoded), b"", target)
+
+
+def encode_window(
+    target: bytes, offset: int, source: bytes, sources: tuple[ByteRange, ...], profile: Profile
+) -> tuple[EncodedFrame, ...]:
+    """Frames for `target`, which stands at `offset`, from source extents and their joined bytes."""
+    window = _Window(
+        np.frombuffer(target, np.uint8), offset, np.frombuffer(source, np.uint8), sources, profile
+    )
+    return tuple(window.encode())
+
+
+class _Window:
+    """One stretch of target being encoded, aligned with its source once."""
+
+    def __init__(
+        self,
+        target: Bytes,
+        offset: int,
+        source: Bytes,
+        sources: tuple[ByteRange, ...],
+        profile: Profile,
+    ) -> None:
+        self.target = target
+        self.offset = offset
+        self.source = source
+        self.sources = sources
+        self.profile = profile
+        self.segments = align(source, target).segments
+
+    def encode(self) -> Iterator[EncodedFrame]:
+        return self._encode_part(0, len(self.target))
+
+    def _encode_part(self, first: int, end: int) -> Iterator[EncodedFrame]:
+        """One frame for target[first:end], or those of its halves where one would be too long."""
+        divisible = end - first >= 2 * _SPLIT_BYTES_MIN
+        segments = cut(self.segments, first, end)
+        target = self.target[first:end]
+        script = write_script(segments, self.source, target)
+        fits = len(script.control) <= CONTROL_BYTES_MAX
+        if not divisible or (fits and _guess(script.diff, script.extra) <= _GUESS_MAX):
+            best = self._smallest(target, self.offset + first, segments)
+            if not divisible or len(best.encoded) <= FRAME_ENCODED_BYTES_SOFT:
+                yield best
+                return
+        middle = (first + end) // 2 // _SPLIT_GRAIN_BYTES * _SPLIT_GRAIN_BYTES
+        yield from self._encode_part(first, middle)
+        yield from self._encode_part(middle, end)
+
+    def _smallest(self, target: Bytes, offset: int, segments: tuple[Segment, ...]) -> EncodedFrame:
+        plain = target.tobytes()
+        if not segments:
+            return self._data(plain, offset)
+        diff = self._diff(target, offset, segments)
+        # Compressing everything twice would double the build's time; zstd's quickest level is
+        # within a factor of two of what LZMA makes of executables.
+        if len(diff.encoded) * 2 < _guess(plain):
+            return diff
+        data = self._data(plain, offset)
+        return min(diff, data, key=lambda one: len(one.encoded))
+
+    def _data(self, plain: bytes, offset: int) -> EncodedFrame:
+        stream, encoded = self._compress(plain)
+        frame = make_frame(
+            FrameKind.DATA,
+            ByteRange(offset, len(plain)),
+            digest=Digest.of(encoded),
+            streams=(stream,),
+        )
+        return _proved(EncodedFrame(frame, encoded), b"", plain)
+
+    def _diff(self, target: Bytes, offset: int, segments: tuple[Segment, ...]) -> EncodedFrame:
+        used, moved = _used_source(segments)
+        source = np.concatenate([self.source[part.offset : part.end] for part in used])
+        script = write_script(moved, source, target)
+        streams, parts = zip(
+            *(self._compress(part) for part in (script.control, script.diff, script.extra)),
+            strict=True,
+        )
+        encoded = b"".join(parts)
+        frame = make_frame(
+            FrameKind.DIFF,
+            ByteRange(offset, len(target)),
+            sources=_in_image(used, self.sources),
+            digest=Digest.of(encoded),
+            streams=streams,
+        )
+        return _proved(EncodedFrame(frame, encoded), source.tobytes(), target.tobytes())
+
+    def _compress(self, data: bytes) -> tuple[Stream, bytes]:
+        codecs = self.profile.codecs
+        tried = codecs if len(data) <= _SMALL_STREAM_BYTES else codecs[:1]
+        codec, encoded = compress_smallest(data, tried)
+        return Stream(codec, len(encoded), len(data)), encoded
+
+
+def _guess(*parts: bytes) -> int:
+    """About how many bytes the parts take compressed."""
+    return sum(len(compress(Codec.ZSTD, part, 1)) for part in parts)
+
+
+def _used_source(
+    segments: tuple[Segment, ...],
+) -> tuple[tuple[ByteRange, ...], tuple[Segment, ...]]:
+    """What segments read of the joined source, and the segments against just that, joined."""
+    reads = sorted((segment.source, segment.source + segment.size) for segment in segments)
+    merged: list[tuple[int, int]] = []
+    for low, high in reads:
+        if merged and low - merged[-1][1] <= _SOURCE_GAP_BYTES:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    lows = np.array([low for low, _ in merged])
+    sizes = np.array([high - low for low, high in merged])
+    bases = np.cumsum(sizes) - sizes
+    moved = []
+    for target, source, size in segments:
+        index = int(np.searchsorted(lows, source, side="right")) - 1
+        moved.append(Segment(target, int(bases[index]) + source - int(lows[index]), size))
+    return tuple(ByteRange(low, high - low) for low, high in merged), tuple(moved)
+
+
+def _in_image(used: tuple[ByteRange, ...], sources: tuple[ByteRange, ...]) -> tuple[ByteRange, ...]:
+    """Ranges of the joined source as extents of the image; those that touch are joined."""
+    extents: list[ByteRange] = []
+    for part in used:
+        base = 0
+        for source in sources:
+            low, high = max(part.offset, base), min(part.end, base + source.size)
+            if low < high:
+                extent = ByteRange(source.offset + low - base, high - low)
+                if extents and extents[-1].end == extent.offset:
+                    first = extents.pop().offset
+                    extent = ByteRange(first, extent.end - first)
+                extents.append(extent)
+            base += source.size
+    return tuple(extents)
+
+
+def _proved(encoded: EncodedFrame, source: bytes, target: bytes) -> EncodedFrame:
+    """The frame, which decodes to `target`; FormatError otherwise: a fault of this encoder."""
+    if decode_frame(encoded.frame, encoded.encoded, source) != target:
+        raise FormatError("encoder made a frame that decodes to something else")
+    return encoded

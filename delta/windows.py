@@ -1,0 +1,193 @@
+"""The plan of a delta: which stretches of the target become which frames (build machine).
+
+Pure: runs of equal grains and pairs of anchors in, pieces out. A piece is one zero frame, one
+copy frame, or a window that encode.py turns into one or several coded frames.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from slipstream.delta.anchors import BUCKET_BYTES, Pairs, choose_sources
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.frame import FrameKind
+from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
+from slipstream.delta.match import Run, RunKind
+
+COPY_SOURCES_MAX = 256  # extents of one copy frame: keeps rows short, and reads in bounds
+_REACH_BYTES = 64 * KIB  # source bytes beside unclaimed ones that may resemble a changed file
+# Votes per bucket. An equal bucket has BUCKET_BYTES / 128 anchors; a guess counts less than one.
+_EQUAL_WEIGHT = BUCKET_BYTES / 128
+_NEIGHBOUR_WEIGHT = 0.25
+
+
+class Piece(NamedTuple):
+    """A stretch of the target and what to make of it.
+
+    `kind` is ZERO, COPY (with its sources) or DIFF, which stands for any coded frames.
+    """
+
+    kind: FrameKind
+    target: ByteRange
+    sources: tuple[ByteRange, ...] = ()
+
+
+def settle(runs: Sequence[Run], target_size: int, absorb_bytes: int) -> list[Run]:
+    """Runs over the whole target; those not worth a frame of their own are CHANGED.
+
+    Equal and zero runs between two changed ones become part of them when they are shorter than
+    `absorb_bytes` together: a frame costs about 60 bytes, equal bytes inside a diff nothing.
+    """
+    covered = runs[-1].end if runs else 0
+    whole = list(runs)
+    if covered < target_size:  # the last bytes, less than a grain
+        whole.append(Run(RunKind.CHANGED, covered, target_size - covered))
+    settled: list[Run] = []
+    held: list[Run] = []  # not changed, since the last changed run
+    for run in whole:
+        if run.kind is not RunKind.CHANGED:
+            held.append(run)
+            continue
+        first = run.target
+        if held and settled and settled[-1].kind is RunKind.CHANGED:
+            if run.target - held[0].target < absorb_bytes:
+                first = settled.pop().target
+            else:
+                settled += held
+        else:
+            settled += held
+            if settled and settled[-1].kind is RunKind.CHANGED:
+                first = settled.pop().target
+        held = []
+        settled.append(Run(RunKind.CHANGED, first, run.end - first))
+    return settled + held
+
+
+def unclaimed_source(settled: Sequence[Run], source_size: int) -> list[ByteRange]:
+    """Source ranges that no equal run uses, with what stands beside them: rising."""
+    used = sorted(
+        (run.source, run.source + run.size) for run in settled if run.kind is RunKind.EQUAL
+    )
+    free: list[tuple[int, int]] = []
+    position = 0
+    for low, high in [*used, (source_size, source_size)]:
+        if low > position:
+            first, end = max(0, position - _REACH_BYTES), min(source_size, low + _REACH_BYTES)
+            if free and first <= free[-1][1]:
+                free[-1] = (free[-1][0], end)
+            else:
+                free.append((first, end))
+        position = max(position, high)
+    return [ByteRange(low, high - low) for low, high in free]
+
+
+def changed_ranges(settled: Sequence[Run]) -> list[ByteRange]:
+    """The target ranges that windows will cover."""
+    return [ByteRange(run.target, run.size) for run in settled if run.kind is RunKind.CHANGED]
+
+
+def plan_pieces(
+    settled: Sequence[Run],
+    runs: Sequence[Run],
+    pairs: Pairs,
+    source_size: int,
+    window_bytes: int,
+    source_bytes: int,
+) -> Iterator[Piece]:
+    """Pieces that cover the target in order; `runs` are the grains' runs before settling."""
+    finder = _SourceFinder(runs, pairs, source_size, source_bytes)
+    copies: list[Run] = []
+    for run in settled:
+        if run.kind is RunKind.EQUAL:
+            copies.append(run)
+            continue
+        yield from _copy_pieces(copies)
+        copies = []
+        if run.kind is RunKind.ZERO:
+            yield from _zero_pieces(run.target, run.size)
+        else:
+            for window in _windows(run, window_bytes):
+                yield Piece(FrameKind.DIFF, window, finder.sources(window))
+    yield from _copy_pieces(copies)
+
+
+def plan_full(runs: Sequence[Run], target_size: int, zero_bytes_min: int) -> Iterator[Piece]:
+    """Pieces of a full payload: long zero runs, and data in chunks."""
+    position = 0
+    for run in runs:
+        if run.kind is RunKind.ZERO and run.size >= zero_bytes_min:
+            yield from _data_pieces(position, run.target)
+            yield from _zero_pieces(run.target, run.size)
+            position = run.end
+    yield from _data_pieces(position, target_size)
+
+
+def _data_pieces(first: int, end: int) -> Iterator[Piece]:
+    while first < end:
+        # Up to a chunk's border: a device that has a chunk already skips whole frames.
+        stop = min(end, (first // CHUNK_BYTES + 1) * CHUNK_BYTES)
+        yield Piece(FrameKind.DATA, ByteRange(first, stop - first))
+        first = stop
+
+
+def _zero_pieces(first: int, size: int) -> Iterator[Piece]:
+    for done in range(0, size, FRAME_TARGET_BYTES_MAX):
+        part = ByteRange(first + done, min(FRAME_TARGET_BYTES_MAX, size - done))
+        yield Piece(FrameKind.ZERO, part)
+
+
+def _copy_pieces(copies: Sequence[Run]) -> Iterator[Piece]:
+    """Neighbouring equal runs as copy frames, each of several extents."""
+    extents: list[ByteRange] = []
+    first = size = 0
+    for run in copies:
+        done = 0
+        while done < run.size:
+            if size == FRAME_TARGET_BYTES_MAX or len(extents) == COPY_SOURCES_MAX:
+                yield Piece(FrameKind.COPY, ByteRange(first, size), tuple(extents))
+                extents, size = [], 0
+            if not extents:
+                first = run.target + done
+            part = min(run.size - done, FRAME_TARGET_BYTES_MAX - size)
+            extents.append(ByteRange(run.source + done, part))
+            size += part
+            done += part
+    if extents:
+        yield Piece(FrameKind.COPY, ByteRange(first, size), tuple(extents))
+
+
+def _windows(run: Run, window_bytes: int) -> Iterator[ByteRange]:
+    """Parts of about equal size, at most `window_bytes`, cut at blocks."""
+    count = -(-run.size // window_bytes)
+    step = -(-run.size // count // BLOCK_BYTES) * BLOCK_BYTES
+    for done in range(0, run.size, step):
+        yield ByteRange(run.target + done, min(step, run.size - done))
+
+
+class _SourceFinder:
+    """Picks source extents for windows."""
+
+    def __init__(self, runs: Sequence[Run], pairs: Pairs, source_size: int, budget: int) -> None:
+        self._equal = [run for run in runs if run.kind is RunKind.EQUAL]
+        self._starts = np.array([run.target for run in self._equal], dtype=np.int64)
+        self._pairs = pairs
+        self._source_size = source_size
+        self._budget = budget
+
+    def sources(self, window: ByteRange) -> tuple[ByteRange, ...]:
+        hints: list[tuple[ByteRange, float]] = []
+        first = max(0, int(np.searchsorted(self._starts, window.offset, side="right")) - 1)
+        end = int(np.searchsorted(self._starts, window.end))
+        for index in range(max(0, first), min(end + 1, len(self._equal))):
+            run = self._equal[index]
+            low, high = max(run.target, window.offset), min(run.end, window.end)
+            if low < high:  # equal bytes inside the window
+                place = ByteRange(run.source + low - run.target, high - low)
+                hints.append((place, _EQUAL_WEIGHT))
+            if index in {first, end}:  # the file goes on as its neighbour does
+                shifted = window.offset + run.source - run.target
+                low, high = max(0, shifted), min(self._source_size, shifted + window.size)
+                if low < high:
+                    hints.append((ByteRange(low, high - low), _NEIGHBOUR_WEIGHT))
+        return choose_sources(self._pairs.within(window), hints, self._source_size, self._budget)
