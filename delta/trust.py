@@ -14,18 +14,15 @@ Not here: fetching and storing (installer/refresh.py), what a single file must b
 (metadata_rules.py).
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from urllib.parse import quote
 
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.api.metadata import TargetFile as SignedTarget
 
-from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DigestMismatch, Expired, FormatError, Rejected, RolledBack
 from slipstream.delta.limits import (
     DELEGATIONS_MAX,
@@ -40,6 +37,9 @@ from slipstream.delta.metadata_rules import (
     parse_metadata,
     role_identities,
 )
+from slipstream.delta.target_file import TargetFile
+
+__all__ = ["MetadataFile", "RoleWanted", "TargetFile", "TrustedSet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,46 +57,6 @@ class RoleWanted:
 
     role: str
     delegator: str
-
-
-@dataclass(frozen=True, slots=True)
-class TargetFile:
-    """A target that the repository's keys signed: `path`, size in bytes, digest, custom data.
-
-    `file_path` is where to fetch it below the targets folder, percent-encoded. `hashes` are all
-    signed hashes by algorithm, in hex; the SHA-256 is among them.
-    """
-
-    path: str
-    length: int
-    digest: Digest
-    custom: Any
-    file_path: str
-    hashes: Mapping[str, str]
-
-    def check(self, data: bytes) -> None:
-        """Raise DigestMismatch unless `data` is this target: its length and every signed hash."""
-        if len(data) != self.length:
-            raise DigestMismatch(
-                "target of another length", where=self.path, expected=self.length, got=len(data)
-            )
-        self.digest.check(data, "target", self.path)
-        for algorithm, expected in self.hashes.items():
-            try:
-                got = hashlib.new(algorithm, data).hexdigest()
-            except (ValueError, TypeError) as error:
-                # TypeError: a variable-length hash such as shake_256. What cannot be checked
-                # does not pass.
-                raise DigestMismatch(
-                    "signed hash of unknown kind", where=self.path, got=repr(algorithm[:40])
-                ) from error
-            if got != expected:
-                raise DigestMismatch(
-                    f"target is not what was signed ({algorithm})",
-                    where=self.path,
-                    expected=expected[:128],
-                    got=got,
-                )
 
 
 class TrustedSet:
@@ -348,21 +308,7 @@ class TrustedSet:
         return None
 
     def _target_of(self, target: SignedTarget) -> TargetFile:
-        sha256 = target.hashes.get("sha256")
-        if sha256 is None:
-            raise FormatError("target without SHA-256", where=repr(target.path[:200]))
-        digest = Digest.parse_hex(sha256)
-        folder, slash, name = target.path.rpartition("/")
-        if self.root.consistent_snapshot:
-            name = f"{digest}.{name}"
-        return TargetFile(
-            path=target.path,
-            length=target.length,
-            digest=digest,
-            custom=target.custom,
-            file_path=quote(f"{folder}{slash}{name}"),
-            hashes=dict(target.hashes),
-        )
+        return TargetFile.of_signed(target, hash_in_name=bool(self.root.consistent_snapshot))
 
     # --- all roles
 
