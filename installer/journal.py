@@ -98,26 +98,31 @@ class Journal:
             raise state_fault(self._log, "written", error) from error
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """What the log says, up to its first torn line; the torn tail is cut off."""
+        """What the log says, up to its first torn line."""
+        return self._read_log()[0]
+
+    def begin_checkpoints(self, transaction: str) -> None:
+        """Keep the checkpoints of this transaction, cut a torn tail off; forget any others."""
+        points, good, size = self._read_log()
+        try:
+            if any(point.transaction != transaction for point in points):
+                self._log.unlink()
+                sync_folder(self._log.parent)
+            elif good != size:
+                os.truncate(self._log, good)
+        except OSError as error:
+            raise state_fault(self._log, "cut", error) from error
+
+    def _read_log(self) -> tuple[tuple[Checkpoint, ...], int, int]:
+        """Checkpoints, the bytes that they take, and the bytes of the log."""
         try:
             with self._log.open("rb") as file:
                 raw = file.read(STATE_FILE_BYTES_MAX)
-            points, good = _parse_log(raw)
-            if good != len(raw):
-                os.truncate(self._log, good)
         except FileNotFoundError:
-            return ()
+            return (), 0, 0
         except OSError as error:
             raise state_fault(self._log, "read", error) from error
-        return points
-
-    def clear_checkpoints(self) -> None:
-        """Begin a new log."""
-        try:
-            self._log.unlink(missing_ok=True)
-            sync_folder(self._log.parent)
-        except OSError as error:
-            raise state_fault(self._log, "removed", error) from error
+        return *_parse_log(raw), len(raw)
 
 
 def _parse_log(raw: bytes) -> tuple[tuple[Checkpoint, ...], int]:

@@ -1,0 +1,193 @@
+"""The device as one value: its configuration, its ports, and what it remembers.
+
+`open_device` joins the real ports; tests give their own. Nothing is decided here.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from slipstream.delta.errors import Busy, UsageError
+from slipstream.delta.limits import ROOT_BYTES_MAX, STATE_FILE_BYTES_MAX
+from slipstream.installer.boot.systemd_boot import SystemdBoot
+from slipstream.installer.clock import SystemClock
+from slipstream.installer.config import Config, PartitionPlace
+from slipstream.installer.fetch import HttpFetcher
+from slipstream.installer.journal import Journal
+from slipstream.installer.metadata_store import FloorStore, MetadataStore, TimeStore, trusted_time
+from slipstream.installer.ports import BootControl, Clock, Fetcher
+from slipstream.installer.slots import Slots, make_folders
+from slipstream.installer.state_file import state_fault
+
+
+class RunningRelease(msgspec.Struct, frozen=True):
+    """What the running release says of itself, in [release] file: what is left when state is lost."""
+
+    product: str = ""
+    release: str = ""
+    counter: int = 0
+    floor: int = 0
+    issued: int = 0
+
+
+@dataclass(slots=True)
+class Device:
+    """Everything that an operation on the device needs. Use as an async context manager."""
+
+    config: Config
+    clock: Clock
+    fetcher: Fetcher
+    boot: BootControl
+    journal: Journal
+    slots: Slots
+    metadata: MetadataStore
+    floors: FloorStore
+    times: TimeStore
+    running: RunningRelease
+    notices: list[str] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections to the server; idempotent."""
+        if isinstance(self.fetcher, HttpFetcher):
+            await self.fetcher.close()
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self.config.state
+
+    def root(self) -> bytes:
+        """The root metadata that the running image carries. Raises UsageError."""
+        path = self.config.server.root
+        try:
+            with path.open("rb") as file:
+                return file.read(ROOT_BYTES_MAX + 1)
+        except OSError as error:
+            raise UsageError(
+                "server.root: the first trusted root cannot be read",
+                where=f"{self.config.path}: {path}",
+                got=error.strerror,
+                hint="Copy the repository's 1.root.json there when the device is made",
+            ) from error
+
+    def now(self) -> datetime:
+        """The time that signatures are judged by: it never runs behind what was signed."""
+        built = datetime.fromtimestamp(self.running.issued, UTC)
+        return trusted_time(self.clock.now(), self.times, built)
+
+    def floor(self) -> int:
+        """The lowest release counter that is accepted.
+
+        With the stored floor lost it is what the running release says: its own floor, or else
+        the counter of the booted entry. Never zero while something runs.
+        """
+        stored = self.floors.read()
+        if stored is not None:
+            return max(stored, self.running.floor)
+        record = self.slots.record(self.boot.booted().slot or "")
+        manifest = None if record.manifest is None else self.slots.manifest(record.manifest)
+        known = [self.running.floor, 0 if manifest is None else manifest.floor]
+        floor = max(known) or self.boot.booted().counter or 0
+        if floor:
+            self.notices.append(f"no stored floor: the running release's is taken ({floor})")
+        return floor
+
+    def place(self, slot: str, image: str) -> PartitionPlace | None:
+        """Where a partition image stands in a slot; None if the slot has no such partition."""
+        return self.config.slots[slot].partitions.get(image)
+
+    def boot_file(self, slot: str, image: str) -> Path:
+        """Where a boot file is kept: it is verified here before it goes to the ESP."""
+        return self.state / "files" / slot / image
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the device for one installer. Raises Busy at once; the lock dies with the process."""
+        path = self.state / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise state_fault(path, "opened", error) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                raise Busy(
+                    "another installer is at work",
+                    where=path,
+                    got=f"process {holder}" if holder else None,
+                    hint="Wait for it to end",
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def open_device(
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    fetcher: Fetcher | None = None,
+    boot: BootControl | None = None,
+) -> Device:
+    """The device of a configuration, on the real ports but where others are given.
+
+    Makes the state folder. Raises DeviceFault.
+    """
+    make_folders(config.state)
+    notices: list[str] = []
+    clock = clock or SystemClock()
+    fetcher = fetcher or HttpFetcher(config.server.url, clock=clock, ca_file=config.server.ca_file)
+    boot = boot or SystemdBoot(
+        config.boot.esp,
+        cmdline=config.boot.cmdline,
+        selected=config.boot.entry,
+        tries=config.boot.tries,
+    )
+    return Device(
+        config=config,
+        clock=clock,
+        fetcher=fetcher,
+        boot=boot,
+        journal=Journal(config.state, notices.append),
+        slots=Slots(config.state, notices.append),
+        metadata=MetadataStore(config.state / "metadata"),
+        floors=FloorStore(config.state),
+        times=TimeStore(config.state),
+        running=_running_release(config.release_file, notices),
+        notices=notices,
+    )
+
+
+def _running_release(path: Path, notices: list[str]) -> RunningRelease:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(STATE_FILE_BYTES_MAX)
+        return msgspec.json.decode(raw, type=RunningRelease)
+    except FileNotFoundError:
+        return RunningRelease()
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        notices.append(f"{path} says nothing of the running release: {error}")
+        return RunningRelease()

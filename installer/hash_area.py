@@ -1,0 +1,64 @@
+"""The dm-verity hash area behind an image: superblock, then the tree, root level first.
+
+Computed on the device from the image it has just verified: it costs no download. Where it is
+written, `veritysetup open --hash-offset=<image blocks * 4096>` needs nothing else.
+"""
+
+import asyncio
+import hashlib
+
+from slipstream.delta.errors import DeviceFault
+from slipstream.delta.limits import BLOCK_BYTES
+from slipstream.delta.tree import ChunkList, VerityTuple, dump_superblock, leaf_hash_block
+from slipstream.installer.ports import SlotTarget
+
+
+def hash_area_offset(tree: VerityTuple) -> int:
+    """Where the superblock stands: behind the image's last block, in bytes."""
+    return tree.data_blocks * BLOCK_BYTES
+
+
+def hash_area_fits(target: SlotTarget, tree: VerityTuple) -> bool:
+    """Whether the place has room for the image, the superblock and the tree."""
+    return hash_area_offset(tree) + BLOCK_BYTES + tree.hash_area_size <= target.size
+
+
+async def append_hash_area(target: SlotTarget, chunks: ChunkList) -> None:
+    """Write superblock and tree behind the image that stands in `target`, and read them back.
+
+    The image must have been verified; the leaf level is hashed from it once more. Raises
+    DeviceFault when the medium gives back something else.
+    """
+    await asyncio.to_thread(_append, target, chunks)
+
+
+def _append(target: SlotTarget, chunks: ChunkList) -> None:
+    tree = chunks.tuple
+    begin = hash_area_offset(tree)
+    upper = chunks.levels_above_leaves() if tree.data_blocks > 1 else b""
+    # The file system's UUID is nobody's secret and must not differ between two installs.
+    head = dump_superblock(tree, tree.root.raw[:16]) + upper
+    digest = hashlib.sha256(head)
+    target.write(begin, head)
+    offset = begin + len(head)
+    for index in range(chunks.count if tree.data_blocks > 1 else 0):
+        span = tree.chunk_range(index)
+        block = leaf_hash_block(target.read(span.offset, span.size), tree.salt)
+        digest.update(block)
+        target.write(offset, block)
+        offset += BLOCK_BYTES
+    got = hashlib.sha256()
+    position = 0
+    for piece in target.read_back(offset):
+        end = position + len(piece)
+        if end > begin:
+            got.update(piece[max(0, begin - position) :])
+        position = end
+    if got.digest() != digest.digest():
+        raise DeviceFault(
+            "the hash tree reads back otherwise than it was written",
+            where=target.name,
+            expected=digest.hexdigest(),
+            got=got.hexdigest(),
+            hint="Replace the storage; the running slot is not touched",
+        )

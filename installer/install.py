@@ -1,0 +1,202 @@
+"""The main job of the device: bring a signed release into the inactive slot and commit it.
+
+`install` is the whole of it. Every step is recorded in the journal before the next begins, and
+can be done again: after an interruption the same function starts from the top, finds what
+stands, and goes on (docs/states.md, docs/adr/0007).
+"""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError
+from slipstream.delta.manifest import Place
+from slipstream.installer.device import Device
+from slipstream.installer.image import ImageInstall
+from slipstream.installer.plan import Plan
+from slipstream.installer.ports import BootFiles, EntryState
+from slipstream.installer.prepare import Prepared, gather
+from slipstream.installer.progress import InstallEvent, OnEvent, Stage, ignore
+from slipstream.installer.slots import Report, SlotRecord, SlotState
+from slipstream.installer.states import (
+    BootStaged,
+    Committed,
+    Condemned,
+    Failed,
+    Open,
+    Published,
+    ReadBack,
+    Refused,
+    Retired,
+    Staged,
+    Transaction,
+    Trial,
+)
+from slipstream.installer.stream import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class InstallResult:
+    """What was installed, and what it cost. Sizes in bytes, counts in chunks of 512 KiB."""
+
+    release: str
+    counter: int
+    slot: str
+    image_bytes: int
+    bytes_fetched: int
+    bytes_refetched: int
+    bytes_reused: int
+    bytes_written: int
+    chunks: int
+    chunks_standing: int
+
+
+async def install(
+    device: Device, release: str | None = None, on_event: OnEvent = ignore
+) -> InstallResult:
+    """Install a release, or the newest on offer, into the inactive slot and commit it.
+
+    The next boot tries it. Raises NothingToDo, Rejected, Unavailable (call again to resume),
+    DeviceFault, Busy, and Refused while a release is on trial.
+    """
+    with device.lock():
+        _refuse_while_on_trial(device)
+        on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
+        prepared = await gather(device, release)
+        device.boot.check()
+        transaction = _open(device, prepared.plan)
+        try:
+            _retire(device, prepared.plan, on_event)
+            counts = await _write_images(device, prepared, transaction, on_event)
+        except (Rejected, DeviceFault) as error:
+            _record_failure(device, transaction, error)
+            raise
+        _commit(device, prepared.plan, transaction, on_event)
+        return _result(prepared.plan, counts)
+
+
+def _refuse_while_on_trial(device: Device) -> None:
+    """The target slot may hold the only good release, or one that the next boot tries."""
+    state = device.journal.state
+    if isinstance(state, Staged) and _is_published(device, state.transaction):
+        # Cut between the rename and its record: the entry on disk is the truth.
+        device.journal.record(Published())
+        state = device.journal.state
+    if isinstance(state, Committed | Trial | Condemned):
+        name = type(state).__name__.lower()
+        raise Refused(
+            f"release {state.transaction.release} is {name}: its trial comes first",
+            hint="Reboot, or see `slipstream device status`",
+        )
+
+
+def _is_published(device: Device, transaction: Transaction) -> bool:
+    wanted = (transaction.slot, transaction.counter)
+    entries = device.boot.entries()
+    return any(
+        (one.slot, one.counter) == wanted and one.state is EntryState.TRIAL for one in entries
+    )
+
+
+def _open(device: Device, plan: Plan) -> Transaction:
+    digest = device.slots.keep_manifest(plan.manifest_raw)
+    transaction = Transaction(
+        id=Digest.of(digest.raw + plan.slot.encode()).hex[:16],
+        manifest=digest,
+        release=plan.manifest.release,
+        counter=plan.manifest.counter,
+        slot=plan.slot,
+        images=tuple(one.image.name for one in plan.images),
+    )
+    device.journal.begin_checkpoints(transaction.id)
+    device.journal.record(Open(transaction))
+    return transaction
+
+
+def _retire(device: Device, plan: Plan, on_event: OnEvent) -> None:
+    """From here on nothing boots the target slot."""
+    on_event(InstallEvent(Stage.RETIRE, f"retiring what slot {plan.slot} boots"))
+    device.boot.retire(plan.slot)
+    device.slots.remember(_record_of(plan, SlotState.WRITING))
+    device.journal.record(Retired())
+
+
+async def _write_images(
+    device: Device, prepared: Prepared, transaction: Transaction, on_event: OnEvent
+) -> Counts:
+    counts = Counts()
+    for one in prepared.plan.images:
+        await ImageInstall(device, prepared, one, transaction.id, on_event, counts).run()
+    device.journal.record(ReadBack())
+    return counts
+
+
+def _commit(device: Device, plan: Plan, transaction: Transaction, on_event: OnEvent) -> None:
+    manifest = plan.manifest
+    on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
+    files: dict[Place, Path] = {
+        one.image.place: device.boot_file(plan.slot, one.image.name)
+        for one in plan.images
+        if one.image.place is not Place.PARTITION
+    }
+    boot = BootFiles(manifest.boot.title, manifest.release, manifest.boot.options, files)
+    device.boot.stage(plan.slot, manifest.counter, boot)
+    device.slots.remember(_record_of(plan, SlotState.INSTALLED))
+    device.journal.record(BootStaged())
+    on_event(InstallEvent(Stage.PUBLISH, "publishing the boot entry"))
+    device.boot.publish(plan.slot, manifest.counter)
+    device.journal.record(Published())
+    _report(device, transaction, "installed", "")
+    on_event(InstallEvent(Stage.DONE, f"release {manifest.release} is tried at the next boot"))
+
+
+# --- records
+
+
+def _record_of(plan: Plan, state: SlotState) -> SlotRecord:
+    return SlotRecord(
+        slot=plan.slot,
+        state=state,
+        release=plan.manifest.release,
+        counter=plan.manifest.counter,
+        manifest=plan.digest,
+        images={one.image.name: one.image.tree.root for one in plan.images},
+    )
+
+
+def _record_failure(device: Device, transaction: Transaction, error: SlipstreamError) -> None:
+    """Say that the release cannot be installed. The error itself matters more than this record."""
+    with contextlib.suppress(SlipstreamError):
+        device.journal.record(Failed(str(error)))
+        _report(device, transaction, "failed", str(error))
+
+
+def _report(device: Device, transaction: Transaction, kind: str, reason: str) -> None:
+    root = device.boot.booted().root
+    device.slots.report(
+        Report(
+            key=f"{transaction.id}-{kind}",
+            kind=kind,
+            release=transaction.release,
+            counter=transaction.counter,
+            reason=reason,
+            at=int(device.now().timestamp()),
+            booted_root="" if root is None else root.hex,
+        )
+    )
+
+
+def _result(plan: Plan, counts: Counts) -> InstallResult:
+    return InstallResult(
+        release=plan.manifest.release,
+        counter=plan.manifest.counter,
+        slot=plan.slot,
+        image_bytes=sum(one.image.tree.image_size for one in plan.images),
+        bytes_fetched=counts.bytes_fetched,
+        bytes_refetched=counts.bytes_refetched,
+        bytes_reused=counts.bytes_reused,
+        bytes_written=counts.bytes_written,
+        chunks=counts.chunks,
+        chunks_standing=counts.chunks_standing,
+    )

@@ -1,0 +1,253 @@
+"""The plan of an install: what is fetched, what is written, and every reason not to.
+
+Pure: a manifest, the facts of the device and the payloads on offer become a `Plan`, or an
+error that says why not. prepare.py gathers the input; nothing here reads or writes.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.entries import DeltaEntry
+from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected, RolledBack, WrongDevice
+from slipstream.delta.layout import delta_path, full_path
+from slipstream.delta.limits import MIB
+from slipstream.delta.manifest import ImageEntry, Manifest, Place
+from slipstream.installer.slots import Denied
+
+# Interpreter, libraries and the pipeline's own buffers; the rest of [install] memory is for
+# decoding. Measured with benches/install.py.
+BASE_MEMORY_BYTES = 56 * MIB
+STEPS = (
+    "retire the boot entry of slot {slot}",
+    "write what is missing into slot {slot}, each chunk verified before",
+    "read slot {slot} back and compare the roots",
+    "stage the boot files, hidden",
+    "publish the boot entry by one rename; a power cut before it boots {active}",
+    "reboot into the trial of {release}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What the plan must know of the device.
+
+    `sources` gives for an image's name the roots that the active slot may hold of it;
+    `sizes` the bytes of the target slot's partitions.
+    """
+
+    product: str
+    hardware: str
+    floor: int
+    active: str | None
+    target: str
+    counter: int | None
+    root: Digest | None
+    sources: Mapping[str, tuple[Digest, ...]]
+    sizes: Mapping[str, int]
+    denied: tuple[Denied, ...]
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadChoice:
+    """A payload on offer: its index's target path, and bytes of the whole payload.
+
+    `source` is the root of the image it starts from; None for a full payload.
+    """
+
+    path: str
+    payload_bytes: int
+    source: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """One image: the payload to use, and the full one to fall back to."""
+
+    image: ImageEntry
+    payload: PayloadChoice
+    full: PayloadChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an install would do."""
+
+    manifest: Manifest
+    manifest_raw: bytes
+    active: str | None
+    slot: str
+    images: tuple[ImagePlan, ...]
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the manifest."""
+        return Digest.of(self.manifest_raw)
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Bytes to fetch at most: what already stands in the slot is not fetched."""
+        return sum(one.payload.payload_bytes for one in self.images)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for programs."""
+        return {
+            "release": self.manifest.release,
+            "counter": self.manifest.counter,
+            "manifest": self.digest.hex,
+            "slot": self.slot,
+            "active": self.active,
+            "fetch_bytes_max": self.fetch_bytes,
+            "images": [
+                {
+                    "name": one.image.name,
+                    "place": one.image.place,
+                    "image_bytes": one.image.tree.image_size,
+                    "root": one.image.tree.root.hex,
+                    "payload": "full" if one.payload.source is None else "delta",
+                    "source_root": None if one.payload.source is None else one.payload.source.hex,
+                    "payload_bytes": one.payload.payload_bytes,
+                }
+                for one in self.images
+            ],
+            "steps": list(self.steps()),
+        }
+
+    def to_words(self) -> str:
+        """The plan for people, one line each."""
+        release, counter = self.manifest.release, self.manifest.counter
+        active = "nothing runs" if self.active is None else f"slot {self.active} is not touched"
+        lines = [
+            f"Release {release} (counter {counter}) into slot {self.slot}; {active}",
+            f"Fetch at most {self.fetch_bytes:,} bytes",
+        ]
+        for one in self.images:
+            source = one.payload.source
+            kind = "full" if source is None else f"delta from {source.hex[:16]}"
+            lines.append(
+                f"  {one.image.name}: {kind}, {one.payload.payload_bytes:,} bytes"
+                f" for {one.image.tree.image_size:,}"
+            )
+        lines += [f"{number}. {step}" for number, step in enumerate(self.steps(), 1)]
+        return "\n".join(lines)
+
+    def steps(self) -> tuple[str, ...]:
+        """What happens, in order."""
+        release = self.manifest.release
+        active = "what booted before" if self.active is None else f"slot {self.active}"
+        return tuple(step.format(slot=self.slot, active=active, release=release) for step in STEPS)
+
+
+def plan_install(
+    manifest: Manifest, raw: bytes, facts: DeviceFacts, deltas: Mapping[str, DeltaEntry]
+) -> Plan:
+    """The plan for a manifest, or why not.
+
+    `deltas` gives the deltas on offer by target path. Raises NothingToDo, RolledBack,
+    WrongDevice, Rejected.
+    """
+    _check_device(manifest, facts)
+    _check_counter(manifest, raw, facts)
+    _check_images(manifest, facts)
+    images = tuple(_plan_image(manifest, image, facts, deltas) for image in manifest.images)
+    return Plan(manifest, raw, facts.active, facts.target, images)
+
+
+def choose_target(slots: Collection[str], active: str | None, *, entries: int) -> str:
+    """The slot to write: the first by name that is not active.
+
+    Raises DeviceFault when the active slot is not known although boot entries are there: it
+    might be the one written. With no entry at all this is the first install on a device.
+    """
+    if active not in slots and (active is not None or entries):
+        raise DeviceFault(
+            "the running slot is not known",
+            where="boot control",
+            expected=" or ".join(sorted(slots)),
+            got=active,
+            hint="Boot an entry of Slipstream, or check the section [boot] of the configuration",
+        )
+    return next(name for name in sorted(slots) if name != active)
+
+
+def _check_device(manifest: Manifest, facts: DeviceFacts) -> None:
+    if manifest.product != facts.product:
+        raise WrongDevice(
+            "the release is for another product",
+            where=f"release {manifest.release}",
+            expected=facts.product,
+            got=manifest.product,
+        )
+    if manifest.hardware and facts.hardware not in manifest.hardware:
+        raise WrongDevice(
+            "the release is for other hardware",
+            where=f"release {manifest.release}",
+            expected=facts.hardware,
+            got=", ".join(manifest.hardware),
+        )
+
+
+def _check_counter(manifest: Manifest, raw: bytes, facts: DeviceFacts) -> None:
+    digest = Digest.of(raw)
+    if manifest.counter < facts.floor:
+        raise RolledBack(
+            "the release is older than this device accepts",
+            where=f"release {manifest.release}",
+            expected=f"a counter of at least {facts.floor}",
+            got=manifest.counter,
+        )
+    roots = [image.tree.root for image in manifest.images if image.place is Place.PARTITION]
+    if manifest.counter == facts.counter and (facts.root is None or facts.root in roots):
+        raise NothingToDo(f"release {manifest.release} runs already")
+    for denied in facts.denied:
+        if denied.manifest == digest or denied.counter == manifest.counter:
+            raise Rejected(
+                "the release was tried on this device and is not tried again",
+                where=f"release {manifest.release}",
+                got=denied.reason,
+                hint="Publish a newer release",
+            )
+
+
+def _check_images(manifest: Manifest, facts: DeviceFacts) -> None:
+    for image in manifest.images:
+        if image.place is not Place.PARTITION:
+            continue
+        size = facts.sizes.get(image.name)
+        if size is None:
+            raise WrongDevice(
+                f"slot {facts.target} has no partition for the image {image.name!r}",
+                where=f"release {manifest.release}",
+                expected=", ".join(sorted(facts.sizes)),
+            )
+        if image.tree.image_size > size:
+            raise WrongDevice(
+                "the image is larger than the partition",
+                where=f"{facts.target}/{image.name}",
+                expected=f"at most {size} bytes",
+                got=image.tree.image_size,
+            )
+
+
+def _plan_image(
+    manifest: Manifest,
+    image: ImageEntry,
+    facts: DeviceFacts,
+    deltas: Mapping[str, DeltaEntry],
+) -> ImagePlan:
+    full = PayloadChoice(
+        full_path(manifest.release, image.name), image.full.payload_size, source=None
+    )
+    best = full
+    for source in facts.sources.get(image.name, ()):
+        path = delta_path(manifest.release, image.name, source)
+        entry = deltas.get(path)
+        if entry is None or (entry.source_root, entry.target_root) != (source, image.tree.root):
+            continue  # 16 digits of the root name the file; the whole root must be the same
+        if entry.memory_bytes + BASE_MEMORY_BYTES > facts.memory_bytes:
+            continue
+        if entry.payload_bytes < best.payload_bytes:
+            best = PayloadChoice(path, entry.payload_bytes, source)
+    return ImagePlan(image, best, full)

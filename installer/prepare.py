@@ -1,0 +1,168 @@
+"""Gather what a plan needs: trusted metadata, the manifest, the facts of this device.
+
+Writes nothing but metadata. The decision itself is plan.py's.
+"""
+
+import os
+from dataclasses import dataclass
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.entries import (
+    DeltaEntry,
+    ReleaseEntry,
+    parse_delta_entry,
+    parse_release_entry,
+)
+from slipstream.delta.errors import NothingToDo, Rejected
+from slipstream.delta.layout import delta_path, manifest_path
+from slipstream.delta.limits import MANIFEST_BYTES_MAX
+from slipstream.delta.manifest import Manifest, Place, parse_manifest
+from slipstream.delta.trust import TrustedSet
+from slipstream.installer.config import PartitionPlace
+from slipstream.installer.device import Device
+from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
+from slipstream.installer.refresh import fetch_target, find_target, refresh
+from slipstream.installer.slot import check_places, identify
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan, and the metadata that it was made from."""
+
+    plan: Plan
+    trusted: TrustedSet
+
+
+async def prepare(device: Device, release: str | None = None) -> Plan:
+    """What `install` would do, for `device plan`; takes the lock. Raises as install does."""
+    with device.lock():
+        return (await gather(device, release)).plan
+
+
+async def gather(device: Device, release: str | None) -> Prepared:
+    """The plan for a release, or for the newest on offer. The caller holds the lock.
+
+    Raises NothingToDo, Rejected, Unavailable, DeviceFault, UsageError.
+    """
+    trusted = await refresh(
+        device.fetcher, device.metadata, device.root(), device.now(), say=device.notices.append
+    )
+    entry = find_release(device, trusted, release)
+    raw = await fetch_target(
+        device.fetcher,
+        device.metadata,
+        trusted,
+        manifest_path(entry.release),
+        size_max=MANIFEST_BYTES_MAX,
+    )
+    manifest = parse_manifest(raw)
+    if (manifest.release, manifest.counter) != (entry.release, entry.counter):
+        raise Rejected(
+            "the manifest is not the one that was named",
+            where=manifest_path(entry.release),
+            expected=f"release {entry.release}, counter {entry.counter}",
+            got=f"release {manifest.release}, counter {manifest.counter}",
+        )
+    facts = gather_facts(device, manifest)
+    deltas = await _find_deltas(device, trusted, manifest, facts)
+    return Prepared(plan_install(manifest, raw, facts, deltas), trusted)
+
+
+def find_release(device: Device, trusted: TrustedSet, release: str | None) -> ReleaseEntry:
+    """The named release, or the newest of the device's product and channel that may be tried."""
+    if release is not None:
+        found = trusted.targets.get(manifest_path(release))
+        if found is None:
+            raise Rejected(
+                "no signed metadata names this release",
+                where=device.config.server.url,
+                got=release,
+                hint="Check its name, or that the repository still offers it",
+            )
+        return parse_release_entry(found.custom)
+    entries = []
+    for path, target in trusted.targets.items():
+        if path.endswith("/manifest.json") and path.startswith("releases/"):
+            entry = parse_release_entry(target.custom)
+            mine = (entry.product, entry.channel) == (device.config.product, device.config.channel)
+            if mine and device.slots.is_denied(target.digest) is None:
+                entries.append(entry)
+    if not entries:
+        raise NothingToDo(
+            "no release is on offer",
+            where=device.config.server.url,
+            expected=f"product {device.config.product}, channel {device.config.channel}",
+        )
+    return max(entries, key=lambda entry: entry.counter)
+
+
+def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
+    """The device as a plan sees it. Raises DeviceFault when a slot is not what it should be."""
+    config = device.config
+    check_places(
+        (f"slot {slot.name} {image}", place)
+        for slot in config.slots.values()
+        for image, place in slot.partitions.items()
+    )
+    booted = device.boot.booted()
+    target = choose_target(config.slots, booted.slot, entries=len(device.boot.entries()))
+    places = config.slots[target].partitions
+    return DeviceFacts(
+        product=config.product,
+        hardware=config.hardware,
+        floor=device.floor(),
+        active=booted.slot,
+        target=target,
+        counter=booted.counter,
+        root=booted.root,
+        sources=_sources(device, manifest, booted.slot, booted.root),
+        sizes={
+            name: identify(place, f"{target}/{name}").range.size for name, place in places.items()
+        },
+        denied=device.slots.denied(),
+        memory_bytes=config.memory_bytes,
+    )
+
+
+def source_place(device: Device, slot: str, image: str, place: Place) -> PartitionPlace | None:
+    """Where the active slot holds an image of that name; None if it does not."""
+    if place is Place.PARTITION:
+        return device.place(slot, image)
+    path = device.boot_file(slot, image)
+    return PartitionPlace(path) if os.path.exists(path) else None
+
+
+def _sources(
+    device: Device, manifest: Manifest, active: str | None, root: Digest | None
+) -> dict[str, tuple[Digest, ...]]:
+    """By image: the roots that the active slot may hold. The booted root and the record.
+
+    A wrong one costs a delta that drifts, never a wrong image: chunks are checked.
+    """
+    if active is None:
+        return {}
+    record = device.slots.record(active)
+    found = {}
+    for image in manifest.images:
+        if source_place(device, active, image.name, image.place) is None:
+            continue
+        roots = []
+        if image.place is Place.PARTITION and root is not None:
+            roots.append(root)
+        if image.name in record.images:
+            roots.append(record.images[image.name])
+        found[image.name] = tuple(dict.fromkeys(roots))
+    return found
+
+
+async def _find_deltas(
+    device: Device, trusted: TrustedSet, manifest: Manifest, facts: DeviceFacts
+) -> dict[str, DeltaEntry]:
+    found = {}
+    for image in manifest.images:
+        for source in facts.sources.get(image.name, ()):
+            path = delta_path(manifest.release, image.name, source)
+            target = await find_target(device.fetcher, device.metadata, trusted, path)
+            if target is not None:
+                found[path] = parse_delta_entry(target.custom)
+    return found

@@ -1,0 +1,198 @@
+"""What the device is doing, from what is on disk: for people in words, for programs in JSON.
+
+Reads boot entries, the booted root, the journal and the records; writes nothing but the
+repair of broken state files.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from slipstream.installer.device import Device
+from slipstream.installer.ports import Booted, BootEntry, EntryState
+from slipstream.installer.slots import Denied, SlotRecord, SlotState
+from slipstream.installer.states import Idle, Outcome, Result, State, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of a device at one moment."""
+
+    device: str
+    product: str
+    booted: Booted
+    entries: tuple[BootEntry, ...]
+    records: tuple[SlotRecord, ...]
+    state: State
+    floor: int
+    denied: tuple[Denied, ...]
+    reports_waiting: int
+    last_contact: datetime | None
+    written_bytes: int
+    notices: tuple[str, ...]
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """What is under way, if anything is."""
+        return None if isinstance(self.state, Idle) else self.state.transaction
+
+    @property
+    def last(self) -> Result | None:
+        """How the last transaction ended, where none is under way."""
+        return self.state.last if isinstance(self.state, Idle) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The status for programs."""
+        transaction, last = self.transaction, self.last
+        return {
+            "device": self.device,
+            "product": self.product,
+            "booted": {
+                "slot": self.booted.slot,
+                "counter": self.booted.counter,
+                "release": self._release_of(self.booted.slot),
+                "root": None if self.booted.root is None else self.booted.root.hex,
+            },
+            "state": type(self.state).__name__.lower(),
+            "trial": self._on_trial(),
+            "transaction": None if transaction is None else _transaction_json(transaction),
+            "last": None
+            if last is None
+            else {
+                "outcome": last.outcome,
+                "reason": last.reason,
+                **_transaction_json(last.transaction),
+            },
+            "slots": [self._slot_json(record) for record in self.records],
+            "failed": [
+                {"release": one.release, "counter": one.counter, "reason": one.reason}
+                for one in self.denied
+            ],
+            "floor": self.floor,
+            "reports_waiting": self.reports_waiting,
+            "last_contact": None if self.last_contact is None else self.last_contact.isoformat(),
+            "notices": list(self.notices),
+        }
+
+    def to_words(self) -> str:
+        """The status for people, one thing a line."""
+        lines = [f"Device {self.device}, product {self.product}", self._booted_words()]
+        lines += [self._slot_words(record) for record in self.records]
+        transaction, last = self.transaction, self.last
+        if transaction is not None:
+            state = type(self.state).__name__.lower()
+            lines.append(
+                f"Under way: release {transaction.release} in slot {transaction.slot}: {state}"
+            )
+            if self.written_bytes:
+                lines.append(f"  {self.written_bytes:,} bytes of it stand in the slot")
+        elif last is not None:
+            lines.append(_last_words(last))
+        lines += [f"Not tried again: release {one.release}: {one.reason}" for one in self.denied]
+        lines.append(f"Accepts releases with a counter of at least {self.floor}")
+        if self.reports_waiting:
+            lines.append(f"{self.reports_waiting} reports wait for the server")
+        contact = (
+            "never" if self.last_contact is None else f"{self.last_contact:%Y-%m-%d %H:%M:%SZ}"
+        )
+        lines.append(f"Last contact with the repository: {contact}")
+        lines += [f"Note: {notice}" for notice in self.notices]
+        return "\n".join(lines)
+
+    def _on_trial(self) -> bool:
+        """Whether the booted entry still counts its tries: the file name on the ESP says so."""
+        return any(
+            one.slot == self.booted.slot and one.state is EntryState.TRIAL for one in self.entries
+        )
+
+    def _release_of(self, slot: str | None) -> str | None:
+        return next((one.release for one in self.records if one.slot == slot), None)
+
+    def _entry_of(self, slot: str) -> BootEntry | None:
+        return next((one for one in self.entries if one.slot == slot), None)
+
+    def _booted_words(self) -> str:
+        if self.booted.slot is None:
+            return "Booted: nothing that Slipstream installed"
+        release = self._release_of(self.booted.slot) or "unknown"
+        trial = ", on trial" if self._on_trial() else ""
+        return f"Booted: release {release} from slot {self.booted.slot}{trial}"
+
+    def _slot_words(self, record: SlotRecord) -> str:
+        entry = self._entry_of(record.slot)
+        if record.state is SlotState.EMPTY and entry is None:
+            return f"Slot {record.slot}: empty"
+        if entry is None:
+            return f"Slot {record.slot}: release {record.release}, {record.state}; does not boot"
+        tries = "" if entry.tries_left is None else f", {entry.tries_left} tries left"
+        name = record.release if record.counter == entry.counter else f"counter {entry.counter}"
+        return f"Slot {record.slot}: release {name}, {entry.state}{tries}"
+
+    def _slot_json(self, record: SlotRecord) -> dict[str, Any]:
+        entry = self._entry_of(record.slot)
+        return {
+            "name": record.slot,
+            "state": record.state,
+            "release": record.release,
+            "counter": record.counter,
+            "images": {name: root.hex for name, root in record.images.items()},
+            "entry": None
+            if entry is None
+            else {
+                "name": entry.name,
+                "counter": entry.counter,
+                "state": entry.state,
+                "tries_left": entry.tries_left,
+            },
+        }
+
+
+def read_status(device: Device) -> Status:
+    """The status of a device. Takes no lock: an install may be under way. Raises DeviceFault."""
+    records = device.slots.records()
+    booted = device.boot.booted()
+    points = device.journal.checkpoints() if isinstance(device.journal.state, Idle) is False else ()
+    written = {point.image: point.done_bytes for point in points}
+    return Status(
+        device=device.config.device_id,
+        product=device.config.product,
+        booted=booted,
+        entries=device.boot.entries(),
+        records=tuple(records.get(name, SlotRecord(name)) for name in sorted(device.config.slots)),
+        state=device.journal.state,
+        floor=device.floor(),
+        denied=device.slots.denied(),
+        reports_waiting=len(device.slots.reports()),
+        last_contact=_last_contact(device),
+        written_bytes=sum(written.values()),
+        notices=tuple(dict.fromkeys(device.notices)),
+    )
+
+
+def _last_contact(device: Device) -> datetime | None:
+    """When the newest signed timestamp was stored: every refresh that found one writes it."""
+    try:
+        changed = (device.state / "metadata" / "timestamp.json").stat().st_mtime
+    except OSError:
+        return None
+    return datetime.fromtimestamp(changed, UTC)
+
+
+def _transaction_json(transaction: Transaction) -> dict[str, Any]:
+    return {
+        "release": transaction.release,
+        "counter": transaction.counter,
+        "slot": transaction.slot,
+        "manifest": transaction.manifest.hex,
+    }
+
+
+def _last_words(last: Result) -> str:
+    release = f"release {last.transaction.release}"
+    match last.outcome:
+        case Outcome.CONFIRMED:
+            return f"Last update: {release} was confirmed"
+        case Outcome.FELL_BACK:
+            return f"Last update: {release} did not prove itself and was left: {last.reason}"
+        case Outcome.FAILED:
+            return f"Last update: {release} could not be installed: {last.reason}"
