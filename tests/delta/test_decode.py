@@ -1,0 +1,410 @@
+"""Frames to bytes: every kind, resumed anywhere, and fed with what an attacker has."""
+
+import random
+import struct
+import tracemalloc
+from dataclasses import replace
+
+import bsdiff4.core
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.codec import Codec, compress
+from slipstream.delta.decode import ChunkAssembler, FrameDecoder, decode_frame
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import DigestMismatch, FormatError
+from slipstream.delta.limits import CHUNK_BYTES, MIB
+from slipstream.delta.payload import (
+    Frame,
+    FrameKind,
+    Index,
+    Stream,
+    dump_index,
+    make_frame,
+    parse_index,
+)
+
+SOURCE = random.Random(1).randbytes(20_000)
+KINDS = [FrameKind.DATA, FrameKind.DIFF, FrameKind.ZERO, FrameKind.COPY, FrameKind.DIFF, FrameKind.DATA]  # fmt: skip
+
+
+def encode_streams(codecs: list[Codec], pieces: list[bytes]) -> tuple[list[Stream], bytes]:
+    parts = [compress(codec, piece) for codec, piece in zip(codecs, pieces, strict=True)]
+    streams = [
+        Stream(codec, len(part), len(piece))
+        for codec, part, piece in zip(codecs, parts, pieces, strict=True)
+    ]
+    return streams, b"".join(parts)
+
+
+def make_payload(kinds: list[FrameKind], seed: int = 0) -> tuple[Index, bytes, bytes]:
+    """Index, body and target: as an encoder would make them, from frames chosen beforehand."""
+    generator = random.Random(seed)
+    frames: list[Frame] = []
+    body, target = bytearray(), bytearray()
+    for kind in kinds:
+        sources: list[ByteRange] = []
+        streams: list[Stream] = []
+        encoded = b""
+        if kind in {FrameKind.COPY, FrameKind.DIFF}:
+            for _ in range(generator.randint(1, 3)):
+                offset = generator.randrange(len(SOURCE) - 900)
+                sources.append(ByteRange(offset, generator.randint(100, 900)))
+        read = b"".join(SOURCE[place.offset : place.end] for place in sources)
+        match kind:
+            case FrameKind.ZERO:
+                made = bytes(generator.randint(1, 700))
+            case FrameKind.COPY:
+                made = read
+            case FrameKind.DATA:
+                made = generator.randbytes(90) * generator.randint(1, 9)
+                streams, encoded = encode_streams([generator.choice(list(Codec))], [made])
+            case FrameKind.DIFF:
+                edited = bytearray(read[50:] + generator.randbytes(20) + read[:60])
+                for _ in range(5):
+                    edited[generator.randrange(len(edited))] ^= 0xFF
+                made = bytes(edited)
+                codecs = [generator.choice(list(Codec)) for _ in range(3)]
+                streams, encoded = encode_streams(codecs, list(bsdiff4.core.diff(read, made)))
+        frames.append(
+            make_frame(
+                kind,
+                ByteRange(len(target), len(made)),
+                sources=sources,
+                encoded_offset=len(body),
+                digest=Digest.of(encoded) if streams else None,
+                streams=streams,
+            )
+        )
+        body += encoded
+        target += made
+    raw = dump_index(len(SOURCE), Digest.of(SOURCE), len(target), Digest.of(target), frames)
+    return parse_index(raw), bytes(body), bytes(target)
+
+
+def source_of(sources: tuple[ByteRange, ...]) -> bytes:
+    return b"".join(SOURCE[place.offset : place.end] for place in sources)
+
+
+def encoded_of(frame: Frame, body: bytes) -> bytes:
+    return body[frame.encoded.offset : frame.encoded.end]
+
+
+INDEX, BODY, TARGET = make_payload(KINDS)
+CODED = [frame for frame in INDEX.frames if frame.digest is not None]
+
+
+def decode_from(index: Index, body: bytes, first: int) -> bytes:
+    decoder = FrameDecoder(index, first)
+    target = bytearray()
+    while (wants := decoder.wants) is not None:
+        encoded = body[wants.encoded.offset : wants.encoded.end]
+        piece = decoder.feed(encoded, source_of(wants.sources))
+        assert piece.offset == index.frames[first].target.offset + len(target)
+        target += piece.data
+    return bytes(target)
+
+
+def test_all_kinds_decode_to_the_target() -> None:
+    assert decode_from(INDEX, BODY, 0) == TARGET
+    assert Digest.of(TARGET) == INDEX.target_digest
+
+
+@given(kinds=st.lists(st.sampled_from(list(FrameKind)), max_size=12), seed=st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_any_mixture_of_frames_decodes(kinds: list[FrameKind], seed: int) -> None:
+    index, body, target = make_payload(kinds, seed)
+    assert decode_from(index, body, 0) == target
+
+
+@pytest.mark.parametrize("first", range(len(KINDS) + 1))
+def test_decoding_resumes_at_any_frame(first: int) -> None:
+    start = INDEX.frames[first].target.offset if first < len(KINDS) else len(TARGET)
+    if first < len(KINDS):
+        assert decode_from(INDEX, BODY, first) == TARGET[start:]
+    else:
+        assert FrameDecoder(INDEX, first).wants is None
+
+
+@pytest.mark.parametrize("first", [-1, len(KINDS) + 1, 2**64])
+def test_no_decoder_starts_outside_the_index(first: int) -> None:
+    with pytest.raises(FormatError, match="no such frame"):
+        FrameDecoder(INDEX, first)
+
+
+def test_nothing_is_fed_behind_the_last_frame() -> None:
+    with pytest.raises(FormatError, match="behind the last frame"):
+        FrameDecoder(INDEX, len(KINDS)).feed(b"", b"")
+
+
+def test_a_rejected_frame_stays_wanted() -> None:
+    decoder = FrameDecoder(INDEX)
+    wants = decoder.wants
+    assert wants is not None
+    good = BODY[wants.encoded.offset : wants.encoded.end]
+    for bad in (good[:-1], good + b"\0", bytes(len(good))):
+        with pytest.raises((FormatError, DigestMismatch)):
+            decoder.feed(bad, b"")
+        assert decoder.wants == wants
+    assert decoder.feed(good, b"").data == TARGET[: INDEX.frames[0].target.size]
+
+
+# --- what was fetched is not what was signed
+
+
+@pytest.mark.parametrize("number", range(len(CODED)))
+def test_every_flipped_bit_of_the_body_is_a_digest_mismatch(number: int) -> None:
+    frame = CODED[number]
+    encoded = bytearray(encoded_of(frame, BODY))
+    source = source_of(frame.sources)
+    for bit in range(8 * len(encoded)):
+        encoded[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DigestMismatch):
+            decode_frame(frame, bytes(encoded), source)
+        encoded[bit // 8] ^= 1 << bit % 8
+    assert len(decode_frame(frame, bytes(encoded), source)) == frame.target.size
+
+
+@pytest.mark.parametrize("number", range(len(CODED)))
+def test_frames_cut_short_at_every_byte_or_too_long_are_refused(number: int) -> None:
+    frame = CODED[number]
+    encoded = encoded_of(frame, BODY)
+    for size in range(len(encoded)):
+        with pytest.raises(FormatError, match="another length"):
+            decode_frame(frame, encoded[:size], source_of(frame.sources))
+    with pytest.raises(FormatError, match="another length"):
+        decode_frame(frame, encoded + b"\0", source_of(frame.sources))
+
+
+def test_frames_in_each_others_place_are_refused() -> None:
+    for frame in CODED:
+        for other in CODED:
+            if other is not frame:
+                with pytest.raises((FormatError, DigestMismatch)):
+                    decode_frame(frame, encoded_of(other, BODY), source_of(frame.sources))
+
+
+@pytest.mark.parametrize("number", range(len(KINDS)))
+def test_a_source_of_another_length_is_refused(number: int) -> None:
+    frame = INDEX.frames[number]
+    source = source_of(frame.sources)
+    for other in (source + b"\0", source[:-1] if source else b"x"):
+        with pytest.raises(FormatError, match="source of another length"):
+            decode_frame(frame, encoded_of(frame, BODY), other)
+
+
+def test_a_frame_without_encoded_bytes_takes_none() -> None:
+    for frame in INDEX.frames:
+        if frame.digest is None:
+            with pytest.raises(FormatError, match="another length"):
+                decode_frame(frame, b"x", source_of(frame.sources))
+
+
+# --- what was signed is itself hostile: digests right, contents not
+
+
+def data_frame(codec: Codec, encoded: bytes, size: int) -> Frame:
+    return make_frame(
+        FrameKind.DATA,
+        ByteRange(0, size),
+        digest=Digest.of(encoded),
+        streams=[Stream(codec, len(encoded), size)],
+    )
+
+
+@pytest.mark.parametrize("codec", [codec for codec in Codec if codec is not Codec.NONE])
+@pytest.mark.parametrize("shift", [-1, 1, 5000])
+def test_streams_of_another_length_are_refused(codec: Codec, shift: int) -> None:
+    encoded = compress(codec, bytes(1000))
+    with pytest.raises(FormatError):
+        decode_frame(data_frame(codec, encoded, 1000 + shift), encoded, b"")
+
+
+@pytest.mark.parametrize("codec", [codec for codec in Codec if codec is not Codec.NONE])
+def test_junk_behind_a_stream_is_refused(codec: Codec) -> None:
+    encoded = compress(codec, bytes(1000)) + b"\0"
+    with pytest.raises(FormatError):
+        decode_frame(data_frame(codec, encoded, 1000), encoded, b"")
+
+
+@pytest.mark.parametrize("codec", [codec for codec in Codec if codec is not Codec.NONE])
+def test_a_frame_that_is_a_bomb_keeps_to_its_declared_memory(codec: Codec) -> None:
+    encoded = compress(codec, bytes(16 * MIB))
+    frame = data_frame(codec, encoded, 4096)
+    tracemalloc.start()
+    with pytest.raises(FormatError):
+        decode_frame(frame, encoded, b"")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < frame.memory_bytes + MIB
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        b"",
+        struct.pack("<QQQ", 101, 0, 0),
+        struct.pack("<QQQ", 99, 0, 0),
+        struct.pack("<QQQ", 1 << 63 | 1, 0, 0) + struct.pack("<QQQ", 100, 0, 0),
+        struct.pack("<QQQ", 100, 0, 2**63 - 1),
+        struct.pack("<QQQ", 2**64 - 1, 2**64 - 1, 2**64 - 1),
+    ],
+    ids=["none", "too much", "too little", "negative", "far", "all bits"],
+)
+def test_hostile_instructions_in_a_signed_frame_are_refused(control: bytes) -> None:
+    pieces = [control, bytes(100), b""]
+    streams, encoded = encode_streams([Codec.NONE] * 3, pieces)
+    frame = make_frame(
+        FrameKind.DIFF,
+        ByteRange(0, 100),
+        sources=[ByteRange(0, 100)],
+        digest=Digest.of(encoded),
+        streams=streams,
+    )
+    with pytest.raises(FormatError):
+        decode_frame(frame, encoded, SOURCE[:100])
+    honest = struct.pack("<QQQ", 100, 0, 0)
+    streams, encoded = encode_streams([Codec.NONE] * 3, [honest, bytes(100), b""])
+    good = make_frame(
+        FrameKind.DIFF,
+        ByteRange(0, 100),
+        sources=[ByteRange(0, 100)],
+        digest=Digest.of(encoded),
+        streams=streams,
+    )
+    assert decode_frame(good, encoded, SOURCE[:100]) == SOURCE[:100]
+
+
+def test_the_digest_is_checked_before_anything_decodes() -> None:
+    """Hostile contents under a wrong digest: the mismatch is what is reported."""
+    encoded = b"not a zstd frame"
+    frame = replace(data_frame(Codec.ZSTD, encoded, 50), digest=Digest(bytes(32)))
+    with pytest.raises(DigestMismatch):
+        decode_frame(frame, encoded, b"")
+
+
+@pytest.mark.parametrize("codec", [codec for codec in Codec if codec is not Codec.NONE])
+def test_decoding_keeps_to_the_declared_memory(codec: Codec) -> None:
+    """An honest frame of the largest size: what is declared is an upper bound."""
+    data = random.Random(5).randbytes(1 << 16) * 64
+    encoded = compress(codec, data, 1)
+    frame = data_frame(codec, encoded, len(data))
+    tracemalloc.start()
+    decoded = decode_frame(frame, encoded, b"")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert decoded == data
+    assert peak <= frame.memory_bytes
+
+
+# --- chunks
+
+
+def assemble(size: int, wanted: set[int], pieces: list[tuple[int, bytes]]) -> dict[int, bytes]:
+    assembler = ChunkAssembler(size, wanted.__contains__)
+    chunks: dict[int, bytes] = {}
+    for offset, data in pieces:
+        for index, chunk in assembler.feed(offset, data):
+            assert index not in chunks
+            chunks[index] = chunk
+    assembler.finish()
+    return chunks
+
+
+def cut(target: bytes, seed: int) -> list[tuple[int, bytes]]:
+    generator = random.Random(seed)
+    pieces = []
+    offset = 0
+    while offset < len(target):
+        size = generator.choice([1, 4096, 100_000, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+        pieces.append((offset, target[offset : offset + size]))
+        offset += size
+    return pieces
+
+
+LONG = random.Random(9).randbytes(5 * CHUNK_BYTES + 1234)
+CHUNKS = [LONG[offset : offset + CHUNK_BYTES] for offset in range(0, len(LONG), CHUNK_BYTES)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_wanted_chunks_come_out_whole(seed: int) -> None:
+    wanted = {index for index in range(6) if random.Random(seed).getrandbits(6) >> index & 1}
+    assert assemble(len(LONG), wanted, cut(LONG, seed)) == {n: CHUNKS[n] for n in wanted}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pieces_that_touch_no_wanted_chunk_may_be_left_out(seed: int) -> None:
+    wanted = {index for index in range(6) if random.Random(seed).getrandbits(6) >> index & 1}
+    pieces = [
+        (offset, data)
+        for offset, data in cut(LONG, seed)
+        if wanted & set(range(offset // CHUNK_BYTES, (offset + len(data) - 1) // CHUNK_BYTES + 1))
+    ]
+    assert assemble(len(LONG), wanted, pieces) == {n: CHUNKS[n] for n in wanted}
+
+
+@pytest.mark.parametrize("size", [1, 4096, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1])
+def test_the_last_chunk_ends_with_the_target(size: int) -> None:
+    chunks = assemble(size, {0, 1}, [(0, LONG[:size])])
+    assert b"".join(chunks[index] for index in sorted(chunks)) == LONG[:size]
+    assert all(chunks.values())
+
+
+def test_byte_by_byte() -> None:
+    start = CHUNK_BYTES - 50
+    pieces = [(0, LONG[:start])] + [(at, LONG[at : at + 1]) for at in range(start, start + 100)]
+    assert assemble(start + 100, {0, 1}, pieces) == {
+        0: CHUNKS[0],
+        1: LONG[CHUNK_BYTES : start + 100],
+    }
+
+
+def test_an_empty_target_has_no_chunks() -> None:
+    assert assemble(0, {0}, [(0, b"")]) == {}
+
+
+C = CHUNK_BYTES
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(1, C)],
+        [(0, C - 1), (C, C)],
+        [(0, C + 1), (2 * C, C)],
+        [(0, C), (C + 1, C)],
+        [(0, C), (0, C)],
+        [(0, C), (C - 1, C)],
+        [(C, C), (0, C)],
+        [(0, len(LONG) + 1)],
+        [(len(LONG), 1)],
+        [(-1, 2)],
+        [(2**64, 1)],
+    ],
+    ids=[
+        "first byte",
+        "last byte",
+        "rest of a chunk",
+        "first byte later",
+        "twice",
+        "overlap",
+        "backwards",
+        "too long",
+        "behind the end",
+        "before the start",
+        "far behind",
+    ],
+)
+def test_gaps_in_wanted_chunks_and_bytes_out_of_order_are_refused(
+    pieces: list[tuple[int, int]],
+) -> None:
+    with pytest.raises(FormatError, match="target bytes"):
+        assemble(len(LONG), {0, 1, 2, 3, 4, 5}, [(offset, bytes(size)) for offset, size in pieces])
+
+
+def test_a_begun_chunk_is_missed_at_the_end() -> None:
+    with pytest.raises(FormatError, match="target bytes missing"):
+        assemble(len(LONG), {0, 1}, [(0, LONG[: C + 5])])
+    assert assemble(len(LONG), {0}, [(0, LONG[: C + 5])]) == {0: CHUNKS[0]}
