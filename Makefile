@@ -18,6 +18,11 @@ test: setup
 	scripts/packages test
 	$(BIN)/pytest -q -n 2 tests
 
+# The main job, end to end. make demo SOURCE=a.img TARGET=b.img runs it on any two images.
+demo: setup
+	scripts/packages demo
+	$(BIN)/slipstream demo $(if $(SOURCE),--source $(SOURCE)) $(if $(TARGET),--target $(TARGET))
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -1,8 +1,77 @@
-"""The command line."""
+"""The command line: groups, errors and exit codes. Each command's file parses, calls, renders.
+
+Commands are loaded when they are called, so that a device never loads numpy or the server.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
+from slipstream import __version__
+from slipstream.delta.errors import SlipstreamError
 
-@click.group()
-def main() -> None:
-    """Over-the-air updates for Linux devices."""
+# (heading, command, "module:attribute", one line for the list)
+COMMANDS = (
+    ("Build machine", "diff", "build:diff", "Make a payload: TARGET from SOURCE."),
+    ("Build machine", "patch", "build:patch", "Apply a payload to SOURCE."),
+    (
+        "Build machine",
+        "inspect",
+        "inspect:inspect",
+        "Say what a payload, manifest, or metadata file holds.",
+    ),
+    ("Build machine", "repo", "repo:repo", "Make a repository, publish releases, rotate keys."),
+    ("Server", "serve", "serve:serve", "Serve a repository to a fleet."),
+    ("Device", "device", "device:device", "Check, plan, install, confirm, roll back, run."),
+    ("Everything at once", "demo", "demo:demo", "The main job, end to end, on this machine."),
+)
+
+
+class Grouped(click.Group):
+    """A group that loads its commands late, lists them by who uses them, and maps our errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for _, name, _, _ in COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        for _, name, place, _ in COMMANDS:
+            if name == cmd_name:
+                module, attribute = place.split(":")
+                command = getattr(import_module(f"slipstream.cli.{module}"), attribute)
+                assert isinstance(command, click.Command)
+                return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        headings = dict.fromkeys(heading for heading, _, _, _ in COMMANDS)
+        for heading in headings:
+            with formatter.section(heading):
+                formatter.write_dl([(n, line) for h, n, _, line in COMMANDS if h == heading])
+        with formatter.section("Exit codes"):
+            formatter.write_text(
+                "0 done, 1 failed, 2 usage, 3 nothing to do, 4 rejected (signature, digest, "
+                "rollback, wrong device), 5 unavailable (network, server), 6 device fault "
+                "(disk, boot loader)"
+            )
+
+
+@click.group(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="slipstream")
+def cli() -> None:
+    """Over-the-air updates for Linux devices: small signed block deltas, streamed and verified
+    into the inactive slot."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the slipstream command. Never returns: exits with the code of design.md, 8."""
+    try:
+        cli.main(args=arguments, prog_name="slipstream")
+    except SlipstreamError as error:
+        click.echo(f"slipstream: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"slipstream: {place}{error.strerror or error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,5 @@
+"""`python -m slipstream`: the slipstream command."""
+
+from slipstream.cli import main
+
+main()

@@ -1,0 +1,124 @@
+"""`slipstream diff` and `slipstream patch`: one delta between two image files, and its use."""
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from slipstream.cli.progress import megabytes, progress
+from slipstream.cli.sizes import SIZE
+from slipstream.delta.errors import UsageError
+
+IMAGE = click.Path(path_type=Path, dir_okay=False)
+NO_SOURCE = Path("-")
+
+
+@click.command()
+@click.argument("source", type=IMAGE)
+@click.argument("target", type=IMAGE)
+@click.option("-o", "--output", type=IMAGE, required=True, help="The payload file to write.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    help="Processes; all cores by default. The payload is the same.",
+)
+@click.option(
+    "--memory", type=SIZE, default="96MiB", show_default=True, help="What the installer may use."
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["small", "balanced", "fast"]),
+    default="balanced",
+    show_default=True,
+    help="small: smallest payload; fast: quick to make.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def diff(
+    source: Path,
+    target: Path,
+    output: Path,
+    jobs: int | None,
+    memory: int,
+    profile: str,
+    as_json: bool,
+) -> None:
+    """Make a payload that turns SOURCE into TARGET. Both are files or block devices of any size.
+
+    SOURCE - makes a full payload, which needs no source.
+    """
+    from slipstream.server.build import build_payload  # noqa: PLC0415 - needs the build extra
+
+    _exists(target, "TARGET")
+    if source != NO_SOURCE:
+        _exists(source, "SOURCE")
+    began = time.monotonic()
+    with progress("diff", quiet=as_json) as report:
+        built = build_payload(
+            None if source == NO_SOURCE else source,
+            target,
+            output,
+            jobs=jobs,
+            memory_bytes=memory,
+            profile=profile,
+            on_progress=report,
+        )
+    seconds = time.monotonic() - began
+    index = built.index
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "payload": str(output),
+                    "payload_bytes": built.payload_size,
+                    "index_bytes": len(index.raw),
+                    "source_bytes": index.source_size,
+                    "target_bytes": index.target_size,
+                    "frames": len(index.frames),
+                    "memory_bytes": index.memory_bytes,
+                    "seconds": round(seconds, 3),
+                }
+            )
+        )
+    else:
+        share = (
+            f" ({100 * built.payload_size / index.target_size:.2f} %)" if index.target_size else ""
+        )
+        click.echo(
+            f"{output}: {megabytes(built.payload_size)} for a target of {megabytes(index.target_size)}{share}, "
+            f"{len(index.frames)} frames, {seconds:.1f} s"
+        )
+
+
+@click.command()
+@click.argument("source", type=IMAGE)
+@click.argument("payload", type=IMAGE)
+@click.option(
+    "-o", "--output", type=IMAGE, required=True, help="The target file or block device to write."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def patch(source: Path, payload: Path, output: Path, as_json: bool) -> None:
+    """Make the target from SOURCE and PAYLOAD. SOURCE - stands for none (full payloads).
+
+    The result is checked against the digest in the payload before it gets its name.
+    """
+    from slipstream.server.patch import apply_payload  # noqa: PLC0415 - needs the build extra
+
+    _exists(payload, "PAYLOAD")
+    if source != NO_SOURCE:
+        _exists(source, "SOURCE")
+    began = time.monotonic()
+    with progress("patch", quiet=as_json) as report:
+        apply_payload(None if source == NO_SOURCE else source, payload, output, on_progress=report)
+    seconds = time.monotonic() - began
+    if as_json:
+        click.echo(json.dumps({"target": str(output), "seconds": round(seconds, 3)}))
+    else:
+        click.echo(f"{output}: verified, {seconds:.1f} s")
+
+
+def _exists(path: Path, what: str) -> None:
+    if path.is_dir():
+        raise UsageError(f"{what} is a folder", where=path, expected="a file or block device")
+    if not path.exists():
+        raise UsageError(f"{what} does not exist", where=path)

@@ -1,0 +1,47 @@
+"""`slipstream demo`: the main job, end to end, on this machine."""
+
+import os
+from pathlib import Path
+
+import click
+
+from slipstream.delta.errors import UsageError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipstream" / "demo"
+
+
+@click.command()
+@click.option("--source", type=FILE, help="Release 1; by default Debian 12's main archive.")
+@click.option(
+    "--target", type=FILE, help="Release 2; by default Debian 12 with security and updates."
+)
+@click.option(
+    "--cache", type=FOLDER, help="Where built images are kept; ~/.cache/slipstream/demo by default."
+)
+@click.option(
+    "--work",
+    type=FOLDER,
+    help="Where repository and device are made; CACHE/work by default. Emptied first.",
+)
+def demo(source: Path | None, target: Path | None, cache: Path | None, work: Path | None) -> None:
+    """Publish two releases, install one, update to the other by delta through a SIGKILL, confirm;
+    then a broken third, and the fall back. Needs the build, server and device extras."""
+    from slipstream.demo.images import debian_releases, given_releases  # noqa: PLC0415
+    from slipstream.demo.story import Story  # noqa: PLC0415
+
+    cache = cache or _cache()
+    if (source is None) != (target is None):
+        raise UsageError("--source and --target go together")
+    if source is None or target is None:
+        releases = debian_releases(cache, click.echo)
+    else:
+        releases = given_releases(source, target, cache, click.echo)
+    work = work or cache / "work"
+    if work.exists() and any(work.iterdir()) and not (work / "repo").is_dir():
+        raise UsageError("not a folder that the demo made; it would be emptied", where=work)
+    Story(work, click.echo).tell(releases)

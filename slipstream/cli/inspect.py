@@ -1,0 +1,197 @@
+"""`slipstream inspect`: what a payload, manifest, or metadata file holds, in words or JSON."""
+
+import json
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.serialization import DeserializationError
+
+from slipstream.cli.progress import megabytes
+from slipstream.delta.errors import FormatError, Rejected
+from slipstream.delta.limits import INDEX_BYTES_MAX, MANIFEST_BYTES_MAX, TARGETS_BYTES_MAX
+from slipstream.delta.manifest import FORMAT, Manifest, parse_manifest
+from slipstream.delta.payload import (
+    INDEX_PREFIX_BYTES,
+    FrameKind,
+    Index,
+    parse_index,
+    parse_index_size,
+)
+
+FRAMES_SHOWN = 12
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--frames", is_flag=True, help="List every frame of a payload.")
+def inspect(file: Path, as_json: bool, frames: bool) -> None:
+    """Say what FILE holds: a payload (or its index), a release manifest, or TUF metadata.
+
+    Nothing is verified: what is shown is what the file says of itself.
+    """
+    found = describe(file)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    rows = found.pop("frame_rows", [])
+    for key, value in found.items():
+        click.echo(f"{key.replace('_', ' '):<16} {_words(key, value)}")
+    shown = rows if frames else rows[:FRAMES_SHOWN]
+    for row in shown:
+        click.echo("  " + row)
+    if len(rows) > len(shown):
+        click.echo(f"  … {len(rows) - len(shown)} more (--frames)")
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """What a file holds, as JSON values. Raises FormatError when it is none of ours."""
+    with file.open("rb") as opened:
+        prefix = opened.read(INDEX_PREFIX_BYTES)
+        size = file.stat().st_size
+        if not prefix.lstrip().startswith(b"{"):
+            return _describe_payload(prefix, opened.read, size, file)
+        if size > TARGETS_BYTES_MAX:
+            raise FormatError(
+                "too large for metadata", where=file, expected=TARGETS_BYTES_MAX, got=size
+            )
+        raw = prefix + opened.read()
+    if FORMAT.encode() in raw and len(raw) <= MANIFEST_BYTES_MAX:
+        return _describe_manifest(parse_manifest(raw), raw)
+    try:
+        return _describe_metadata(Metadata[Any].from_bytes(raw))
+    except DeserializationError as error:
+        raise FormatError(
+            "neither payload, manifest, nor TUF metadata", where=file, got=repr(raw[:40])
+        ) from error
+
+
+def _describe_payload(prefix: bytes, read: Any, size: int, file: Path) -> dict[str, Any]:
+    try:
+        index_size = parse_index_size(prefix)
+    except Rejected as error:
+        raise FormatError(
+            "neither payload, manifest, nor TUF metadata", where=file, got=repr(prefix[:16])
+        ) from error
+    assert index_size <= INDEX_BYTES_MAX
+    index = parse_index((prefix + read(max(0, index_size - len(prefix))))[:index_size])
+    found: dict[str, Any] = {
+        "kind": "payload" if size > index_size or not index.body_size else "payload index",
+        "type": "full" if index.source_digest is None else "delta",
+        "index": index.digest.hex,
+        "index_bytes": index_size,
+        "payload_bytes": index_size + index.body_size,
+        "file_bytes": size,
+        "source_bytes": index.source_size,
+        "source_sha256": index.source_digest.hex if index.source_digest else None,
+        "target_bytes": index.target_size,
+        "target_sha256": index.target_digest.hex,
+        "memory_bytes": index.memory_bytes,
+        "frames": _frame_totals(index),
+    }
+    found["frame_rows"] = [
+        f"{n:5}  {frame.kind.name.lower():4}  target {frame.target.offset:>12} +{frame.target.size:<9}"
+        f" encoded {frame.encoded.size:>8}  sources {len(frame.sources)}"
+        for n, frame in enumerate(index.frames)
+    ]
+    return found
+
+
+def _frame_totals(index: Index) -> dict[str, dict[str, int]]:
+    counts: Counter[FrameKind] = Counter()
+    target: Counter[FrameKind] = Counter()
+    encoded: Counter[FrameKind] = Counter()
+    for frame in index.frames:
+        counts[frame.kind] += 1
+        target[frame.kind] += frame.target.size
+        encoded[frame.kind] += frame.encoded.size
+    return {
+        kind.name.lower(): {
+            "count": counts[kind],
+            "target_bytes": target[kind],
+            "encoded_bytes": encoded[kind],
+        }
+        for kind in FrameKind
+        if counts[kind]
+    }
+
+
+def _describe_manifest(manifest: Manifest, raw: bytes) -> dict[str, Any]:
+    return {
+        "kind": "release manifest",
+        "product": manifest.product,
+        "release": manifest.release,
+        "counter": manifest.counter,
+        "floor": manifest.floor,
+        "channel": manifest.channel,
+        "hardware": list(manifest.hardware),
+        "issued": manifest.issued,
+        "notes": manifest.notes,
+        "images": {
+            image.name: {
+                "place": image.place.value,
+                "image_bytes": image.tree.image_size,
+                "root": image.tree.root.hex,
+                "full_payload_bytes": image.full.payload_size,
+            }
+            for image in manifest.images
+        },
+        "boot": {"title": manifest.boot.title, "options": manifest.boot.options},
+        "manifest_bytes": len(raw),
+    }
+
+
+def _describe_metadata(metadata: Metadata[Any]) -> dict[str, Any]:
+    signed = metadata.signed
+    found: dict[str, Any] = {
+        "kind": f"TUF {signed.type}",
+        "version": signed.version,
+        "expires": signed.expires.isoformat(),
+        "signatures": list(metadata.signatures),
+    }
+    match signed:
+        case Root():
+            found["consistent_snapshot"] = signed.consistent_snapshot
+            found["roles"] = {
+                name: {"threshold": role.threshold, "keys": role.keyids}
+                for name, role in signed.roles.items()
+            }
+        case Timestamp():
+            found["snapshot_version"] = signed.snapshot_meta.version
+        case Snapshot():
+            found["meta"] = {name: meta.version for name, meta in sorted(signed.meta.items())}
+        case Targets():
+            found["targets"] = {
+                path: {"length": target.length, "custom": target.custom}
+                for path, target in signed.targets.items()
+            }
+            roles = signed.delegations.roles if signed.delegations else None
+            found["delegations"] = sorted(roles or {})
+        case _:
+            raise FormatError("unknown TUF metadata", got=signed.type)
+    return found
+
+
+def _words(key: str, value: object) -> str:
+    if value is None:
+        return "none"
+    if key.endswith("_bytes") and isinstance(value, int):
+        return f"{value} ({megabytes(value)})"
+    if key == "issued" and isinstance(value, int):
+        return datetime.fromtimestamp(value).astimezone().isoformat()
+    if isinstance(value, dict):
+        lines = [f"{name}: {_inline(item)}" for name, item in value.items()]
+        return ("\n" + " " * 17).join(lines) or "none"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value) or "none"
+    return str(value)
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {item}" for name, item in value.items())
+    return str(value)

@@ -1,0 +1,68 @@
+"""Progress for people: a bar on a terminal, plain lines otherwise, nothing under --json."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+PLAIN_LINE_EVERY_S = 5.0
+
+
+@contextmanager
+def progress(
+    label: str, *, quiet: bool = False, unit_bytes: bool = True
+) -> Iterator[Callable[[int, int], None]]:
+    """Yield `report(done, total)`; both count bytes, or steps with `unit_bytes` false."""
+    if quiet:
+        yield lambda _done, _total: None
+    elif sys.stderr.isatty():
+        with _bar(label, unit_bytes=unit_bytes) as report:
+            yield report
+    else:
+        yield _plain(label, unit_bytes=unit_bytes)
+
+
+@contextmanager
+def _bar(label: str, *, unit_bytes: bool) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console  # noqa: PLC0415 - only terminals pay for it
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    counter = DownloadColumn() if unit_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), counter, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _plain(label: str, *, unit_bytes: bool) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_LINE_EVERY_S:
+            last = now
+            share = f"{100 * done // total} %" if total else ""
+            count = (
+                f"{megabytes(done)} of {megabytes(total)}" if unit_bytes else f"{done} of {total}"
+            )
+            click.echo(f"{label}: {count} {share}".rstrip(), err=True)
+
+    return report
+
+
+def megabytes(size: int) -> str:
+    """`size` bytes for people, in decimal units: 999 B, 12.3 kB, 4.6 MB, 1.26 GB."""
+    for limit, divisor, unit in ((1000, 1, "B"), (10**6, 10**3, "kB"), (10**9, 10**6, "MB")):
+        if size < limit:
+            return f"{size} B" if divisor == 1 else f"{size / divisor:.1f} {unit}"
+    return f"{size / 10**9:.2f} GB"

@@ -1,0 +1,396 @@
+"""`slipstream repo`: a repository of signed releases, for the build machine."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import click
+
+from slipstream.cli.progress import megabytes, progress
+from slipstream.cli.sizes import SIZE
+from slipstream.delta.errors import UsageError
+from slipstream.delta.manifest import Place
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+ROLES = ("root", "targets", "snapshot", "timestamp", "deltas")
+PASSPHRASE_VARIABLE = "SLIPSTREAM_PASSPHRASE"  # noqa: S105 - the name of a variable
+
+keys_option = click.option(
+    "--keys",
+    type=FOLDER,
+    multiple=True,
+    help="Another folder with key files, for offline keys that are only brought to sign. Repeatable.",
+)
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=FILE,
+    help=f"File with the passphrase of the keys; else ${PASSPHRASE_VARIABLE}, else asked for.",
+)
+
+
+@click.group()
+def repo() -> None:
+    """Make a repository, publish releases, rotate keys."""
+
+
+@repo.command()
+@click.argument("path", metavar="REPO", type=FOLDER)
+@click.option("--product", required=True, help="What kind of device the releases are for.")
+@click.option(
+    "--threshold",
+    "thresholds",
+    metavar="ROLE=N",
+    multiple=True,
+    help="Signatures a role needs. Repeatable.",
+)
+@click.option(
+    "--key-count",
+    "counts",
+    metavar="ROLE=N",
+    multiple=True,
+    help="Keys to make for a role. Repeatable.",
+)
+@click.option(
+    "--expiry-days",
+    "days",
+    metavar="ROLE=N",
+    multiple=True,
+    help="How long a role's signatures last.",
+)
+@click.option("--salt", help="Salt of the product's hash trees, 64 hex digits; random by default.")
+@click.option(
+    "--insecure-no-passphrase",
+    is_flag=True,
+    help="Do not encrypt the private keys. Development only.",
+)
+@passphrase_option
+def init(
+    path: Path,
+    product: str,
+    thresholds: tuple[str, ...],
+    counts: tuple[str, ...],
+    days: tuple[str, ...],
+    salt: str | None,
+    insecure_no_passphrase: bool,
+    passphrase_file: Path | None,
+) -> None:
+    """Make a repository in REPO: keys and first metadata."""
+    from slipstream.server.keys import no_passphrase  # noqa: PLC0415
+    from slipstream.server.policy import make_roles  # noqa: PLC0415
+    from slipstream.server.repo import init_repo  # noqa: PLC0415
+
+    roles = make_roles(
+        keys=_by_role("--key-count", counts),
+        thresholds=_by_role("--threshold", thresholds),
+        days=_by_role("--expiry-days", days),
+    )
+    made = init_repo(
+        path,
+        product,
+        passphrases=no_passphrase
+        if insecure_no_passphrase
+        else Passphrase(passphrase_file, confirm=True),
+        now=datetime.now(UTC),
+        roles=roles,
+        salt=_salt(salt),
+    )
+    click.echo(f"{made.path}: repository for {product}")
+    for name, role in roles.items():
+        click.echo(
+            f"  {name}: {role.threshold} of {role.keys} keys, signatures last {role.days} days"
+        )
+    click.echo(
+        f"Devices trust {made.metadata / '1.root.json'} first; keep {made.keys} offline and secret."
+    )
+
+
+@repo.command()
+@click.argument("path", metavar="REPO", type=FOLDER)
+@click.option(
+    "--version", required=True, help="The release's version; it never changes once published."
+)
+@click.option(
+    "--image",
+    "images",
+    metavar="NAME=FILE",
+    multiple=True,
+    required=True,
+    help="An image. uki, linux and initrd are boot files; any other name is that partition of the slot. Repeatable.",
+)
+@click.option(
+    "--delta-from", metavar="V", multiple=True, help="Make a delta from this release. Repeatable."
+)
+@click.option("--channel", default="stable", show_default=True, help="The line of releases.")
+@click.option(
+    "--hardware",
+    multiple=True,
+    help="Hardware that the release is for; any by default. Repeatable.",
+)
+@click.option("--counter", type=int, help="Release counter; one above the highest by default.")
+@click.option(
+    "--floor", type=int, help="Lowest counter a device accepts once this release is confirmed."
+)
+@click.option("--notes", default="", help="A text for people.")
+@click.option("--title", help="What the boot menu shows.")
+@click.option(
+    "--options",
+    "boot_options",
+    default="",
+    help="Kernel command line; {NAME.root} is an image's root hash.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["small", "balanced", "fast"]),
+    default="balanced",
+    show_default=True,
+)
+@click.option(
+    "--memory",
+    type=SIZE,
+    default="96MiB",
+    show_default=True,
+    help="What a device's installer may use.",
+)
+@click.option("--jobs", type=click.IntRange(1, 256), help="Processes; all cores by default.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@keys_option
+@passphrase_option
+def publish(
+    path: Path,
+    version: str,
+    images: tuple[str, ...],
+    delta_from: tuple[str, ...],
+    channel: str,
+    hardware: tuple[str, ...],
+    counter: int | None,
+    floor: int | None,
+    notes: str,
+    title: str | None,
+    boot_options: str,
+    profile: str,
+    memory: int,
+    jobs: int | None,
+    as_json: bool,
+    keys: tuple[Path, ...],
+    passphrase_file: Path | None,
+) -> None:
+    """Add a release to REPO: manifest, full payloads, deltas; blobs first, timestamp last.
+
+    Killed at any point and called again it completes. Called twice it changes nothing.
+    """
+    from slipstream.server.publish import publish as publish_release  # noqa: PLC0415
+    from slipstream.server.repo import open_repo  # noqa: PLC0415
+    from slipstream.server.request import ReleaseRequest  # noqa: PLC0415
+
+    request = ReleaseRequest(
+        version=version,
+        images=dict(_image(word) for word in images),
+        delta_from=delta_from,
+        channel=channel,
+        hardware=hardware,
+        counter=counter,
+        floor=floor,
+        notes=notes,
+        title=title,
+        options=boot_options,
+        profile=profile,
+        memory_bytes=memory,
+        jobs=jobs,
+    )
+    with Steps(quiet=as_json) as steps:
+        published = publish_release(
+            open_repo(path),
+            request,
+            passphrases=Passphrase(passphrase_file),
+            now=datetime.now(UTC),
+            keys=keys,
+            on_progress=steps.report,
+        )
+    manifest = published.manifest
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "release": manifest.release,
+                    "counter": manifest.counter,
+                    "floor": manifest.floor,
+                    "already": published.already,
+                    "images": {
+                        image.name: {
+                            "image_bytes": image.tree.image_size,
+                            "root": image.tree.root.hex,
+                            "full_payload_bytes": image.full.payload_size,
+                        }
+                        for image in manifest.images
+                    },
+                    "deltas": [
+                        {
+                            "image": made.image,
+                            "from": made.source,
+                            "payload_bytes": made.index.payload_size if made.index else None,
+                            "published": made.published,
+                            "why": made.why,
+                        }
+                        for made in published.deltas
+                    ],
+                }
+            )
+        )
+        return
+    word = "was already published" if published.already else "published"
+    click.echo(f"release {manifest.release} (counter {manifest.counter}) {word}")
+    for image in manifest.images:
+        click.echo(
+            f"  {image.name}: {megabytes(image.tree.image_size)}, full payload {megabytes(image.full.payload_size)}"
+        )
+    for made in published.deltas:
+        size = megabytes(made.index.payload_size) if made.index else f"none: {made.why}"
+        click.echo(f"  {made.image}: delta from {made.source}, {size}")
+
+
+@repo.command()
+@click.argument("path", metavar="REPO", type=FOLDER)
+@click.option(
+    "--offline", is_flag=True, help="Sign root and targets anew as well; needs their keys."
+)
+@keys_option
+@passphrase_option
+def refresh(
+    path: Path, offline: bool, keys: tuple[Path, ...], passphrase_file: Path | None
+) -> None:
+    """Sign anew what expires: timestamp, and snapshot and deltas when they are due. Run it daily."""
+    from slipstream.server.repo import open_repo  # noqa: PLC0415
+    from slipstream.server.sign import refresh as refresh_signatures  # noqa: PLC0415
+
+    done = refresh_signatures(
+        open_repo(path),
+        passphrases=Passphrase(passphrase_file),
+        now=datetime.now(UTC),
+        offline=offline,
+        keys=keys,
+    )
+    click.echo(f"signed anew: {', '.join(done.signed) or 'nothing was due'}")
+    for expiry in done.due:
+        click.echo(
+            f"{expiry.role} expires {expiry.expires:%Y-%m-%d} and needs its offline keys: repo refresh --offline",
+            err=True,
+        )
+
+
+@repo.command("rotate-key")
+@click.argument("path", metavar="REPO", type=FOLDER)
+@click.argument("role", type=click.Choice(ROLES))
+@click.option("--old", metavar="KEYID", help="The key to replace; the role's first by default.")
+@keys_option
+@passphrase_option
+def rotate_key(
+    path: Path, role: str, old: str | None, keys: tuple[Path, ...], passphrase_file: Path | None
+) -> None:
+    """Replace a key of ROLE by a new one; devices follow through the chain of roots."""
+    from slipstream.server.repo import open_repo  # noqa: PLC0415
+    from slipstream.server.rotate import rotate_key as rotate  # noqa: PLC0415
+
+    done = rotate(
+        open_repo(path),
+        role,
+        passphrases=Passphrase(passphrase_file),
+        now=datetime.now(UTC),
+        old=old,
+        keys=keys,
+    )
+    click.echo(
+        f"{role}: key {done.old[:16]} replaced by {done.new[:16]}; root is version {done.root_version}"
+    )
+
+
+class Passphrase:
+    """The passphrase for all roles: from a file, from the environment, or asked for once."""
+
+    def __init__(self, file: Path | None, *, confirm: bool = False) -> None:
+        self._file = file
+        self._confirm = confirm
+        self._known: str | None = None
+
+    def __call__(self, role: str) -> str:  # noqa: ARG002 - one passphrase for all roles
+        if self._known is None:
+            self._known = self._read()
+        return self._known
+
+    def _read(self) -> str:
+        if self._file is not None:
+            return self._file.read_text().rstrip("\n")
+        if PASSPHRASE_VARIABLE in os.environ:
+            return os.environ[PASSPHRASE_VARIABLE]
+        if not click.get_text_stream("stdin").isatty():
+            raise UsageError(
+                "the keys need a passphrase and there is no terminal to ask on",
+                hint=f"Give --passphrase-file or ${PASSPHRASE_VARIABLE}",
+            )
+        answer: str = click.prompt(
+            "Passphrase of the keys", hide_input=True, confirmation_prompt=self._confirm, err=True
+        )
+        return answer
+
+
+class Steps:
+    """Progress of several steps, one after another."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._what: str | None = None
+        self._bar = ExitStack()
+        self._report: Callable[[int, int], None] = _silent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Called by the work: `what` is being done, `done` of `total` bytes of it."""
+        if what != self._what:
+            self._bar.close()
+            self._what = what
+            self._report = self._bar.enter_context(progress(what, quiet=self._quiet))
+        self._report(done, total)
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Nobody watches."""
+
+
+def _image(word: str) -> tuple[str, tuple[Place, Path]]:
+    name, equals, file = word.partition("=")
+    if not (name and equals and file):
+        raise UsageError("--image takes NAME=FILE", got=word)
+    place = Place(name) if name in {Place.UKI, Place.LINUX, Place.INITRD} else Place.PARTITION
+    return name, (place, Path(file))
+
+
+def _by_role(option: str, words: Iterable[str]) -> dict[str, int]:
+    found = {}
+    for word in words:
+        role, _, number = word.partition("=")
+        if role not in ROLES or not number.isdigit():
+            raise UsageError(
+                f"{option} takes ROLE=N", expected=f"a role of {', '.join(ROLES)}", got=word
+            )
+        found[role] = int(number)
+    return found
+
+
+def _salt(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise UsageError(
+            "--salt takes hexadecimal digits", expected="64 hex digits", got=text
+        ) from error
