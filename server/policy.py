@@ -51,6 +51,7 @@ class Policy:
 
     product: str
     salt: bytes
+    encrypted_keys: bool  # whether new key files are encrypted with a passphrase
     roles: dict[str, RolePolicy]
 
     def __post_init__(self) -> None:
@@ -96,12 +97,14 @@ def parse_policy(raw: bytes) -> Policy:
         raise FormatError(f"not a repository's repo.json: {error}") from error
     if wire.format != FORMAT:
         raise FormatError("unknown repository format", expected=FORMAT, got=repr(wire.format))
-    return Policy(wire.product, salt, wire.roles)
+    return Policy(wire.product, salt, wire.encrypted_keys, wire.roles)
 
 
 def dump_policy(policy: Policy) -> bytes:
     """repo.json, indented: people read it."""
-    wire = _WirePolicy(FORMAT, policy.product, policy.salt.hex(), policy.roles)
+    wire = _WirePolicy(
+        FORMAT, policy.product, policy.salt.hex(), policy.encrypted_keys, policy.roles
+    )
     return msgspec.json.format(msgspec.json.encode(wire), indent=2) + b"\n"
 
 
@@ -109,4 +112,5 @@ class _WirePolicy(msgspec.Struct, forbid_unknown_fields=True):
     format: str
     product: str
     salt: str
+    encrypted_keys: bool
     roles: dict[str, RolePolicy]

@@ -103,7 +103,10 @@ def init_repo(
         )
     try:
         policy = Policy(
-            product, secrets.token_bytes(SALT_BYTES) if salt is None else salt, dict(roles)
+            product,
+            secrets.token_bytes(SALT_BYTES) if salt is None else salt,
+            encrypted_keys=any(passphrases(role) is not None for role in roles),
+            roles=dict(roles),
         )
     except FormatError as error:
         raise UsageError(str(error)) from error

@@ -22,7 +22,7 @@ from tuf.api.metadata import Role, Root
 
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.layout import DELTAS_ROLE
-from slipstream.server.keys import KeyRing, Passphrases, make_key
+from slipstream.server.keys import KeyRing, Passphrases, make_key, no_passphrase
 from slipstream.server.metadata import check_threshold
 from slipstream.server.policy import DEFAULT_ROLES
 from slipstream.server.repo import Repository, locked
@@ -69,7 +69,8 @@ def rotate_key(
         begun = _read_begun(repo, role)
         if begun is None:
             begun = _choose(signing, current, role, old)
-            begun.new = make_key(repo.disk, repo.keys, role, passphrases).public_key.keyid
+            words = passphrases if repo.policy.encrypted_keys else no_passphrase
+            begun.new = make_key(repo.disk, repo.keys, role, words).public_key.keyid
             repo.disk.write(_begun_file(repo), msgspec.json.encode(begun))
         new = _public_key(signing.ring, begun.new)
         if role == "root":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from slipstream.delta.errors import FormatError
@@ -65,13 +66,18 @@ class Signing:
     ring: KeyRing
     now: datetime
 
+    def signers(self, delegator: Root | Targets, role: str) -> list[Signer]:
+        """The signers at hand for a role; UsageError when they are fewer than its threshold."""
+        duty = delegator.get_delegated_role(role)
+        signers = self.ring.signers(role, duty.keyids)
+        check_threshold(role, duty, signers)
+        return signers
+
     def sign_role(
         self, delegator: Root | Targets, role: str, contents: S, version: int
     ) -> tuple[Metadata[S], bytes]:
         """Contents with their version and a new expiry date, signed as the delegator demands."""
-        duty = delegator.get_delegated_role(role)
-        signers = self.ring.signers(role, duty.keyids)
-        check_threshold(role, duty, signers)
+        signers = self.signers(delegator, role)
         days = self.repo.policy.roles[role].days
         metadata = sign(renewed(contents, version=version, now=self.now, days=days), signers)
         check_signed(delegator, role, metadata)
