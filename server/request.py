@@ -1,0 +1,49 @@
+"""What an operator asks for when publishing, as a value."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from slipstream.delta.errors import FormatError, UsageError
+from slipstream.delta.fields import check_name
+from slipstream.delta.limits import MIB
+from slipstream.delta.manifest import Place
+
+# What is being done, how much of it is done, how much there is.
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """A release to publish. UsageError for words that cannot be; the rest `publish` finds out."""
+
+    version: str
+    images: Mapping[str, tuple[Place, Path]]
+    delta_from: Sequence[str] = ()  # versions
+    channel: str = "stable"
+    hardware: Sequence[str] = ()  # empty: any
+    counter: int | None = None  # None: one above the highest
+    floor: int | None = None  # None: that of the channel's newest release
+    notes: str = ""
+    title: str | None = None  # None: "<product> <version>"
+    options: str = ""  # {rootfs.root} stands for the root of the image rootfs
+    profile: str = "balanced"
+    memory_bytes: int = 96 * MIB  # what a device may use to install it
+    jobs: int | None = None  # None: all cores
+
+    def __post_init__(self) -> None:
+        try:
+            check_name("version", self.version)
+            check_name("channel", self.channel)
+            for name in self.images:
+                check_name("image name", name)
+        except FormatError as error:
+            raise UsageError(str(error)) from error
+        if not self.images:
+            raise UsageError("a release needs an image", hint="Name one: --image rootfs=FILE")
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What decides the bytes of a payload besides the images."""
+        return {"profile": self.profile, "memory_bytes": str(self.memory_bytes)}
