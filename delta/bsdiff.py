@@ -25,7 +25,7 @@ SWITCH_GAIN_BYTES = 8  # bytes a match must save over the diagonal in use (bsdif
 _SIGN = -(1 << 63)  # the sign bit of bsdiff's numbers
 _ANY_SIZE = (1 << 31) - 1
 _RANKS_BLOCK = 1 << 19  # ranks looked at together: bounds the 64-bit intermediates
-_LOOKAHEAD_BYTES = 256  # first stretch compared on a new diagonal; doubles from there
+_LOOKAHEAD_BYTES = 64  # first stretch compared on a new diagonal; doubles from there
 
 
 class Segment(NamedTuple):

@@ -14,12 +14,13 @@ import signal
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from slipstream.delta.anchors import (
     pair_anchors,
 )
 from slipstream.delta.byterange import ByteRange
+from slipstream.delta.decode import decode_frame
 from slipstream.delta.digest import Digest
 from slipstream.delta.durable import rename_durably
 from slipstream.delta.encode import PROFILES, EncodedFrame, Profile, encode_full, encode_window
@@ -55,11 +57,13 @@ from slipstream.delta.windows import (
     settle,
     unclaimed_source,
 )
+from slipstream.server.image import ImageFile
+from slipstream.server.patch import read_index
 
 _PIECE_BYTES = 4 * MIB  # read and hashed at a time
 _ZERO_BYTES_MIN = 64 * KIB  # shorter zero runs are cheaper inside their neighbours
-_AHEAD = 4  # windows in work or done, for each job, before the next in order is written
-_INLINE_BYTES = 4 * MIB  # less to encode than this is done before a process has started
+_AHEAD = 16  # pieces in work or done, for each job, before the first of them is written
+_PROBE_EVERY = 32  # of the frames taken over, one in so many is encoded again to compare
 _JOBS_MAX = 8  # each holds about 150 MiB
 
 Progress = Callable[[int, int], None]
@@ -75,41 +79,6 @@ class BuiltPayload:
     frames: dict[FrameKind, int]
     target_bytes: dict[FrameKind, int]
     encoded_bytes: dict[FrameKind, int]
-
-
-class FileReader:
-    """An image in a regular file or block device, by pread: usable from several threads."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("rb", buffering=0)
-        # stat says 0 for a block device.
-        self.size = self._file.seek(0, os.SEEK_END)
-
-    def read(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._file.fileno(), size, offset)
-        while len(data) < size:
-            more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
-            if not more:
-                raise UsageError(
-                    "image became shorter while it was read",
-                    where=self.path,
-                    expected=f"{offset + size} bytes",
-                    got=offset + len(data),
-                )
-            data += more
-        return data
-
-    def __enter__(self) -> "FileReader":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
 
 
 def build_payload(
@@ -135,8 +104,8 @@ def build_payload(
     jobs = min(jobs or os.cpu_count() or 1, _JOBS_MAX)
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(jobs))
-        target_image = stack.enter_context(FileReader(target))
-        source_image = None if source is None else stack.enter_context(FileReader(source))
+        target_image = stack.enter_context(ImageFile(target))
+        source_image = None if source is None else stack.enter_context(ImageFile(source))
         scanned = [threads.submit(_scan, image) for image in (target_image, source_image) if image]
         target_scan = scanned[0].result()
         if source_image is None:
@@ -147,17 +116,24 @@ def build_payload(
             source_scan = scanned[1].result()
             source_size, source_digest = source_image.size, source_scan.digest
             pieces = _plan(source_image, target_image, source_scan, target_scan, effort, threads)
-        taken = _Taken() if reuse is None else _Taken.of(reuse, target_image, pieces, effort)
-        encoder = stack.enter_context(_Encoder(source, target, effort, jobs, pieces, taken))
+        taken: dict[int, EncodedFrame] = {}
+        if reuse is not None and source is None:
+            taken = _find_taken(reuse, target_image, pieces, effort)
+        coded = sum(_is_coded(one) and one.target.offset not in taken for one in pieces)
+        encoder = stack.enter_context(_Encoder(source, target, effort, jobs if coded > 1 else 1))
         return _write(
             output,
-            encoder.frames(),
+            encoder.frames(pieces, taken),
             lambda frames: dump_index(
                 source_size, source_digest, target_image.size, target_scan.digest, frames
             ),
-            on_progress or (lambda done, total: None),
+            on_progress or _silent,
             target_image.size,
         )
+
+
+def _silent(_done: int, _total: int) -> None:
+    """No one wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +142,7 @@ class _Scan:
     hashes: Hashes
 
 
-def _scan(image: FileReader) -> _Scan:
+def _scan(image: ImageFile) -> _Scan:
     """One pass over an image: its digest and the hashes of its whole grains."""
     state = hashlib.sha256()
     hashes = [np.empty(0, np.uint64)]
@@ -178,8 +154,8 @@ def _scan(image: FileReader) -> _Scan:
 
 
 def _plan(
-    source: FileReader,
-    target: FileReader,
+    source: ImageFile,
+    target: ImageFile,
     source_scan: _Scan,
     target_scan: _Scan,
     profile: Profile,
@@ -213,7 +189,7 @@ def _verify(
     return list(itertools.chain.from_iterable(checked))
 
 
-def _anchors(image: FileReader, ranges: list[ByteRange], threads: ThreadPoolExecutor) -> Anchors:
+def _anchors(image: ImageFile, ranges: list[ByteRange], threads: ThreadPoolExecutor) -> Anchors:
     pieces = [
         (offset, min(_PIECE_BYTES + ANCHOR_BYTES - 1, part.end - offset))
         for part in ranges
@@ -224,37 +200,44 @@ def _anchors(image: FileReader, ranges: list[ByteRange], threads: ThreadPoolExec
     )
 
 
-class _Taken:
-    """Frames of an earlier full payload, by the digest of the target bytes they make."""
+def _find_taken(
+    earlier: Path, target: ImageFile, pieces: list[Piece], profile: Profile
+) -> dict[int, EncodedFrame]:
+    """Data frames of an earlier full payload that make the same bytes, by target offset.
 
-    def __init__(self) -> None:
-        self._frames: dict[bytes, EncodedFrame] = {}
-
-    @classmethod
-    def of(cls, payload: Path, target: Reader, pieces: list[Piece], profile: Profile) -> "_Taken":
-        raise NotImplementedError
-
-    def find(self, piece: Piece) -> EncodedFrame | None:
-        return self._frames.get(b"")
+    A payload does not say at what level it was compressed: some frames are encoded again, and
+    if one differs nothing is taken, so that the result does not depend on what was there before.
+    """
+    taken: dict[int, EncodedFrame] = {}
+    with ImageFile(earlier) as payload:
+        index = read_index(payload)
+        made: dict[tuple[int, bytes], EncodedFrame] = {}
+        for frame in index.frames:
+            if frame.kind is FrameKind.DATA:
+                encoded = payload.read(len(index.raw) + frame.encoded.offset, frame.encoded.size)
+                digest = hashlib.sha256(decode_frame(frame, encoded, b"")).digest()
+                made[frame.target.size, digest] = EncodedFrame(frame, encoded)
+    for piece in pieces:
+        if piece.kind is not FrameKind.DATA:
+            continue
+        data = target.read(piece.target.offset, piece.target.size)
+        one = made.get((len(data), hashlib.sha256(data).digest()))
+        if one is None:
+            continue
+        probe = len(taken) % _PROBE_EVERY == 0
+        if probe and encode_full(data, 0, profile).encoded != one.encoded:
+            return {}
+        taken[piece.target.offset] = replace(one, frame=replace(one.frame, target=piece.target))
+    return taken
 
 
 class _Encoder:
     """Encodes pieces in processes, gives frames in order, and runs only so far ahead."""
 
-    def __init__(
-        self,
-        source: Path | None,
-        target: Path,
-        profile: Profile,
-        jobs: int,
-        pieces: list[Piece],
-        taken: _Taken,
-    ) -> None:
-        self._pieces = pieces
+    def __init__(self, source: Path | None, target: Path, profile: Profile, jobs: int) -> None:
         self._ahead = jobs * _AHEAD
         self._pool: ProcessPoolExecutor | None = None
-        coded = sum(piece.target.size for piece in pieces if _is_coded(piece))
-        if jobs > 1 and coded > _INLINE_BYTES:
+        if jobs > 1:
             self._pool = ProcessPoolExecutor(
                 jobs,
                 # Threads are running: a plain fork could inherit a held lock.
@@ -279,32 +262,28 @@ class _Encoder:
         else:
             self._worker.close()
 
-    def frames(self) -> Iterator[EncodedFrame]:
-        """All frames, in target order."""
-        if self._pool is None:
-            for piece in self._pieces:
-                yield from self._worker.encode(piece) if _is_coded(piece) else _plain(piece)
-            return
-        waiting: deque[Future[tuple[EncodedFrame, ...]] | tuple[EncodedFrame, ...]] = deque()
-        in_work = 0
-        for piece in self._pieces:
-            if _is_coded(piece):
-                waiting.append(self._pool.submit(_encode_in_worker, piece))
-                in_work += 1
+    def frames(self, pieces: list[Piece], taken: dict[int, EncodedFrame]) -> Iterator[EncodedFrame]:
+        """All frames of the pieces, in target order; `taken` by target offset need no work."""
+        waiting: deque[Callable[[], tuple[EncodedFrame, ...]]] = deque()
+        for piece in pieces:
+            ready = taken.get(piece.target.offset)
+            if ready is not None:
+                waiting.append(partial(_same, (ready,)))
+            elif not _is_coded(piece):
+                waiting.append(partial(_same, _plain(piece)))
+            elif self._pool is None:
+                waiting.append(partial(self._worker.encode, piece))
             else:
-                waiting.append(_plain(piece))
-            while in_work > self._ahead:
-                first = waiting.popleft()
-                in_work -= isinstance(first, Future)
-                yield from _result(first)
+                waiting.append(self._pool.submit(_encode_in_worker, piece).result)
+            # Frames without work keep their place in the queue too: it stays bounded.
+            if len(waiting) > self._ahead:
+                yield from waiting.popleft()()
         for rest in waiting:
-            yield from _result(rest)
+            yield from rest()
 
 
-def _result(
-    waiting: Future[tuple[EncodedFrame, ...]] | tuple[EncodedFrame, ...],
-) -> tuple[EncodedFrame, ...]:
-    return waiting.result() if isinstance(waiting, Future) else waiting
+def _same(frames: tuple[EncodedFrame, ...]) -> tuple[EncodedFrame, ...]:
+    return frames
 
 
 def _is_coded(piece: Piece) -> bool:
@@ -319,8 +298,8 @@ class _Worker:
     """Encodes single pieces; lives in a process of the pool, or in this one."""
 
     def __init__(self, source: Path | None, target: Path, profile: Profile) -> None:
-        self._target = FileReader(target)
-        self._source = None if source is None else FileReader(source)
+        self._target = ImageFile(target)
+        self._source = None if source is None else ImageFile(source)
         self._profile = profile
 
     def encode(self, piece: Piece) -> tuple[EncodedFrame, ...]:
@@ -335,7 +314,7 @@ class _Worker:
     def close(self) -> None:
         for image in (self._target, self._source):
             if image is not None:
-                image.__exit__(None, None, None)
+                image.close()
 
 
 _worker: _Worker | None = None  # one for each process of the pool
@@ -383,9 +362,7 @@ def _write(
     return BuiltPayload(index, output, index.payload_size, dict(counts), dict(sizes), dict(coded))
 
 
-def _publish(
-    output: Path, raw: bytes, body: "tempfile._TemporaryFileWrapper[bytes] | BinaryIO"
-) -> None:
+def _publish(output: Path, raw: bytes, body: IO[bytes]) -> None:
     temporary = output.with_name(f".{output.name}.tmp")
     try:
         with temporary.open("wb") as file:

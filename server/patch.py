@@ -1,0 +1,165 @@
+"""Applies a payload to a whole image: `slipstream patch`.
+
+For build machines and tests: it reads and writes files, checks the digests of both whole images,
+and knows no slots. What a device does is installer/stream.py, with the same decoder.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from slipstream.delta.decode import FrameDecoder
+from slipstream.delta.digest import Digest
+from slipstream.delta.durable import rename_durably
+from slipstream.delta.errors import DigestMismatch, FormatError, UsageError, WrongDevice
+from slipstream.delta.frame import FrameKind
+from slipstream.delta.limits import MIB
+from slipstream.delta.payload import INDEX_PREFIX_BYTES, Index, parse_index, parse_index_size
+from slipstream.server.image import ImageFile
+
+_PIECE_BYTES = MIB  # of the source, hashed at a time
+
+Progress = Callable[[int, int], None]
+
+
+def apply_payload(
+    source: Path | None, payload: Path, output: Path, on_progress: Progress | None = None
+) -> None:
+    """Write to `output` the target that `payload` makes of `source` (None: of nothing).
+
+    A regular file appears whole and verified, or not at all; a block device is written in place.
+    `on_progress` is told target bytes done and in all. Raises Rejected for a payload that is
+    broken or made for another source, WrongDevice for a device too small, UsageError, OSError.
+    """
+    report = on_progress or _silent
+    with ImageFile(payload) as encoded:
+        index = read_index(encoded)
+        if index.source_digest is None:
+            _write(index, encoded, None, output, report)
+            return
+        if source is None:
+            raise UsageError("payload is a delta and needs its source", where=payload)
+        with ImageFile(source) as image:
+            _check_source(index, image)
+            _write(index, encoded, image, output, report)
+
+
+def _silent(_done: int, _total: int) -> None:
+    """No one wants to know."""
+
+
+def read_index(payload: ImageFile) -> Index:
+    """The index at the start of a payload file, which is as long as it says; FormatError."""
+    prefix = payload.read(0, min(INDEX_PREFIX_BYTES, payload.size))
+    size = parse_index_size(prefix)
+    if size > payload.size:
+        raise FormatError(
+            "payload cut short", where=payload.path, expected=f"{size} bytes", got=payload.size
+        )
+    index = parse_index(payload.read(0, size))
+    if index.payload_size != payload.size:
+        raise FormatError(
+            "payload of another length than it says",
+            where=payload.path,
+            expected=f"{index.payload_size} bytes",
+            got=payload.size,
+        )
+    return index
+
+
+def _check_source(index: Index, source: ImageFile) -> None:
+    # A partition may be larger than the image it holds.
+    if source.size < index.source_size or (
+        source.size != index.source_size and not source.is_device
+    ):
+        raise DigestMismatch(
+            "not the source that this payload was made from",
+            where=source.path,
+            expected=f"{index.source_size} bytes",
+            got=source.size,
+        )
+    state = hashlib.sha256()
+    for offset in range(0, index.source_size, _PIECE_BYTES):
+        state.update(source.read(offset, min(_PIECE_BYTES, index.source_size - offset)))
+    if Digest(state.digest()) != index.source_digest:
+        raise DigestMismatch(
+            "not the source that this payload was made from",
+            where=source.path,
+            expected=f"SHA-256 {index.source_digest}",
+            got=state.hexdigest(),
+        )
+
+
+def _write(
+    index: Index, payload: ImageFile, source: ImageFile | None, output: Path, report: Progress
+) -> None:
+    if output.is_block_device():
+        with output.open("r+b", buffering=0) as device:
+            room = device.seek(0, os.SEEK_END)
+            if room < index.target_size:
+                raise WrongDevice(
+                    "device too small",
+                    where=output,
+                    expected=f"{index.target_size} bytes",
+                    got=room,
+                )
+            _write_target(index, payload, source, device, report, sparse=False)
+        return
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            file.truncate(index.target_size)
+            _write_target(index, payload, source, file, report, sparse=True)
+        rename_durably(temporary, output)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_target(
+    index: Index,
+    payload: ImageFile,
+    source: ImageFile | None,
+    file: BinaryIO,
+    report: Progress,
+    *,
+    sparse: bool,
+) -> None:
+    """Decode all frames into `file`, make them durable, and check the digest of the whole."""
+    state = hashlib.sha256()
+    report(0, index.target_size)
+    for kind, offset, data in _decoded(index, payload, source):
+        state.update(data)
+        if kind is not FrameKind.ZERO or not sparse:
+            _write_at(file, offset, data)
+        report(offset + len(data), index.target_size)
+    os.fsync(file.fileno())
+    if Digest(state.digest()) != index.target_digest:
+        raise DigestMismatch(
+            "payload does not make the target it names",
+            expected=f"SHA-256 {index.target_digest}",
+            got=state.hexdigest(),
+        )
+
+
+def _write_at(file: BinaryIO, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(file.fileno(), view, offset)
+        view, offset = view[done:], offset + done
+
+
+def _decoded(
+    index: Index, payload: ImageFile, source: ImageFile | None
+) -> Iterator[tuple[FrameKind, int, bytes]]:
+    decoder = FrameDecoder(index)
+    body = len(index.raw)
+    while (wants := decoder.wants) is not None:
+        encoded = payload.read(body + wants.encoded.offset, wants.encoded.size)
+        held = b""
+        if source is not None:
+            held = b"".join(source.read(part.offset, part.size) for part in wants.sources)
+        piece = decoder.feed(encoded, held)
+        yield index.frames[wants.frame_index].kind, piece.offset, piece.data
