@@ -1,0 +1,77 @@
+"""What the disk, the boot loader and the records say about the releases on this device.
+
+Reads only. findings.py draws the conclusions, trial.py acts on them.
+"""
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.manifest import Manifest, Place
+from slipstream.installer.device import Device
+from slipstream.installer.findings import runs
+from slipstream.installer.ports import BootEntry, BootFiles, EntryState
+from slipstream.installer.states import Transaction
+
+
+def runs_now(device: Device, transaction: Transaction) -> bool:
+    """Whether the transaction's release is what runs. Raises DeviceFault if nothing says so."""
+    return runs(transaction, device.boot.booted(), roots_of(device, transaction))
+
+
+def roots_of(device: Device, transaction: Transaction) -> tuple[Digest, ...]:
+    """The roots of the release's partition images; none if its manifest is gone."""
+    manifest = device.slots.manifest(transaction.manifest)
+    if manifest is None:
+        return ()
+    return tuple(one.tree.root for one in manifest.images if one.place is Place.PARTITION)
+
+
+def wrong_root(device: Device, transaction: Transaction) -> str | None:
+    """Why the running root hash is not the release's; None if it is, or if none is known."""
+    root = device.boot.booted().root
+    roots = roots_of(device, transaction)
+    if root is None or not roots or root in roots:
+        return None
+    return f"the booted root hash {root} is none of the release's"
+
+
+def running_entry(device: Device) -> BootEntry | None:
+    """The entry of the booted slot; of doubles the counted one, which is what was started."""
+    booted = device.boot.booted()
+    mine = [one for one in device.boot.entries() if one.slot == booted.slot]
+    mine.sort(key=lambda one: one.state is EntryState.GOOD)
+    return mine[0] if mine else None
+
+
+def other_good(device: Device, entry: BootEntry | None) -> list[BootEntry]:
+    """Good entries of other slots: what the boot loader falls back to."""
+    slot = None if entry is None else entry.slot
+    good = EntryState.GOOD
+    return [one for one in device.boot.entries() if one.slot != slot and one.state is good]
+
+
+def transaction_of(device: Device, entry: BootEntry) -> Transaction | None:
+    """The transaction that made an entry, from the slot's record; None if that is gone."""
+    record = device.slots.record(entry.slot)
+    if record.manifest is None or record.release is None or record.counter != entry.counter:
+        return None
+    return Transaction(
+        id=Digest.of(record.manifest.raw + entry.slot.encode()).hex[:16],
+        manifest=record.manifest,
+        release=record.release,
+        counter=entry.counter,
+        slot=entry.slot,
+        images=tuple(record.images),
+    )
+
+
+def boot_files(device: Device, manifest: Manifest, slot: str) -> BootFiles:
+    """The release's boot files, as they are kept and verified on the state partition."""
+    return BootFiles(
+        manifest.boot.title,
+        manifest.release,
+        manifest.boot.options,
+        {
+            one.place: device.boot_file(slot, one.name)
+            for one in manifest.images
+            if one.place is not Place.PARTITION
+        },
+    )
