@@ -36,7 +36,7 @@ from slipstream.server.ranges import (
     Validators,
     answer,
 )
-from slipstream.server.wire import refuse
+from slipstream.server.wire import refusal
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")  # no leading dot: neither .. nor hidden
 _DIGEST = re.compile(r"([0-9a-f]{64})\.[A-Za-z0-9._+~-]+")
@@ -92,7 +92,7 @@ class Files:
     ) -> web.StreamResponse:
         opened = await self._open(folder, request.match_info["path"], immutable=immutable)
         if opened is None:
-            refuse(web.HTTPNotFound, "no such file")
+            raise refusal(web.HTTPNotFound, "no such file")
         with opened.file:
             return await self._answer(request, opened)
 
@@ -147,10 +147,12 @@ class Files:
             case NotModified():
                 return web.Response(status=304, headers=headers)
             case PreconditionFailed():
-                refuse(web.HTTPPreconditionFailed, "the file is another one")
+                raise refusal(web.HTTPPreconditionFailed, "the file is another one")
             case Unsatisfiable():
                 size = f"bytes */{file.size}"
-                refuse(web.HTTPRequestRangeNotSatisfiable, "no such range", {"Content-Range": size})
+                raise refusal(
+                    web.HTTPRequestRangeNotSatisfiable, "no such range", {"Content-Range": size}
+                )
             case Send(ranges):
                 return await self._send(request, opened, ranges, headers)
             case _:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, assert_never
+from typing import Annotated, Any, assert_never
 
 import msgspec
 import structlog
@@ -31,7 +31,7 @@ from slipstream.server.wire import (
     Root,
     answer_json,
     read_json,
-    refuse,
+    refusal,
 )
 
 _log: Any = structlog.get_logger(__name__)
@@ -127,7 +127,7 @@ class PollHandler:
         poll = await read_json(request, Poll, POLL_BYTES_MAX)
         check_device(device, poll.device)
         if poll.product != device.product:
-            refuse(
+            raise refusal(
                 web.HTTPBadRequest,
                 f"registered as {device.product!r}, not {poll.product!r} - at `$.product`",
             )
@@ -150,18 +150,18 @@ async def authenticate(request: web.Request, store: Store) -> Device:
     token = bearer_token(request.headers.get("Authorization"))
     device = None if token is None else await store.find_device(hash_token(token))
     if device is None:
-        _refuse_device()
+        raise _stranger()
     return device
 
 
 def check_device(device: Device, claimed: str) -> None:
     """401 unless the device is who the body says: a token speaks for one device."""
     if device.id != claimed:
-        _refuse_device()
+        raise _stranger()
 
 
-def _refuse_device() -> NoReturn:
-    refuse(
+def _stranger() -> web.HTTPError:
+    return refusal(
         web.HTTPUnauthorized,
         "unknown device or wrong token",
         {"WWW-Authenticate": 'Bearer realm="slipstream device"'},

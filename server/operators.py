@@ -37,7 +37,7 @@ from slipstream.server.wire import (
     answer_json,
     query_integer,
     read_json,
-    refuse,
+    refusal,
 )
 
 _log: Any = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class OperatorHandler:
         if not await self.store.add_device(
             new.id, new.product, new.channel, hash_token(token), self.now()
         ):
-            refuse(web.HTTPConflict, f"device {new.id!r} exists")
+            raise refusal(web.HTTPConflict, f"device {new.id!r} exists")
         _log.info("device added", device=new.id, product=new.product, channel=new.channel)
         return answer_json({"id": new.id, "token": token}, status=201)
 
@@ -85,7 +85,7 @@ class OperatorHandler:
         check_operator(request, self.token_digest)
         device = request.match_info["id"]
         if not await self.store.remove_device(device):
-            refuse(web.HTTPNotFound, f"no device {device!r}")
+            raise refusal(web.HTTPNotFound, f"no device {device!r}")
         _log.info("device removed", device=device)
         return web.Response(status=204)
 
@@ -126,11 +126,11 @@ def check_operator(request: web.Request, digest: bytes, *, basic: bool = False) 
         check_token(token, digest)
     except WrongToken as error:
         scheme = "Basic" if basic else "Bearer"
-        refuse(
+        raise refusal(
             web.HTTPUnauthorized,
             f"{error}: the operator's token is needed",
             {"WWW-Authenticate": f'{scheme} realm="slipstream operator", charset="UTF-8"'},
-        )
+        ) from error
 
 
 def _device(device: Device) -> dict[str, object]:

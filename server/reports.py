@@ -22,7 +22,7 @@ from slipstream.server.wire import (
     Seconds,
     answer_json,
     read_json,
-    refuse,
+    refusal,
 )
 
 _log: Any = structlog.get_logger(__name__)
@@ -70,8 +70,8 @@ class ReportHandler:
         )
         try:
             added = await self.store.add_report(report)
-        except KeyError:
-            refuse(web.HTTPUnauthorized, "the device was removed")
+        except KeyError as error:
+            raise refusal(web.HTTPUnauthorized, "the device was removed") from error
         self.metrics.count_report(body.kind, duplicate=not added)
         if added and body.kind in ("fell_back", "failed"):
             _log.warning(
@@ -85,5 +85,5 @@ class ReportHandler:
 
 def _whole_seconds(at: float) -> int:
     if not 0 <= at <= 1 << 53:
-        refuse(web.HTTPBadRequest, "Expected seconds since 1970 - at `$.at`")
+        raise refusal(web.HTTPBadRequest, "Expected seconds since 1970 - at `$.at`")
     return int(at)

@@ -176,7 +176,7 @@ class Store:
         """How many devices run each release; None stands for those that never said."""
         query = sa.select(devices.c.release, sa.func.count()).group_by(devices.c.release)
         async with self._reading() as connection:
-            return dict((await connection.execute(query)).tuples().all())
+            return {row[0]: row[1] for row in await connection.execute(query)}
 
     async def write_polls(self, polls: Iterable[Seen]) -> None:
         """Write what polls said, in one transaction; removed devices are passed over."""

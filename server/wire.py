@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -43,16 +43,18 @@ def answer_json(
     )
 
 
-def refuse(
+def refusal(
     kind: type[web.HTTPError], reason: str, headers: Mapping[str, str] | None = None
-) -> NoReturn:
-    """Raise an HTTP error that carries `{"error": reason}`."""
-    raise kind(text=json.dumps({"error": reason}), content_type="application/json", headers=headers)
+) -> web.HTTPError:
+    """An HTTP error, to be raised, that carries `{"error": reason}`."""
+    return kind(
+        text=json.dumps({"error": reason}), content_type="application/json", headers=headers
+    )
 
 
-def refuse_too_large(size_max: int, size: int) -> NoReturn:
-    """Raise 413; the connection ends, since the rest of the body is never read."""
-    raise web.HTTPRequestEntityTooLarge(
+def too_large(size_max: int, size: int) -> web.HTTPError:
+    """413, to be raised: a body of `size` bytes or more where `size_max` are allowed."""
+    return web.HTTPRequestEntityTooLarge(
         size_max,
         size,
         text=json.dumps({"error": f"body larger than {size_max} bytes"}),
@@ -67,18 +69,19 @@ async def read_json(request: web.Request, kind: type[_T], size_max: int) -> _T:
     as it is known to be too large, 415 when it is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        refuse(web.HTTPUnsupportedMediaType, "compressed bodies are not taken")
+        raise refusal(web.HTTPUnsupportedMediaType, "compressed bodies are not taken")
     if request.content_length is not None and request.content_length > size_max:
-        refuse_too_large(size_max, request.content_length)
+        raise too_large(size_max, request.content_length)
     raw = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for piece in request.content.iter_any():
                 raw += piece
                 if len(raw) > size_max:
-                    refuse_too_large(size_max, len(raw))
-    except TimeoutError:
-        refuse(web.HTTPRequestTimeout, f"body not complete after {BODY_TIMEOUT_S:g} s")
+                    raise too_large(size_max, len(raw))
+    except TimeoutError as error:
+        reason = f"body not complete after {BODY_TIMEOUT_S:g} s"
+        raise refusal(web.HTTPRequestTimeout, reason) from error
     return parse_json(bytes(raw), kind)
 
 
@@ -88,10 +91,10 @@ def parse_json(raw: bytes, kind: type[_T]) -> _T:
         value = msgspec.json.decode(raw, type=kind)
         # A lone surrogate can be spelled in JSON but not stored as UTF-8.
         msgspec.json.encode(value)
-    except RecursionError:
-        refuse(web.HTTPBadRequest, "nested too deeply")
+    except RecursionError as error:
+        raise refusal(web.HTTPBadRequest, "nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
-        refuse(web.HTTPBadRequest, str(error))
+        raise refusal(web.HTTPBadRequest, str(error)) from error
     return value
 
 
@@ -101,5 +104,5 @@ def query_integer(request: web.Request, name: str, default: int, least: int, mos
     if text is None:
         return default
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        refuse(web.HTTPBadRequest, f"not a number - at `?{name}`")
+        raise refusal(web.HTTPBadRequest, f"not a number - at `?{name}`")
     return max(least, min(most, int(text)))
