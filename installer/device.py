@@ -6,7 +6,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,15 +131,17 @@ class Device:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
                 raise Busy(
                     "another installer is at work",
                     where=path,
-                    got=f"process {holder}" if holder else None,
+                    got=_holder(descriptor),
                     hint="Wait for it to end",
                 ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            except OSError as error:
+                raise state_fault(path, "locked", error) from error
+            with suppress(OSError):  # who holds it is a courtesy to the next in line
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(descriptor)
@@ -179,6 +181,14 @@ def open_device(
         running=_running_release(config.release_file, notices),
         notices=notices,
     )
+
+
+def _holder(descriptor: int) -> str | None:
+    try:
+        number = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+    except OSError:
+        return None
+    return f"process {number}" if number else None
 
 
 def _running_release(path: Path, notices: list[str]) -> RunningRelease:

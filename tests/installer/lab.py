@@ -9,7 +9,9 @@ in a temporary folder.
 Images are small and their payloads made by hand, so that a test knows every frame.
 """
 
+import copy
 import random
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -195,13 +197,16 @@ class Lab:
         boot: BootControl | None = None,
         settings: str = "",
         slot_bytes: int = SLOT_BYTES,
+        real_boot: bool = False,
     ) -> None:
         self.folder = folder
+        (folder / "esp").mkdir(parents=True, exist_ok=True)
         self.clock = LabClock()
         self.files: dict[str, bytes] = {}
         self.fetcher = LabFetcher(self.files)
         self.fake = FakeBoot()
-        self.boot: BootControl = boot or self.fake
+        # None: the adapter that the configuration names, on folder/esp
+        self.boot: BootControl | None = None if real_boot else boot or self.fake
         self.releases: dict[str, LabRelease] = {}
         self.events: list[InstallEvent] = []
         self._targets: dict[str, TargetFile] = {}
@@ -233,6 +238,16 @@ class Lab:
         """Boot what the fake boot loader chooses; the slot."""
         booted = self.fake.boot()
         return None if booted is None else booted.slot
+
+    def fork(self, folder: Path) -> "Lab":
+        """The same repository with a copy of the device in another folder."""
+        shutil.copytree(self.folder, folder)
+        twin = copy.copy(self)
+        twin.folder = folder
+        twin.config_path = folder / self.config_path.name
+        twin.fetcher = LabFetcher(self.files)
+        twin.events = []
+        return twin
 
     def preinstall(self, release: LabRelease, slot: str = "a") -> None:
         """Make the device run a release as if a factory had put it there."""
@@ -400,6 +415,7 @@ rootfs = "slot-b.img"
 [boot]
 esp = "esp"
 cmdline = "cmdline"
+entry = "selected"
 
 [release]
 file = "release.json"
