@@ -17,6 +17,7 @@ from slipstream.delta.limits import (
     POLL_BYTES_MAX,
     POLL_INTERVAL_S,
     POLL_INTERVAL_S_MAX,
+    REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
 )
 from slipstream.installer.backoff import parse_retry_after
@@ -25,10 +26,8 @@ from slipstream.installer.ports import Clock
 
 _T = TypeVar("_T")
 
-_REASON_CHARS_MAX = 1024
-
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX)]
-Reason = Annotated[str, msgspec.Meta(max_length=_REASON_CHARS_MAX)]
+Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
 ReleaseCounter = Annotated[int, msgspec.Meta(ge=0, le=COUNTER_MAX)]
 
 
@@ -59,6 +58,8 @@ class PollRequest(msgspec.Struct, frozen=True):
     slots: tuple[SlotReport, ...] = ()
     failed: tuple[FailedRelease, ...] = ()
     trial: bool = False
+    floor: int = 0
+    channel: str | None = None
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -145,6 +146,8 @@ class Server:
 
     async def poll(self, request: PollRequest) -> PollAnswer:
         """Say what this device is; hear what it shall be."""
+        failed = tuple(FailedRelease(f.release, _cut(f.reason)) for f in request.failed)
+        request = msgspec.structs.replace(request, failed=failed)
         where, raw = await self._post("v1/poll", msgspec.json.encode(request), POLL_BYTES_MAX)
         body = _parse(where, raw, _PollBody)
         offer = None
@@ -158,6 +161,7 @@ class Server:
 
     async def report(self, report: Report) -> Receipt:
         """Deliver one report; repeat it with the same key until it is accepted."""
+        report = msgspec.structs.replace(report, reason=_cut(report.reason or ""))
         where, raw = await self._post("v1/report", msgspec.json.encode(report), REPORT_BYTES_MAX)
         receipt = _parse(where, raw, Receipt)
         if not receipt.accepted:
@@ -209,6 +213,11 @@ def _parse(where: str, raw: bytes, kind: type[_T]) -> _T:
         raise Unavailable(
             "the server's answer does not parse", where=where, got=str(error)[:200]
         ) from error
+
+
+def _cut(reason: str) -> str:
+    # A reason that is too long must not keep its report from ever being delivered.
+    return reason.replace("\0", "?")[:REASON_CHARS_MAX]
 
 
 def _said(raw: bytes) -> str:
