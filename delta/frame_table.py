@@ -1,15 +1,16 @@
 """The frame table: thousands of rows, kept packed and decoded on demand.
 
 A frame as a Python value takes a kilobyte, a row a dozen bytes; a table may hold a million.
-So the table stays as it was read, with a mark every 64 rows, and behaves as a sequence of
+So the table stays as it was read, with a mark every 1024 bytes, and behaves as a sequence of
 frames. Every row was decoded and checked once, by `read_table`, before anyone sees it.
 
 Rows hold lengths only: target and encoded offsets are running sums, so frames that overlap, or
 leave a gap, or stand out of order cannot be written down. Layout: docs/format.md, 4.2.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never, overload
 
 from slipstream.delta.byterange import ByteRange
@@ -19,7 +20,7 @@ from slipstream.delta.errors import FormatError
 from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
 from slipstream.delta.limits import FRAME_SOURCES_MAX
 
-_MARK_ROWS = 64
+_MARK_BYTES = 1024  # of rows: some 80 frames, or the one with very many sources
 _NUMBER_BYTES_MAX = 7  # 49 bits: any length, and any distance between two source extents
 _KINDS = tuple(FrameKind)
 _CODECS = tuple(Codec)
@@ -30,6 +31,7 @@ _WITH_SOURCES = {FrameKind.COPY, FrameKind.DIFF}
 class _Place:
     """Where a row stands: in the table, and in the sums that its offsets follow from."""
 
+    row: int = 0
     position: int = 0  # byte of the table
     target: int = 0
     encoded: int = 0
@@ -37,22 +39,24 @@ class _Place:
     digest: int = 0  # byte of the digests
 
     def copy(self) -> "_Place":
-        return _Place(self.position, self.target, self.encoded, self.source, self.digest)
+        return replace(self)
 
 
 class FrameTable(Sequence[Frame]):
     """Checked frames in target order, as a sequence. Made by `read_table`.
 
-    Any thread may read it: the last 64 frames decoded are remembered in one assignment.
+    Any thread may read it: the frames decoded last, from one mark to the next, are remembered
+    in one assignment.
     """
 
-    __slots__ = ("_count", "_digests", "_marks", "_recent", "_rows")
+    __slots__ = ("_count", "_digests", "_firsts", "_marks", "_recent", "_rows")
 
     def __init__(self, rows: bytes, digests: bytes, count: int, marks: tuple[_Place, ...]) -> None:
         self._rows = rows
         self._digests = digests
         self._count = count
         self._marks = marks
+        self._firsts = [mark.row for mark in marks] + [count]
         self._recent: tuple[int, list[Frame]] = (-1, [])
 
     def __len__(self) -> int:
@@ -75,14 +79,15 @@ class FrameTable(Sequence[Frame]):
             yield self._frame(row)
 
     def _frame(self, row: int) -> Frame:
-        mark, within = divmod(row, _MARK_ROWS)
+        mark = bisect_right(self._firsts, row) - 1
+        first = self._firsts[mark]
         recent, frames = self._recent
         if recent != mark:
             place = self._marks[mark].copy()
-            rows = min(_MARK_ROWS, self._count - mark * _MARK_ROWS)
+            rows = self._firsts[mark + 1] - first
             frames = [_read_row(self._rows, self._digests, place) for _ in range(rows)]
             self._recent = (mark, frames)
-        return frames[within]
+        return frames[row - first]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +107,10 @@ def read_table(
     The whole of `rows` and `digests` must be used up; no extent may end behind `source_size`.
     """
     place = _Place()
-    marks = []
+    marks = [place.copy()]
     memory = 0
     for row in range(count):
-        if row % _MARK_ROWS == 0:
+        if place.position - marks[-1].position >= _MARK_BYTES:
             marks.append(place.copy())
         try:
             frame = _read_row(rows, digests, place)
@@ -196,6 +201,7 @@ def _read_row(rows: bytes, digests: bytes, place: _Place) -> Frame:
         digest=digest,
         streams=streams,
     )
+    place.row += 1
     place.target, place.encoded = frame.target.end, frame.encoded.end
     return frame
 

@@ -18,7 +18,8 @@ IMAGE_BYTES_MAX = 1 << 44  # 16 TiB: beyond any partition; keeps all sums far be
 INDEX_BYTES_MAX = (
     16 * MIB
 )  # encoded header and frame table; 1.2 GB full payloads take about 150 KiB
-FRAMES_MAX = 1 << 20  # rows of the table
+FRAMES_MAX = 1 << 18  # rows of the table: 2 TiB in frames of 8 MiB
+FRAME_TABLE_BYTES_MAX = 4 * MIB  # decoded rows: 2 s to check them, twelve bytes are a frame
 FRAME_SOURCES_MAX = 4096  # source extents of one frame
 FRAME_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a zero or copy frame: sits in memory too
 FRAME_CODED_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a data or diff frame: sits in memory
@@ -26,7 +27,7 @@ FRAME_SOURCE_BYTES_MAX = 16 * MIB  # source bytes of a diff frame: sit in memory
 FRAME_ENCODED_BYTES_MAX = 16 * MIB  # encoded bytes of a frame (soft cap of the encoder: 256 KiB)
 FRAME_ENCODED_BYTES_SOFT = 256 * KIB  # what a cut may cost on a thin link
 CONTROL_BYTES_MAX = 6 * MIB  # 24 bytes an instruction: 262,144 instructions in a frame
-CODEC_DECODED_BYTES_MAX = 16 * MIB  # decoded length of any one stream, the frame table too
+CODEC_DECODED_BYTES_MAX = 16 * MIB  # decoded length of any one stream
 CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder will allocate
 
 # --- manifest

@@ -124,6 +124,8 @@ def test_bad_instructions_are_refused(name: str) -> None:
         ("moves past the source at the end", "leaves the source"),
         ("adds too few", "do not use up"),
         ("adds less than nothing", "uses more than there is"),
+        ("takes less than nothing", "uses more than there is"),
+        ("takes one too many", "uses more than there is"),
     ],
 )
 def test_refusals_say_why(name: str, message: str) -> None:

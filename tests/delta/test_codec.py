@@ -64,6 +64,17 @@ def test_any_other_size_is_refused(codec: Codec, shift: int) -> None:
         decompress(codec, compress(codec, TEXT), len(TEXT) + shift)
 
 
+@pytest.mark.parametrize("codec", [Codec.LZMA2, Codec.BZ2, Codec.ZLIB])
+def test_too_much_and_too_little_are_told_apart(codec: Codec) -> None:
+    encoded = compress(codec, TEXT)
+    with pytest.raises(FormatError, match="got more"):
+        decompress(codec, encoded, len(TEXT) - 1)
+    with pytest.raises(FormatError, match=f"got {len(TEXT)} bytes"):
+        decompress(codec, encoded, len(TEXT) + 1)
+    with pytest.raises(FormatError, match="cut short"):
+        decompress(codec, encoded[:-1], len(TEXT))
+
+
 @pytest.mark.parametrize("codec", Codec)
 @pytest.mark.parametrize("size", [-1, CODEC_DECODED_BYTES_MAX + 1, 2**63, 2**64 - 1])
 def test_impossible_sizes_are_refused_before_decoding(codec: Codec, size: int) -> None:

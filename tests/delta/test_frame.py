@@ -108,7 +108,9 @@ IMPOSSIBLE = {
     "copy with a stream": lambda: make_frame(
         FrameKind.COPY, ByteRange(0, 500), sources=[SOURCE], digest=DIGEST, streams=[EXTRA]
     ),
-    "copy of another size": lambda: replace(copy(SOURCE), target=ByteRange(0, 501)),
+    "copy of another size": lambda: make_frame(
+        FrameKind.COPY, ByteRange(0, 501), sources=[SOURCE]
+    ),
     "data without stream": lambda: make_frame(FrameKind.DATA, ByteRange(0, 7), digest=DIGEST),
     "data with two streams": lambda: make_frame(
         FrameKind.DATA, ByteRange(0, 7), digest=DIGEST, streams=[EXTRA, EXTRA]
@@ -117,7 +119,9 @@ IMPOSSIBLE = {
         FrameKind.DATA, ByteRange(0, 7), sources=[SOURCE], digest=DIGEST, streams=[EXTRA]
     ),
     "data without digest": lambda: replace(data(EXTRA), digest=None),
-    "data of another size": lambda: replace(data(EXTRA), target=ByteRange(0, 8)),
+    "data of another size": lambda: make_frame(
+        FrameKind.DATA, ByteRange(0, 8), digest=DIGEST, streams=[EXTRA]
+    ),
     "data of nothing": lambda: data(Stream(Codec.ZSTD, 9, 0)),
     "diff without source": lambda: diff(CONTROL, DIFF, EXTRA, sources=()),
     "diff without digest": lambda: replace(diff(CONTROL, DIFF, EXTRA), digest=None),

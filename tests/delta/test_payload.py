@@ -17,7 +17,7 @@ from slipstream.delta.codec import Codec, compress
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
 from slipstream.delta.limits import (
-    CODEC_DECODED_BYTES_MAX,
+    FRAME_TABLE_BYTES_MAX,
     FRAMES_MAX,
     IMAGE_BYTES_MAX,
     INDEX_BYTES_MAX,
@@ -248,7 +248,6 @@ def test_every_flipped_bit_is_refused_or_shows_in_the_digest() -> None:
     "change",
     [
         {"kind": 0},
-        {"kind": 0, "source_size": 0},
         {"kind": 0, "source_digest": bytes(32)},
         {"kind": 2},
         {"kind": 65535},
@@ -260,8 +259,8 @@ def test_every_flipped_bit_is_refused_or_shows_in_the_digest() -> None:
         {"frame_count": FRAMES_MAX + 1},
         {"frame_count": 2**32 - 1},
         {"table_size": 0},
-        {"table_size": CODEC_DECODED_BYTES_MAX},
-        {"table_size": CODEC_DECODED_BYTES_MAX + 1},
+        {"table_size": FRAME_TABLE_BYTES_MAX},
+        {"table_size": FRAME_TABLE_BYTES_MAX + 1},
         {"table_size": 2**32 - 1},
         {"table_encoded_size": 0},
         {"table_encoded_size": 2**32 - 1},
@@ -286,6 +285,36 @@ def test_header_fields_that_lie_are_refused(change: dict[str, object]) -> None:
         parse_index(with_header(dump_four(), **change))
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kind": 2}, "unknown payload kind"),
+        ({"kind": 65535}, "unknown payload kind"),
+        ({"source_digest": bytes(31) + b"\1"}, "names a source"),
+        ({"source_size": 1}, "names a source"),
+        ({"table_encoded_size": 13}, "past the end of the index"),
+        ({"table_encoded_size": 2**32 - 1}, "past the end of the index"),
+    ],
+    ids=str,
+)
+def test_fields_of_a_full_payload_that_lie_are_refused(
+    change: dict[str, object], message: str
+) -> None:
+    """Without sources and digests, nothing else gives the lie away."""
+    raw = dump_index(0, None, 4096, TARGET, four_frames()[:1])
+    assert len(raw) == HEADER_BYTES + 12
+    with pytest.raises(FormatError, match=message):
+        parse_index(with_header(raw, **change))
+
+
+@pytest.mark.parametrize(
+    "change", [{"frame_count": FRAMES_MAX + 1}, {"table_size": FRAME_TABLE_BYTES_MAX + 1}], ids=str
+)
+def test_counts_are_refused_before_the_table_is_decoded(change: dict[str, object]) -> None:
+    with pytest.raises(FormatError, match="frame table too large"):
+        parse_index(with_header(dump_four(), **change))
+
+
 @pytest.mark.parametrize("shift", [-33, -32, -1, 1, 32, 33, 64, 65])
 def test_a_table_that_ends_elsewhere_is_refused(shift: int) -> None:
     raw = dump_four()
@@ -303,7 +332,7 @@ def test_a_source_extent_past_the_source_is_refused() -> None:
 TABLE_BOMB = zstandard.ZstdCompressor(level=3).compress(bytes(64 << 20))
 
 
-@pytest.mark.parametrize("claimed", [0, 4096, CODEC_DECODED_BYTES_MAX, 64 << 20])
+@pytest.mark.parametrize("claimed", [0, 4096, FRAME_TABLE_BYTES_MAX, 64 << 20])
 def test_a_table_that_is_a_bomb_is_refused(claimed: int) -> None:
     raw = with_table(TABLE_BOMB, b"", table_size=claimed, frame_count=FRAMES_MAX)
     with pytest.raises(FormatError):
