@@ -4,13 +4,14 @@ The only file of the device that imports aiohttp. No retries, no ranges: those a
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import aiohttp
 import yarl
@@ -29,6 +30,7 @@ from slipstream.installer.ports import Clock
 from slipstream.installer.response import Interrupted
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -177,13 +179,17 @@ class Link:
             await session.close()
 
     def url(self, path: str) -> str:
-        """The address of a relative path. FormatError for a path that could lead elsewhere."""
-        parts = path.split("/")
-        if not path or any(part in {"", ".", ".."} for part in parts):
+        """The address of a relative path. FormatError for a path that could lead elsewhere.
+
+        Percent-escapes stay as they are; what needs escaping and is not gets escaped.
+        """
+        if any(unquote(part) in {"", ".", ".."} for part in path.split("/")):
             raise FormatError("not a path below the server's folder", got=repr(path[:200]))
         if not path.isprintable() or "\\" in path or "://" in path:
             raise FormatError("not a plain path", got=repr(path[:200]))
-        return f"{self._base}/{quote(path, safe='/~!$&()*+,;=:@')}"
+        # The caller escapes what must not be read as a "/": TUF role names may hold one (%2F).
+        path = _STRAY_PERCENT.sub("%25", path)
+        return f"{self._base}/{quote(path, safe='/%~!$&()*+,;=:@')}"
 
     async def get(self, path: str, headers: Mapping[str, str]) -> Reply:
         """GET with redirects followed. Raises Interrupted when no response came, Unavailable
