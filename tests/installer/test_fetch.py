@@ -524,7 +524,19 @@ def test_an_abandoned_stream_drops_its_connection_only() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "http://evil/x", "a\\b", "a\nb", "a/"],
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../b",
+        "a//b",
+        "./a",
+        "http://evil/x",
+        "a\\b",
+        "a\nb",
+        "a/",
+        "%2e%2E/x",
+    ],
 )
 def test_only_plain_relative_paths(path: str) -> None:
     async def check() -> None:
@@ -560,12 +572,13 @@ def test_bad_base_urls(url: str) -> None:
 
 def test_odd_names_stay_names_below_a_base_path() -> None:
     async def check() -> None:
-        files = {"repo/pub/a%20b%3Fc%23d%25.json": b"1"}
+        files = {"repo/pub/a%20b%3Fc%23d%25.json": b"1", "repo/pub/1...%2Frole.json": b"2"}
         async with (
             HostileServer(files) as server,
             HttpFetcher(f"{server.url}/repo/pub/", clock=LoopClock()) as fetcher,
         ):
             assert await fetcher.fetch("a b?c#d%.json", size_max=9) == b"1"
+            assert await fetcher.fetch("1...%2Frole.json", size_max=9) == b"2"
 
     run(check())
 
