@@ -1,5 +1,7 @@
 """match.py: runs cover the target, say the truth, and prefer what needs the fewest frames."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -73,7 +75,7 @@ def test_runs_cover_and_are_true_on_random_images() -> None:
         joined = join_zeros(runs, hash_grains(_image(source)), 4 * GRAIN_BYTES)
         for each in (runs, joined):
             assert sum(run.size for run in each) == len(target) * GRAIN_BYTES
-            assert all(one.end == two.target for one, two in zip(each, each[1:], strict=False))
+            assert all(one.end == two.target for one, two in itertools.pairwise(each))
             images = Memory(_image(source)), Memory(_image(target))
             assert list(verify_runs(each, *images)) == each
 
