@@ -60,7 +60,8 @@ def publish(
         signing = Signing(repo, KeyRing((repo.keys, *keys), passphrases), now)
         current = read_in_force(repo)
         sources = _read_sources(repo, current, request)
-        _empty(repo, repo.work)
+        shutil.rmtree(repo.work, ignore_errors=True)  # what a killed publish left
+        repo.disk.make_folder(repo.work)
         scanned = _scan_images(repo, request, on_progress)
         record = take_up_record(repo, request.version, scanned, request.settings, now)
         published = _published(repo, current, request.version)
@@ -77,7 +78,7 @@ def publish(
         if published is None or any(made.published for made in deltas):
             targets, delta_targets = write_targets(repo, current, manifest, deltas)
             put_in_force(signing, current, targets=targets, deltas=delta_targets)
-        _empty(repo, repo.work)
+        shutil.rmtree(repo.work, ignore_errors=True)
         return Published(manifest, published is not None, tuple(deltas))
 
 
@@ -186,12 +187,6 @@ def _check_same(published: Manifest, draft: Manifest) -> None:
             expected="the same " + ", ".join(fields),
             hint="A version never changes: publish under a new one",
         )
-
-
-def _empty(repo: Repository, folder: Path) -> None:
-    """Throw away what a publish built and did not use, this one or a killed one."""
-    shutil.rmtree(folder, ignore_errors=True)
-    repo.disk.make_folder(folder)
 
 
 def _check_keys(signing: Signing, current: InForce, *, new: bool, deltas: bool) -> None:
