@@ -13,7 +13,7 @@ import lzma
 import zlib
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 import zstandard
 
@@ -24,6 +24,8 @@ from slipstream.delta.limits import (
     KIB,
     MIB,
 )
+
+Data: TypeAlias = bytes | memoryview
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1; a skippable frame has another
 _ZSTD_LEVEL = 19
@@ -93,7 +95,7 @@ def compress_smallest(
     return best, encoded
 
 
-def decompress(codec: Codec, data: bytes, size: int) -> bytes:
+def decompress(codec: Codec, data: Data, size: int) -> bytes:
     """Exactly `size` bytes out of the whole of `data`, or FormatError.
 
     Peak memory: `size` twice over (the codecs of the standard library join their output) and
@@ -102,7 +104,7 @@ def decompress(codec: Codec, data: bytes, size: int) -> bytes:
     _check_size(codec, size)
     match codec:
         case Codec.NONE:
-            decoded = data
+            decoded = bytes(data)
         case Codec.ZSTD:
             decoded = _decompress_zstd(data, size)
         case Codec.LZMA2:
@@ -158,7 +160,7 @@ def _check_size(codec: Codec, size: int) -> None:
         )
 
 
-def _decompress_zstd(data: bytes, size: int) -> bytes:
+def _decompress_zstd(data: Data, size: int) -> bytes:
     # python-zstandard heeds neither max_output_size nor max_window_size where the frame declares
     # its own size (8 KB gave 256 MiB with a bound of 4096): so the header is read first.
     try:
@@ -193,10 +195,10 @@ class _Decoder(Protocol):
     def eof(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    def decompress(self, data: Data, max_length: int, /) -> bytes: ...
 
 
-def _drain(codec: Codec, decoder: _Decoder, data: bytes, size: int) -> bytes:
+def _drain(codec: Codec, decoder: _Decoder, data: Data, size: int) -> bytes:
     """At most `size` + 1 bytes: one more than allowed shows a stream that goes on."""
     try:
         decoded = decoder.decompress(data, size + 1)

@@ -51,10 +51,11 @@ def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
 
 def _decode_streams(frame: Frame, encoded: bytes) -> list[bytes]:
     decoded = []
+    view = memoryview(encoded)
     offset = 0
     for stream in frame.streams:
         end = offset + stream.encoded_size
-        decoded.append(decompress(stream.codec, encoded[offset:end], stream.size))
+        decoded.append(decompress(stream.codec, view[offset:end], stream.size))
         offset = end
     return decoded
 

@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import zstandard
@@ -196,20 +197,24 @@ def test_a_dictionary_id_is_refused() -> None:
 BOMB_BYTES = 256 * MIB
 
 
+@cache
 def _zstd_bomb() -> bytes:
     return zstandard.ZstdCompressor(level=3).compress(bytes(BOMB_BYTES))
 
 
+@cache
 def _lzma_bomb() -> bytes:
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": lzma_dict_size(65536)}]
     return lzma.compress(bytes(BOMB_BYTES), lzma.FORMAT_RAW, filters=filters)
 
 
+@cache
 def _zlib_bomb() -> bytes:
     encoder = zlib.compressobj(9, wbits=-15)
     return encoder.compress(bytes(BOMB_BYTES)) + encoder.flush()
 
 
+@cache
 def _bz2_bomb() -> bytes:
     return bz2.compress(bytes(BOMB_BYTES))
 

@@ -299,6 +299,27 @@ def test_decoding_keeps_to_the_declared_memory(codec: Codec) -> None:
     assert peak <= frame.memory_bytes
 
 
+@pytest.mark.parametrize("codec", Codec)
+def test_a_diff_keeps_to_the_declared_memory(codec: Codec) -> None:
+    source = random.Random(6).randbytes(MIB)
+    size = len(source) + 1000
+    control = struct.pack("<QQQ", len(source), 0, 0) + struct.pack("<QQQ", 0, 1000, 0)
+    streams, encoded = encode_streams([codec] * 3, [control, bytes(len(source)), bytes(1000)])
+    frame = make_frame(
+        FrameKind.DIFF,
+        ByteRange(0, size),
+        sources=[ByteRange(0, len(source))],
+        digest=Digest.of(encoded),
+        streams=streams,
+    )
+    tracemalloc.start()
+    decoded = decode_frame(frame, encoded, source)
+    peak = tracemalloc.get_traced_memory()[1] + len(source) + len(encoded)
+    tracemalloc.stop()
+    assert decoded == source + bytes(1000)
+    assert peak <= frame.memory_bytes + 64 * 1024  # Python's own small objects
+
+
 # --- chunks
 
 
