@@ -123,7 +123,10 @@ class PollHandler:
     interval_s: int
 
     async def handle(self, request: web.Request) -> web.Response:
-        device = await authenticate(request, self.store)
+        found = await self.store.find_standing(sent_digest(request))
+        if found is None:
+            raise _stranger()
+        device, failed = found
         poll = await read_json(request, Poll, POLL_BYTES_MAX)
         check_device(device, poll.device)
         if poll.product != device.product:
@@ -134,7 +137,6 @@ class PollHandler:
         self.polls.note(_seen(poll, self.now()))
         catalog = await self.catalog.read()
         newest = catalog.newest(device.product, poll.channel or device.channel)
-        failed = await self.store.failed_releases(device.id)
         decision = decide_offer(_standing(poll, failed), newest)
         answer = _answer(decision)
         self.metrics.count_poll(answer["action"])
@@ -142,16 +144,23 @@ class PollHandler:
 
 
 async def authenticate(request: web.Request, store: Store) -> Device:
-    """The device whose token the request carries; 401 otherwise.
-
-    The token is looked up by its digest: how long that takes depends on SHA-256 of what was
-    sent, which tells a guesser nothing about any token.
-    """
-    token = bearer_token(request.headers.get("Authorization"))
-    device = None if token is None else await store.find_device(hash_token(token))
+    """The device whose token the request carries; 401 otherwise."""
+    device = await store.find_device(sent_digest(request))
     if device is None:
         raise _stranger()
     return device
+
+
+def sent_digest(request: web.Request) -> bytes:
+    """The digest of the token that the request carries; 401 if there is none.
+
+    Devices are looked up by it: how long that takes depends on SHA-256 of what was sent,
+    which tells a guesser nothing about any token.
+    """
+    token = bearer_token(request.headers.get("Authorization"))
+    if token is None:
+        raise _stranger()
+    return hash_token(token)
 
 
 def check_device(device: Device, claimed: str) -> None:

@@ -139,16 +139,27 @@ class Store:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else Device(*row)
 
-    async def failed_releases(self, device: str) -> frozenset[str]:
-        """The releases that this device reported as fallen back from or failed."""
+    async def find_standing(self, token_digest: bytes) -> tuple[Device, frozenset[str]] | None:
+        """The device that has this token, and the releases it fell back from or failed to install.
+
+        One statement, since it is what every poll costs.
+        """
+        failed = (
+            (reports.c.device == devices.c.id)
+            & reports.c.kind.in_(_REFUSING)
+            & reports.c.release.is_not(None)
+        )
         query = (
-            sa.select(reports.c.release)
-            .where(reports.c.device == device, reports.c.kind.in_(_REFUSING))
-            .where(reports.c.release.is_not(None))
+            sa.select(*_DEVICE_COLUMNS, reports.c.release.label("failed"))
+            .select_from(devices.outerjoin(reports, failed))
+            .where(devices.c.token_digest == token_digest)
             .distinct()
         )
         async with self._reading() as connection:
-            return frozenset((await connection.execute(query)).scalars())
+            rows = (await connection.execute(query)).all()
+        if not rows:
+            return None
+        return Device(*rows[0][:-1]), frozenset(row[-1] for row in rows if row[-1] is not None)
 
     async def list_devices(
         self, *, after: str = "", limit: int

@@ -171,7 +171,7 @@ def test_a_device_cannot_fill_the_disk(path, monkeypatch):
 
 def test_failed_releases(path):
     async def test(store):
-        await _add(store, "d1", "d2")
+        await _add(store, "d1", "d2", "d3")
         for number, (device, kind, release) in enumerate(
             [
                 ("d1", "fell_back", "1.0"),
@@ -185,7 +185,10 @@ def test_failed_releases(path):
             await store.add_report(
                 replace(REPORT, device=device, key=f"k{number}", kind=kind, release=release)
             )
-        assert await store.failed_releases("d1") == {"1.0", "2.0"}
+        device, failed = await store.find_standing(b"d1".ljust(32))
+        assert (device.id, failed) == ("d1", {"1.0", "2.0"})
+        assert (await store.find_standing(b"d3".ljust(32)))[1] == frozenset()
+        assert await store.find_standing(b"x" * 32) is None
 
     run(path, test)
 
@@ -240,7 +243,7 @@ def test_a_database_that_fails_is_unavailable(path):
         with pytest.raises(Unavailable, match="no such table"):
             await store.add_report(REPORT)
         with pytest.raises(Unavailable):
-            await store.failed_releases("d1")
+            await store.find_standing(b"d1".ljust(32))
         await store.check()
 
     run(path, test)
