@@ -171,7 +171,7 @@ def make_payload(target: bytes, source: bytes | None) -> tuple[Index, bytes]:
         if source is not None and source[offset : rng.end] == data:
             frames.append(make_frame(FrameKind.COPY, rng, sources=[rng], encoded_offset=len(body)))
             continue
-        encoded = compress(Codec.ZSTD, data)
+        encoded = compress(Codec.ZSTD, data, 1)
         frames.append(
             make_frame(
                 FrameKind.DATA,
@@ -208,6 +208,7 @@ class Lab:
         # None: the adapter that the configuration names, on folder/esp
         self.boot: BootControl | None = None if real_boot else boot or self.fake
         self.releases: dict[str, LabRelease] = {}
+        self.evil: bytes | None = None  # what full payloads of root file systems make instead
         self.events: list[InstallEvent] = []
         self._targets: dict[str, TargetFile] = {}
         self._deltas: dict[str, TargetFile] = {}
@@ -319,7 +320,8 @@ class Lab:
         self, release: str, name: str, data: bytes, source: bytes | None
     ) -> LabImage:
         tree = tree_of([data], SALT)
-        full, payload = make_payload(data, None)
+        made = self.evil if self.evil is not None and name == "rootfs" else data
+        full, payload = make_payload(made, None)
         self.files[payload_blob(full.digest)] = payload
         self.files[chunks_blob(Digest.of(tree.chunk_list))] = tree.chunk_list
         custom = dump_entry(FullEntry(name, tree.tuple.root))

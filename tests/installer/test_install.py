@@ -1,11 +1,37 @@
 """The main job of the device, on a repository in memory and a device in a folder."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.installer.lab import Lab, change, make_image
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import (
+    Busy,
+    DeviceFault,
+    DigestMismatch,
+    NothingToDo,
+    Rejected,
+    RolledBack,
+    SlipstreamError,
+    Unavailable,
+    WrongDevice,
+)
+from slipstream.delta.layout import chunks_blob, payload_blob
+from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
+from slipstream.delta.tree import dump_superblock
+from slipstream.installer.ports import EntryState
+from slipstream.installer.slots import Denied, SlotState
+from slipstream.installer.states import Committed, Idle, Outcome, Refused, Streaming
+from tests.installer.lab import SLOT_BYTES, Lab, LabRelease, change, make_image
+
+IMAGE = make_image(1)
 
 
 @pytest.fixture
@@ -13,10 +39,24 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
-def test_a_first_install_uses_the_full_payload(lab: Lab) -> None:
-    one = lab.publish("1.0", 1, make_image(1))
+@pytest.fixture
+def update(lab: Lab) -> LabRelease:
+    """The device runs 1.0; 2.0 is on offer with a delta."""
+    lab.preinstall(lab.publish("1.0", 1, IMAGE))
+    return lab.publish("2.0", 2, change(IMAGE, 100_000, 700_000, 1_300_000), source=IMAGE)
 
-    result = asyncio.run(lab.install())
+
+def run(lab: Lab, release: str | None = None) -> Any:
+    return asyncio.run(lab.install(release))
+
+
+# --- the way through
+
+
+def test_a_first_install_uses_the_full_payload(lab: Lab) -> None:
+    one = lab.publish("1.0", 1, IMAGE)
+
+    result = run(lab)
 
     assert (result.slot, result.release) == ("a", "1.0")
     assert lab.holds("a", one)
@@ -24,19 +64,406 @@ def test_a_first_install_uses_the_full_payload(lab: Lab) -> None:
     assert lab.fake.staged["a", 1].files == {"linux": b"kernel 1.0"}
 
 
-def test_an_update_uses_the_delta(lab: Lab) -> None:
-    image = make_image(1)
-    one = lab.publish("1.0", 1, image)
-    lab.preinstall(one)
-    two = lab.publish("2.0", 2, change(image, 700_000), source=image)
-
-    result = asyncio.run(lab.install())
+def test_an_update_uses_the_delta(lab: Lab, update: LabRelease) -> None:
+    result = run(lab)
 
     assert result.slot == "b"
-    assert lab.holds("b", two)
-    assert lab.holds("a", one)
-    assert two.images["rootfs"].delta is not None
+    assert lab.holds("b", update)
+    assert lab.holds("a", lab.releases["1.0"])
+    assert update.images["rootfs"].delta is not None
     # The kernel's full payload comes too.
-    kernel = two.images["kernel"].full.body_size
-    assert result.bytes_fetched == two.images["rootfs"].delta.body_size + kernel
+    kernel = update.images["kernel"].full.body_size
+    assert result.bytes_fetched == update.images["rootfs"].delta.body_size + kernel
     assert lab.reboot() == "b"
+
+
+def test_the_entry_is_published_last_and_the_slot_retired_first(
+    lab: Lab, update: LabRelease
+) -> None:
+    run(lab)
+
+    assert lab.fake.calls == [("retire", "b", None), ("stage", "b", 2), ("publish", "b", 2)]
+    device = lab.device()
+    assert isinstance(device.journal.state, Committed)
+    assert device.slots.record("b").state is SlotState.INSTALLED
+    assert device.slots.record("b").images["rootfs"] == update.images["rootfs"].tree.tuple.root
+    assert [one.kind for one in device.slots.reports()] == ["installed"]
+
+
+def test_the_next_update_alternates_and_uses_the_record_of_the_slot(
+    lab: Lab, update: LabRelease
+) -> None:
+    run(lab)
+    lab.reboot()
+    lab.fake.confirm("b", 2)
+    (lab.folder / "state" / "tx.json").unlink()
+    image = change(update.images["rootfs"].data, 5)
+    three = lab.publish("3.0", 3, image, source=update.images["rootfs"].data)
+
+    result = run(lab)
+
+    assert result.slot == "a"
+    assert lab.holds("a", three)
+    assert lab.holds("b", update)
+    assert lab.reboot() == "a"
+
+
+def test_what_stands_is_neither_fetched_nor_written(lab: Lab, update: LabRelease) -> None:
+    run(lab)
+    lab.fake.retire("b")
+    (lab.folder / "state" / "tx.json").unlink()
+
+    result = run(lab)
+
+    assert (result.bytes_fetched, result.bytes_written) == (0, 0)
+    assert result.chunks_standing == result.chunks == 5
+
+
+def test_the_named_release_is_installed(lab: Lab) -> None:
+    one = lab.publish("1.0", 1, IMAGE)
+    lab.publish("2.0", 2, make_image(2))
+
+    assert run(lab, "1.0").release == "1.0"
+    assert lab.holds("a", one)
+
+
+def test_the_hash_tree_is_written_behind_the_image(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, settings='[install]\nverity = "append"\n', slot_bytes=SLOT_BYTES)
+    one = lab.publish("1.0", 1, IMAGE)
+
+    run(lab)
+
+    tree = one.images["rootfs"].tree
+    begin = tree.tuple.data_blocks * BLOCK_BYTES
+    expected = dump_superblock(tree.tuple, tree.tuple.root.raw[:16]) + tree.dump()
+    assert lab.slot("a").read_bytes()[begin : begin + len(expected)] == expected
+    if Path("/usr/sbin/veritysetup").exists():
+        subprocess.run(
+            [
+                "/usr/sbin/veritysetup",
+                "verify",
+                f"--hash-offset={begin}",
+                lab.slot("a"),
+                lab.slot("a"),
+                tree.tuple.root.hex,
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+
+def test_no_room_for_the_hash_tree_is_said_and_no_fault(tmp_path: Path) -> None:
+    size = -(-len(IMAGE) // BLOCK_BYTES) * BLOCK_BYTES
+    lab = Lab(tmp_path, settings='[install]\nverity = "append"\n', slot_bytes=size)
+    one = lab.publish("1.0", 1, IMAGE)
+
+    run(lab)
+
+    assert lab.holds("a", one)
+    assert "no room for the hash tree" in lab.words()
+
+
+# --- refusals: nothing written to the slot
+
+
+def tamper(lab: Lab, path: str) -> None:
+    data = bytearray(lab.files[path])
+    data[-1] ^= 1
+    lab.files[path] = bytes(data)
+
+
+def tamper_index(lab: Lab, update: LabRelease) -> None:
+    digest = update.images["rootfs"].full.digest
+    tamper(lab, next(path for path in lab.files if path.endswith(f"{digest}.rootfs.full")))
+
+
+def tamper_manifest(lab: Lab, update: LabRelease) -> None:
+    tamper(lab, next(path for path in lab.files if path.endswith(f"{update.digest}.manifest.json")))
+
+
+def tamper_frame(lab: Lab, update: LabRelease) -> None:
+    tamper(lab, payload_blob(update.images["rootfs"].full.digest))
+
+
+def tamper_chunks(lab: Lab, update: LabRelease) -> None:
+    tamper(lab, chunks_blob(Digest.of(update.images["rootfs"].tree.chunk_list)))
+
+
+def raise_floor(lab: Lab, update: LabRelease) -> None:
+    lab.device().floors.raise_to(3)
+
+
+def deny(lab: Lab, update: LabRelease) -> None:
+    lab.device().slots.deny(Denied("2.0", 2, update.digest, "health: dns failed", 0))
+
+
+@pytest.mark.parametrize(
+    "hurt, error",
+    [
+        (tamper_index, DigestMismatch),
+        (tamper_manifest, DigestMismatch),
+        (tamper_frame, DigestMismatch),
+        (tamper_chunks, DigestMismatch),
+        (raise_floor, RolledBack),
+        (deny, Rejected),
+    ],
+)
+def test_bad_bytes_are_refused(
+    lab: Lab, hurt: Callable[[Lab, LabRelease], None], error: type[SlipstreamError]
+) -> None:
+    lab.preinstall(lab.publish("1.0", 1, IMAGE))
+    two = lab.publish("2.0", 2, make_image(2, 400_000))
+    before = lab.slot("b").read_bytes()
+    hurt(lab, two)
+
+    with pytest.raises(error) as caught:
+        run(lab, "2.0")
+
+    assert caught.value.exit_code == 4
+    assert lab.slot("b").read_bytes() == before
+    assert [entry.slot for entry in lab.fake.entries()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "changes, size",
+    [
+        ({"product": "toaster"}, 4000),
+        ({"hardware": ("arm64",)}, 4000),
+        ({}, SLOT_BYTES + 1),
+    ],
+)
+def test_a_release_for_another_device_is_refused(
+    lab: Lab, changes: dict[str, Any], size: int
+) -> None:
+    lab.publish("1.0", 1, make_image(2, size), **changes)
+
+    with pytest.raises(WrongDevice) as caught:
+        run(lab, "1.0")
+
+    assert caught.value.exit_code == 4
+    assert not any(lab.slot("a").read_bytes())
+    assert lab.fake.calls == []
+
+
+def test_a_frame_that_makes_other_bytes_than_were_signed_is_refused(lab: Lab) -> None:
+    """The payload is whole and signed, but it makes another image than the tree describes."""
+    lab.preinstall(lab.publish("1.0", 1, IMAGE))
+    good = make_image(2)
+    lab.evil = change(good, CHUNK_BYTES + 7)  # what the frames make
+    lab.publish("2.0", 2, good)
+
+    with pytest.raises(DigestMismatch, match="chunk is not what was signed"):
+        run(lab)
+
+    written = lab.slot("b").read_bytes()
+    assert written[:CHUNK_BYTES] == good[:CHUNK_BYTES]
+    assert not any(written[CHUNK_BYTES : 2 * CHUNK_BYTES])
+    state = lab.device().journal.state
+    assert isinstance(state, Idle)
+    assert state.last is not None
+    assert state.last.outcome is Outcome.FAILED
+    assert [one.kind for one in lab.device().slots.reports()] == ["failed"]
+
+
+def test_nothing_newer_is_nothing_to_do(lab: Lab) -> None:
+    lab.preinstall(lab.publish("1.0", 1, IMAGE))
+
+    with pytest.raises(NothingToDo) as caught:
+        run(lab)
+    assert caught.value.exit_code == 3
+
+
+def test_the_newest_release_is_passed_over_when_it_fell_back(lab: Lab, update: LabRelease) -> None:
+    deny(lab, update)
+
+    with pytest.raises(NothingToDo):
+        run(lab)
+
+    three = lab.publish("3.0", 3, make_image(3))
+    assert run(lab).release == "3.0"
+    assert lab.holds("b", three)
+
+
+def test_no_release_is_installed_while_one_is_on_trial(lab: Lab, update: LabRelease) -> None:
+    run(lab)
+    lab.publish("3.0", 3, make_image(3))
+
+    with pytest.raises(Refused, match=r"release 2\.0 is committed"):
+        run(lab)
+    assert lab.holds("b", update)
+
+
+def test_a_lost_record_of_the_commit_is_read_from_the_entry(lab: Lab, update: LabRelease) -> None:
+    run(lab)
+    path = lab.folder / "state" / "tx.json"
+    path.write_bytes(path.read_bytes().replace(b'"committed"', b'"staged"'))
+
+    with pytest.raises(Refused, match="committed"):
+        run(lab)
+    assert isinstance(lab.device().journal.state, Committed)
+    assert lab.fake.entries()[1].state is EntryState.TRIAL
+
+
+def test_the_second_installer_is_told(lab: Lab, update: LabRelease) -> None:
+    with lab.device().lock(), pytest.raises(Busy, match=f"process {os.getpid()}"):
+        run(lab)
+    assert run(lab).release == "2.0"
+
+
+def test_an_unknown_running_slot_is_a_fault(lab: Lab, update: LabRelease) -> None:
+    lab.fake.running = type(lab.fake.running)(slot=None, counter=None, root=None)
+
+    with pytest.raises(DeviceFault, match="running slot is not known"):
+        run(lab)
+
+
+# --- drift: the running slot is not what it should be
+
+
+def drift(lab: Lab, *offsets: int) -> None:
+    with lab.slot("a").open("r+b") as file:
+        for offset in offsets:
+            file.seek(offset)
+            file.write(b"drift")
+
+
+def test_a_drifted_source_costs_only_its_chunks(lab: Lab, update: LabRelease) -> None:
+    drift(lab, 2 * CHUNK_BYTES)
+
+    result = run(lab)
+
+    assert lab.holds("b", update)
+    assert "1 chunks could not be made from the running slot" in lab.words()
+    rootfs = update.images["rootfs"]
+    full = rootfs.full.frames[2].encoded.size
+    assert rootfs.delta is not None
+    assert result.bytes_fetched == (
+        rootfs.delta.body_size + full + update.images["kernel"].full.body_size
+    )
+
+
+def test_an_unreadable_source_costs_only_its_chunks(
+    lab: Lab, update: LabRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pread
+    bad = os.stat(lab.slot("a")).st_ino
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == bad and offset <= CHUNK_BYTES + 9 < offset + size:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+    run(lab)
+
+    assert lab.holds("b", update)
+    assert "could not be made from the running slot" in lab.words()
+
+
+def test_a_medium_that_forgets_is_a_fault(
+    lab: Lab, update: LabRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    target = os.stat(lab.slot("b")).st_ino
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if os.fstat(descriptor).st_ino == target and offset == CHUNK_BYTES:
+            return len(data)  # acknowledged and lost
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+
+    with pytest.raises(DeviceFault, match="does not keep what is written"):
+        run(lab)
+    assert [entry.slot for entry in lab.fake.entries()] == ["a"]
+    assert lab.words().count("not as written when read back") == 3
+
+
+# --- interruption
+
+
+def test_a_lost_link_is_resumed_without_fetching_twice(lab: Lab, update: LabRelease) -> None:
+    left = 3
+
+    def cut(path: str) -> None:
+        nonlocal left
+        left -= path.endswith(".payload")
+        if left < 0:
+            raise Unavailable("the link is gone")
+
+    lab.fetcher.hook = cut
+    with pytest.raises(Unavailable):
+        run(lab)
+    assert isinstance(lab.device().journal.state, Streaming)
+    first = lab.fetcher.bytes_sent
+    lab.fetcher.hook = lambda _: None
+
+    result = run(lab)
+
+    assert lab.holds("b", update)
+    assert first > 0
+    rootfs, kernel = update.images["rootfs"], update.images["kernel"]
+    assert rootfs.delta is not None
+    whole = rootfs.delta.body_size + kernel.full.body_size
+    assert lab.fetcher.bytes_sent == whole
+    assert result.bytes_refetched == 0
+
+
+CHILD = """\
+import asyncio, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.installer.lab import Lab, change, make_image
+
+lab = Lab(Path(sys.argv[2]))
+image = make_image(1)
+lab.preinstall(lab.publish("1.0", 1, image))
+lab.publish("2.0", 2, make_image(2), source=image)
+left = int(sys.argv[3])
+
+def kill(path):
+    global left
+    left -= path.endswith(".payload")
+    if left < 0:
+        print(lab.fetcher.bytes_sent, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+lab.fetcher.hook = kill
+asyncio.run(lab.install())
+"""
+
+
+@pytest.mark.parametrize("pieces", [1, 14])
+def test_sigkill_costs_no_byte_twice(lab: Lab, tmp_path: Path, pieces: int) -> None:
+    """A real process, killed in the stream; this one goes on with what it left on disk."""
+    lab.preinstall(lab.publish("1.0", 1, IMAGE))
+    two = lab.publish("2.0", 2, make_image(2), source=IMAGE)
+    root = Path(__file__).resolve().parents[2]
+    child = tmp_path / "child"
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, root, child, str(pieces)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for name in ("state", "slot-a.img", "slot-b.img"):
+        target = lab.folder / name
+        os.rename(target, tmp_path / f"old-{name}") if target.exists() else None
+        os.rename(child / name, target)
+    # The child signed with a key of its own: its metadata means nothing here.
+    for path in (lab.folder / "state" / "metadata").rglob("*.json"):
+        path.unlink()
+
+    result = run(lab)
+
+    assert lab.holds("b", two)
+    delta, kernel = two.images["rootfs"].delta, two.images["kernel"].full
+    assert delta is not None
+    whole = delta.body_size + kernel.body_size
+    assert int(done.stdout) > 0
+    assert int(done.stdout) + lab.fetcher.bytes_sent - whole <= max(
+        frame.encoded.size for frame in delta.frames
+    )
+    assert result.bytes_refetched == 0
