@@ -1,7 +1,6 @@
 """HttpFetcher through a server that misbehaves at every byte, in virtual time."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.errors import FormatError, Unavailable, UsageError
+from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import (
-    RATE_FLOOR_BYTES_PER_S,
     RETRY_ATTEMPTS_MAX,
     RETRY_DELAY_MAX_S,
     WHOLE_RESTARTS_MAX,
 )
 from slipstream.installer.fetch import Changed, HttpFetcher, NotFound
-from tests.installer.hostile_server import Answer, Fault, HostileServer, dump
+from tests.installer.faults import FAULTS, PAGE, cut_body, cut_last_byte, headers, status
+from tests.installer.hostile_server import Answer, HostileServer, dump
 from tests.installer.virtual_time import LoopClock, run
 
 SMALL = bytes(range(256)) * 3
@@ -40,91 +39,6 @@ async def pair(**options: Any) -> AsyncIterator[tuple[HostileServer, HttpFetcher
 
 async def streamed(fetcher: HttpFetcher, path: str, rng: ByteRange) -> bytes:
     return b"".join([piece async for piece in fetcher.stream(path, rng)])
-
-
-# --- the table of faults: name -> (fault, bytes it may cost beyond the wanted ones)
-
-
-def cut_body(fraction: float) -> Fault:
-    return lambda a: replace(a, cut_body=int(len(a.body) * fraction))
-
-
-def cut_last_byte(a: Answer) -> Answer:
-    return replace(a, cut_body=max(0, len(a.body) - 1))
-
-
-def status(code: int, **headers: str) -> Fault:
-    body = b"" if code == 304 else b"oops"
-    return lambda _: Answer(code, {"Content-Length": str(len(body))}, body).with_headers(**headers)
-
-
-def headers(**changes: str | None) -> Fault:
-    return lambda a: a.with_headers(**changes)
-
-
-def raw_body(code: int, body: bytes, **more: str) -> Fault:
-    return lambda a: Answer(
-        code,
-        {"Content-Length": str(len(body)), **{k.replace("_", "-"): v for k, v in more.items()}},
-        body,
-    )
-
-
-def shifted_range(a: Answer) -> Answer:
-    return replace(a, status=206).with_headers(Content_Range=f"bytes 7-{6 + len(a.body)}/9999999")
-
-
-PAGE = b"<html><body>Please log in</body></html>"
-
-FAULTS: dict[str, Fault] = {
-    "no answer, closed": lambda a: replace(a, cut=0),
-    "no answer, reset": lambda a: replace(a, cut=0, reset=True),
-    "cut in the status line": lambda a: replace(a, cut=10),
-    "cut in the header": lambda a: replace(a, cut=40),
-    "cut before the body": cut_body(0.0),
-    "cut early": cut_body(0.1),
-    "cut in the middle": cut_body(0.5),
-    "reset in the middle": lambda a: replace(a, cut_body=len(a.body) // 2, reset=True),
-    "cut at the last byte": cut_last_byte,
-    "cut chunks in the middle": lambda a: replace(a, chunked=True, cut_body=len(a.body) // 2),
-    "cut before the last chunk": lambda a: replace(a, chunked=True, cut_body=len(a.body) - 1),
-    "stall before the header": lambda a: replace(a, drip=(1, 1e6), drip_head=True),
-    "stall before the body": lambda a: replace(a, stall_body=0),
-    "stall in the middle": lambda a: replace(a, stall_body=len(a.body) // 2),
-    "stall at the last byte": lambda a: replace(a, stall_body=len(a.body) - 1),
-    "trickled header": lambda a: replace(a, drip=(1, 29.0), drip_head=True),
-    "trickled body": lambda a: replace(a, drip=(1, 29.0)),
-    "below the rate floor": lambda a: replace(a, drip=(RATE_FLOOR_BYTES_PER_S * 4, 10.0)),
-    "408": status(408),
-    "416": status(416),
-    "425": status(425),
-    "429": status(429),
-    "429 with seconds": status(429, Retry_After="7"),
-    "500": status(500),
-    "502": status(502),
-    "503": status(503),
-    "503 with seconds": status(503, Retry_After="3"),
-    "503 with a date": status(503, Retry_After="Thu, 01 Jan 2026 00:01:00 GMT"),
-    "503 with nonsense": status(503, Retry_After="soon"),
-    "504": status(504),
-    "204": lambda a: Answer(204, {}, b""),
-    "proxy page": raw_body(200, PAGE, Content_Type="text/html; charset=utf-8"),
-    "gzip": headers(Content_Encoding="gzip"),
-    "unknown encoding": headers(Content_Encoding="x-proxy"),
-    "wrong Content-Range": shifted_range,
-    "garbled Content-Range": lambda a: replace(a, status=206).with_headers(Content_Range="bytes"),
-    "206 without Content-Range": lambda a: replace(a, status=206).with_headers(Content_Range=None),
-    "Content-Length one more": lambda a: replace(
-        a.with_headers(Content_Length=str(len(a.body) + 1)), close=True
-    ),
-    "not HTTP": lambda a: replace(a, status=0, cut=5),
-    "multipart": lambda a: replace(a, status=206).with_headers(
-        Content_Range=None, Content_Type="multipart/byteranges; boundary=x"
-    ),
-    # These are odd but right: they must cost nothing but the connection.
-    "chunked": lambda a: replace(a, chunked=True),
-    "connection closed after": lambda a: replace(a, close=True),
-}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -488,152 +402,5 @@ def test_no_server_at_all() -> None:
         async with HttpFetcher(url, clock=LoopClock(), chance=lambda: 0.0) as fetcher:
             with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
                 await fetcher.fetch("metadata/small.json", size_max=1000)
-
-    run(check())
-
-
-# --- connections
-
-
-def test_connections_are_reused() -> None:
-    async def check() -> None:
-        async with pair() as (server, fetcher):
-            for offset in range(0, 200_000, 10_000):
-                await streamed(fetcher, "blobs/big.payload", ByteRange(offset, 5000))
-                await fetcher.fetch("metadata/small.json", size_max=1000)
-            assert len(server.requests) == 40
-            assert server.accepted == 1
-
-    run(check())
-
-
-def test_an_abandoned_stream_drops_its_connection_only() -> None:
-    async def check() -> None:
-        async with pair() as (server, fetcher):
-            stream = fetcher.stream("blobs/big.payload", ByteRange(0, len(BIG)))
-            await anext(stream)
-            await stream.aclose()
-            assert await fetcher.fetch("metadata/small.json", size_max=1000) == SMALL
-            assert server.accepted == 2
-
-    run(check())
-
-
-# --- addresses and redirects
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "",
-        "/etc/passwd",
-        "../x",
-        "a/../b",
-        "a//b",
-        "./a",
-        "http://evil/x",
-        "a\\b",
-        "a\nb",
-        "a/",
-        "%2e%2E/x",
-    ],
-)
-def test_only_plain_relative_paths(path: str) -> None:
-    async def check() -> None:
-        async with pair() as (server, fetcher):
-            with pytest.raises(FormatError):
-                await fetcher.fetch(path, size_max=10)
-            assert server.accepted == 0
-
-    run(check())
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "ftp://h/",
-        "file:///etc",
-        "//h",
-        "h",
-        "http://",
-        "http://u:p@h/",
-        "http://h/?q",
-        "http://h/#f",
-    ],
-)
-def test_bad_base_urls(url: str) -> None:
-    async def check() -> None:
-        with pytest.raises(UsageError):
-            HttpFetcher(url, clock=LoopClock())
-
-    run(check())
-
-
-def test_odd_names_stay_names_below_a_base_path() -> None:
-    async def check() -> None:
-        files = {"repo/pub/a%20b%3Fc%23d%25.json": b"1", "repo/pub/1...%2Frole.json": b"2"}
-        async with (
-            HostileServer(files) as server,
-            HttpFetcher(f"{server.url}/repo/pub/", clock=LoopClock()) as fetcher,
-        ):
-            assert await fetcher.fetch("a b?c#d%.json", size_max=9) == b"1"
-            assert await fetcher.fetch("1...%2Frole.json", size_max=9) == b"2"
-
-    run(check())
-
-
-def redirect(location: str, code: int = 302) -> Fault:
-    return lambda a: Answer(code, {"Location": location, "Content-Length": "0"}, b"")
-
-
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_redirects_keep_the_credential_at_home(code: int) -> None:
-    async def check() -> None:
-        async with HostileServer(dict(FILES)) as home, HostileServer(dict(FILES)) as other:
-            async with HttpFetcher(
-                home.url, clock=LoopClock(), authorization="Bearer secret"
-            ) as fetcher:
-                home.plan([redirect(f"{other.url}/blobs/big.payload", code)])
-                data = await streamed(fetcher, "blobs/big.payload", ByteRange(3, 100))
-                assert data == BIG[3:103]
-                home.plan([redirect("/metadata/small.json", code)])
-                assert await fetcher.fetch("elsewhere", size_max=1000) == SMALL
-            assert {r.headers.get("authorization") for r in home.requests} == {"Bearer secret"}
-            assert other.requests[0].headers["range"] == "bytes=3-102"
-            assert [r.headers.get("authorization") for r in other.requests] == [None]
-
-    run(check())
-
-
-@pytest.mark.parametrize("location", ["", "file:///etc/passwd", "ftp://h/x", "javascript:1"])
-def test_redirects_to_nowhere(location: str) -> None:
-    async def check() -> None:
-        async with pair() as (server, fetcher):
-            server.plan([redirect(location)])
-            with pytest.raises(Unavailable, match="redirect"):
-                await fetcher.fetch("metadata/small.json", size_max=1000)
-
-    run(check())
-
-
-def test_redirect_loops_end() -> None:
-    async def check() -> None:
-        async with pair() as (server, fetcher):
-            server.plan([redirect("/metadata/small.json")] * 100)
-            with pytest.raises(Unavailable, match="too many redirects"):
-                await fetcher.fetch("metadata/small.json", size_max=1000)
-            assert len(server.requests) == 4
-
-    run(check())
-
-
-def test_closing_twice_is_fine() -> None:
-    async def check() -> None:
-        async with pair() as (_, fetcher):
-            with contextlib.suppress(Unavailable):
-                await fetcher.fetch("none", size_max=10)
-            await fetcher.close()
-            await fetcher.close()
 
     run(check())
