@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Self
 
 import click
 
@@ -16,12 +17,45 @@ def progress(
 ) -> Iterator[Callable[[int, int], None]]:
     """Yield `report(done, total)`; both count bytes, or steps with `unit_bytes` false."""
     if quiet:
-        yield lambda _done, _total: None
+        yield _silent
     elif sys.stderr.isatty():
         with _bar(label, unit_bytes=unit_bytes) as report:
             yield report
     else:
         yield _plain(label, unit_bytes=unit_bytes)
+
+
+class Steps:
+    """Progress of several steps, one after another: a bar for each."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._what: str | None = None
+        self._bar = ExitStack()
+        self._report: Callable[[int, int], None] = _silent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """`what` is being done, `done` of `total` bytes of it."""
+        if what != self._what:
+            self.close()
+            self._what = what
+            self._report = self._bar.enter_context(progress(what, quiet=self._quiet))
+        self._report(done, total)
+
+    def close(self) -> None:
+        """Take the bar away, for words or for good."""
+        self._bar.close()
+        self._what = None
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Nobody watches."""
 
 
 @contextmanager

@@ -2,15 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
 
 import click
 
-from slipstream.cli.progress import megabytes, progress
+from slipstream.cli.progress import Steps, megabytes
 from slipstream.cli.sizes import SIZE
 from slipstream.delta.errors import UsageError
 from slipstream.delta.manifest import Place
@@ -326,7 +325,7 @@ class Passphrase:
             return self._file.read_text().rstrip("\n")
         if PASSPHRASE_VARIABLE in os.environ:
             return os.environ[PASSPHRASE_VARIABLE]
-        if not click.get_text_stream("stdin").isatty():
+        if not sys.stdin.isatty():
             raise UsageError(
                 "the keys need a passphrase and there is no terminal to ask on",
                 hint=f"Give --passphrase-file or ${PASSPHRASE_VARIABLE}",
@@ -335,34 +334,6 @@ class Passphrase:
             "Passphrase of the keys", hide_input=True, confirmation_prompt=self._confirm, err=True
         )
         return answer
-
-
-class Steps:
-    """Progress of several steps, one after another."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._what: str | None = None
-        self._bar = ExitStack()
-        self._report: Callable[[int, int], None] = _silent
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Called by the work: `what` is being done, `done` of `total` bytes of it."""
-        if what != self._what:
-            self._bar.close()
-            self._what = what
-            self._report = self._bar.enter_context(progress(what, quiet=self._quiet))
-        self._report(done, total)
-
-
-def _silent(_done: int, _total: int) -> None:
-    """Nobody watches."""
 
 
 def _image(word: str) -> tuple[str, tuple[Place, Path]]:

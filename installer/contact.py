@@ -1,0 +1,128 @@
+"""Contact with the server: what this device tells it, and what it wants of this device.
+
+A device without a token has a static repository and no contact: nothing is told, and its newest
+release is wanted. What is wanted is never trusted: only signed metadata decides what may run.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from slipstream.delta.errors import NothingToDo, Rejected, Unavailable, UsageError
+from slipstream.delta.limits import REASON_CHARS_MAX
+from slipstream.installer import poll
+from slipstream.installer.device import Device
+from slipstream.installer.ports import EntryState
+from slipstream.installer.slots import Report
+
+TOKEN_BYTES_MAX = 4096
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A release to install; None: the newest on offer. `interval_s`: when to ask again."""
+
+    release: str | None
+    interval_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A device and its server, or None."""
+
+    device: Device
+    server: poll.Server | None
+
+    async def deliver(self, say: Say) -> None:
+        """Send the reports that wait, oldest first; each is kept until the server has it."""
+        if self.server is None:
+            return
+        for report in self.device.slots.reports():
+            try:
+                await self.server.report(wire_report(self.device, report))
+            except Unavailable as error:
+                say(f"reports wait: {error}")
+                return
+            except Rejected as error:
+                # Kept: an operator may mend the token. The others go their way.
+                say(f"report {report.key} was refused: {error}")
+            else:
+                self.device.slots.delivered(report.key)
+
+    async def ask(self) -> Wanted:
+        """What to install. Raises NothingToDo with the server's reason and Unavailable."""
+        if self.server is None:
+            return Wanted(None)
+        answer = await self.server.poll(poll_request(self.device))
+        if answer.offer is None:
+            raise NothingToDo(answer.reason or "the server offers nothing")
+        return Wanted(answer.offer.release, float(answer.interval_s))
+
+
+@asynccontextmanager
+async def open_contact(device: Device) -> AsyncIterator[Contact]:
+    """The contact that the configuration asks for. Raises UsageError for an unreadable token."""
+    config = device.config.server
+    if config.token_file is None:
+        yield Contact(device, None)
+        return
+    try:
+        with config.token_file.open("rb") as file:
+            token = file.read(TOKEN_BYTES_MAX).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "server.token_file cannot be read",
+            where=config.token_file,
+            got=error,
+            hint="Write the token that the server gave this device into it, mode 0600",
+        ) from error
+    async with poll.Server(config.url, token, clock=device.clock, ca_file=config.ca_file) as server:
+        yield Contact(device, server)
+
+
+def poll_request(device: Device) -> poll.PollRequest:
+    """What the device is: from the boot entries and the records on disk."""
+    booted = device.boot.booted()
+    records = device.slots.records()
+    entries = {entry.slot: entry for entry in device.boot.entries()}
+    running = entries.get(booted.slot or "")
+    return poll.PollRequest(
+        device=device.config.device_id,
+        product=device.config.product,
+        hardware=device.config.hardware,
+        release=records[booted.slot].release if booted.slot in records else None,
+        counter=booted.counter,
+        booted_root=None if booted.root is None else booted.root.hex,
+        slots=tuple(
+            poll.SlotReport(
+                name,
+                records[name].release if name in records else None,
+                entries[name].state if name in entries else "empty",
+            )
+            for name in sorted(device.config.slots)
+        ),
+        failed=tuple(
+            poll.FailedRelease(one.release, one.reason[:REASON_CHARS_MAX])
+            for one in device.slots.denied()
+        ),
+        trial=running is not None and running.state is EntryState.TRIAL,
+        floor=device.floor(),
+        channel=device.config.channel,
+    )
+
+
+def wire_report(device: Device, report: Report) -> poll.Report:
+    """A report as it is sent. Its key is unique in the fleet, so that sending twice counts once."""
+    return poll.Report(
+        key=f"{device.config.device_id}-{report.key}",
+        device=device.config.device_id,
+        kind=report.kind,  # type: ignore[arg-type] # written by this installer, from the same words
+        at=report.at,
+        release=report.release or None,
+        counter=report.counter,
+        booted_root=report.booted_root or None,
+        reason=report.reason,
+        details=dict(report.details),
+    )

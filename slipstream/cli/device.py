@@ -1,0 +1,249 @@
+"""`slipstream device`: what a device, or the person in front of it, can do."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slipstream.cli.progress import Steps, megabytes
+from slipstream.delta.errors import NothingToDo, SlipstreamError
+from slipstream.installer import agent, trial
+from slipstream.installer.config import load_config
+from slipstream.installer.contact import open_contact
+from slipstream.installer.device import Device, open_device
+from slipstream.installer.install import install as install_release
+from slipstream.installer.prepare import prepare
+from slipstream.installer.progress import InstallEvent
+from slipstream.installer.status import read_status
+from slipstream.installer.trial import Outcome, Verdict
+
+config_option = click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("/etc/slipstream/device.toml"),
+    show_default=True,
+    help="The device's configuration.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+release_option = click.option(
+    "--release", metavar="V", help="This release; by default what the server wants, or the newest."
+)
+
+
+@click.group()
+def device() -> None:
+    """Check, plan, install, confirm, roll back, run."""
+
+
+@device.command()
+@config_option
+@json_option
+def status(config: Path, as_json: bool) -> None:
+    """Say what is booted, on trial, installed, failed and why, from what is on disk."""
+    found = read_status(open_device(load_config(config)))
+    click.echo(json.dumps(found.to_json()) if as_json else found.to_words())
+
+
+@device.command()
+@config_option
+@json_option
+def check(config: Path, as_json: bool) -> None:
+    """Ask whether there is something to install: exit 0 if so, 3 if not. Installs nothing."""
+
+    async def job(found: Device) -> None:
+        release = await _wanted(found, None)
+        plan = await prepare(found, release)
+        if as_json:
+            answer = {"release": plan.manifest.release, "counter": plan.manifest.counter}
+            click.echo(json.dumps({**answer, "fetch_bytes_max": plan.fetch_bytes}))
+        else:
+            click.echo(
+                f"release {plan.manifest.release} can be installed: "
+                f"at most {megabytes(plan.fetch_bytes)} to fetch"
+            )
+
+    _run(config, job)
+
+
+@device.command()
+@config_option
+@release_option
+@json_option
+def plan(config: Path, release: str | None, as_json: bool) -> None:
+    """Say what an install would fetch and do. Does nothing."""
+
+    async def job(found: Device) -> None:
+        made = await prepare(found, await _wanted(found, release))
+        click.echo(json.dumps(made.to_json()) if as_json else made.to_words())
+
+    _run(config, job)
+
+
+@device.command()
+@config_option
+@release_option
+@json_option
+def install(config: Path, release: str | None, as_json: bool) -> None:
+    """Install a release into the inactive slot; the next boot tries it. Resumes what was cut off.
+
+    With --json: a line for each event, the last one is the result.
+    """
+
+    async def job(found: Device) -> None:
+        await _settle(found)
+        watch = _json_events if as_json else _Watch()
+        try:
+            result = await install_release(found, await _wanted(found, release), watch)
+        finally:
+            if isinstance(watch, _Watch):
+                watch.close()
+            async with open_contact(found) as contact:
+                await contact.deliver(_note)
+        if as_json:
+            click.echo(json.dumps({"stage": "result", **asdict(result)}))
+        else:
+            click.echo(
+                f"release {result.release} is installed in slot {result.slot}: "
+                f"{megabytes(result.bytes_fetched)} fetched, "
+                f"{megabytes(result.bytes_written)} of {megabytes(result.image_bytes)} written. "
+                "Reboot to try it."
+            )
+
+    _run(config, job)
+
+
+@device.command()
+@config_option
+@click.option("--force", is_flag=True, help="End the trial without the health checks.")
+@json_option
+def confirm(config: Path, force: bool, as_json: bool) -> None:
+    """After a boot: run the health checks; confirm the release if all pass, else give it up.
+
+    Exit 0: confirmed. 1: it failed or the device fell back. 3: nothing was on trial.
+    """
+
+    async def job(found: Device) -> None:
+        say = _note if not as_json else _silent
+        outcome = await (trial.confirm(found) if force else trial.settle(found, say))
+        async with open_contact(found) as contact:
+            await contact.deliver(_note)
+        _tell(outcome, as_json=as_json)
+
+    _run(config, job)
+
+
+@device.command()
+@config_option
+@json_option
+def rollback(config: Path, as_json: bool) -> None:
+    """Give up the running release, or the one that the next boot would try; then reboot."""
+
+    async def job(found: Device) -> None:
+        outcome = await trial.rollback(found)
+        if as_json:
+            click.echo(json.dumps(_outcome_json(outcome)))
+        else:
+            click.echo(f"release {outcome.release} is given up: {outcome.reason}. Reboot.")
+
+    _run(config, job)
+
+
+@device.command()
+@config_option
+def run(config: Path) -> None:
+    """Run the agent: settle the last boot, then poll, install, reboot, report. For a service."""
+
+    async def job(found: Device) -> None:
+        await agent.run(found, say=click.echo)
+
+    _run(config, job)
+
+
+def _run(config: Path, job: Callable[[Device], Awaitable[None]]) -> None:
+    async def with_device() -> None:
+        async with open_device(load_config(config)) as found:
+            try:
+                await job(found)
+            finally:
+                for notice in dict.fromkeys(found.notices):
+                    _note(notice)
+
+    asyncio.run(with_device())
+
+
+async def _settle(found: Device) -> None:
+    """What the last boot proved comes before a new install."""
+    outcome = await trial.settle(found, _note)
+    if outcome.verdict in (Verdict.CONFIRMED, Verdict.FELL_BACK):
+        _note(f"release {outcome.release}: {outcome.verdict}")
+
+
+async def _wanted(found: Device, release: str | None) -> str | None:
+    if release is not None:
+        return release
+    async with open_contact(found) as contact:
+        await contact.deliver(_note)
+        return (await contact.ask()).release
+
+
+def _tell(outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_outcome_json(outcome)))
+    elif outcome.verdict is not Verdict.NOTHING:
+        for result in outcome.health:
+            click.echo(f"health: {result}")
+    match outcome.verdict:
+        case Verdict.CONFIRMED:
+            if not as_json:
+                click.echo(f"release {outcome.release} is confirmed")
+        case Verdict.NOTHING:
+            raise NothingToDo("no release is on trial")
+        case Verdict.REBOOT:
+            raise NothingToDo(f"release {outcome.release} is tried at the next boot")
+        case Verdict.CONDEMNED | Verdict.UNHEALTHY | Verdict.FELL_BACK:
+            raise SlipstreamError(f"release {outcome.release}: {outcome.verdict}: {outcome.reason}")
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "verdict": outcome.verdict,
+        "release": outcome.release,
+        "counter": outcome.counter,
+        "reason": outcome.reason,
+        "reboot_wanted": outcome.reboot_wanted,
+        "health": [asdict(result) for result in outcome.health],
+    }
+
+
+def _json_events(event: InstallEvent) -> None:
+    click.echo(json.dumps(asdict(event)))
+
+
+class _Watch:
+    """Events of an install for people: a bar for each stage of each image, words between."""
+
+    def __init__(self) -> None:
+        self._steps = Steps(quiet=False)
+
+    def __call__(self, event: InstallEvent) -> None:
+        if event.text:
+            self._steps.close()
+            click.echo(f"{event.image}: {event.text}" if event.image else event.text, err=True)
+        else:
+            self._steps.report(f"{event.stage} {event.image}", event.done_bytes, event.total_bytes)
+
+    def close(self) -> None:
+        self._steps.close()
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
