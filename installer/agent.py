@@ -56,12 +56,14 @@ async def run(
     notifier = notifier or Notifier()
     async with _server_of(device) as server:
         agent = Agent(device, server, say=say, chance=chance, notifier=notifier)
-        with _stopped_by_signals():
+        with _stopped_by_signals() as stopped:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_feed_watchdog(device, notifier))
                     await agent.run()
             except asyncio.CancelledError:
+                if not stopped.is_set():
+                    raise
                 # By a signal: a clean end. What was under way is taken up again next time.
                 say("stopping")
             finally:
@@ -206,7 +208,7 @@ class Agent:
                 code = await process.wait()
         except (OSError, TimeoutError) as error:
             raise SlipstreamError(
-                f"the reboot command did not run: {error or 'it does not end'}",
+                f"the reboot command did not run: {str(error) or 'it does not end'}",
                 where=self.device.config.path,
                 got=" ".join(command),
                 hint="Correct [boot] reboot, or reboot by hand",
@@ -305,17 +307,23 @@ async def _feed_watchdog(device: Device, notifier: Notifier) -> None:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT cancel the current task, in the main thread of a program."""
+def _stopped_by_signals() -> Iterator[asyncio.Event]:
+    """SIGTERM and SIGINT cancel the current task and set the event. Main thread of a program."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        task.cancel()
+
     installed = []
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, stop)
             installed.append(number)
     try:
-        yield
+        yield stopped
     finally:
         for number in installed:
             loop.remove_signal_handler(number)

@@ -15,7 +15,8 @@ from slipstream.delta.limits import HEALTH_OUTPUT_BYTES_MAX
 from slipstream.installer.config import HealthCheck
 
 _READ_BYTES = 16 * 1024
-_REASON_CHARS = 200  # of the output, in the reason: one line of a report
+_OUTPUT_CHARS = 200  # of the last line of output, in the reason
+_REASON_CHARS = 1000  # of all checks together: a report's reason has at most 1024
 _DRAIN_S = 1.0  # for output that is still on its way when the command has ended
 
 
@@ -40,37 +41,41 @@ async def run_health(checks: Sequence[HealthCheck]) -> tuple[HealthResult, ...]:
 
 def reason_of(results: Sequence[HealthResult]) -> str | None:
     """Why the release is not healthy, in one line; None if it is."""
-    return "; ".join(result.reason for result in results if not result.passed) or None
+    reason = "; ".join(result.reason for result in results if not result.passed)
+    return reason[:_REASON_CHARS] or None
 
 
 async def run_check(check: HealthCheck) -> HealthResult:
     """Run one check in a process group of its own, so that nothing of it outlives its time."""
+    # A pipe of our own: asyncio's process.wait() also waits for its pipes to close, and a daemon
+    # that the command left behind may hold them open for ever.
+    read_end, write_end = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             *check.command,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=write_end,
+            stderr=write_end,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
+        os.close(read_end)
         return _result(check, f"could not be started: {error}", b"", None)
+    finally:
+        os.close(write_end)
     tail = bytearray()
-    reader = asyncio.create_task(_keep_tail(process.stdout, tail))
+    reader = asyncio.create_task(_keep_tail(read_end, tail))
+    code: int | None
     try:
         async with asyncio.timeout(check.timeout_s):
             code = await process.wait()
     except TimeoutError:
-        _kill_group(process)
-        await process.wait()
+        code = None
+    finally:
+        await _kill_group(process)
         await _drain(reader)
+    if code is None:
         return _result(check, f"took longer than {check.timeout_s:g} s", bytes(tail), None)
-    except asyncio.CancelledError:
-        _kill_group(process)
-        await process.wait()
-        reader.cancel()
-        raise
-    await _drain(reader)
     if code == 0:
         return HealthResult(check.name, True, "", tail.decode("utf-8", "replace"), 0)
     how = f"exited with {code}" if code > 0 else f"was killed by {_signal_name(-code)}"
@@ -81,29 +86,37 @@ def _result(check: HealthCheck, how: str, output: bytes, code: int | None) -> He
     text = output.decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = "".join(char for char in lines[-1] if char.isprintable()) if lines else ""
-    reason = f"health check {check.name} {how}" + (f": {last[:_REASON_CHARS]}" if last else "")
+    reason = f"health check {check.name} {how}" + (f": {last[:_OUTPUT_CHARS]}" if last else "")
     return HealthResult(check.name, False, reason, text, code)
 
 
-async def _keep_tail(stream: asyncio.StreamReader | None, tail: bytearray) -> None:
+async def _keep_tail(read_end: int, tail: bytearray) -> None:
     """Read to the end; keep the last bytes. The command never blocks on a full pipe."""
-    while stream is not None and (piece := await stream.read(_READ_BYTES)):
-        tail += piece
-        del tail[:-HEALTH_OUTPUT_BYTES_MAX]
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(read_end, "rb", 0)
+    )
+    try:
+        while piece := await stream.read(_READ_BYTES):
+            tail += piece
+            del tail[:-HEALTH_OUTPUT_BYTES_MAX]
+    finally:
+        transport.close()
 
 
 async def _drain(reader: asyncio.Task[None]) -> None:
-    """A background process that left the group may hold the pipe open: do not wait for it."""
+    """Take what is still on its way, but do not wait for a daemon that holds the pipe."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_S):
             await reader
 
 
-def _kill_group(process: asyncio.subprocess.Process) -> None:
+async def _kill_group(process: asyncio.subprocess.Process) -> None:
     # The leader was not waited for, so the group's number cannot have been given to another.
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def _signal_name(number: int) -> str:

@@ -1,0 +1,573 @@
+"""Trials on the systemd-boot adapter: confirmed, fallen back, lost, cut at every operation."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import Busy, DeviceFault, NothingToDo, Rejected
+from slipstream.installer import trial
+from slipstream.installer.boot import chooser
+from slipstream.installer.device import Device
+from slipstream.installer.findings import LOST_TWICE, NEVER_FINISHED, NEVER_REACHED, NEVER_STARTED
+from slipstream.installer.ports import EntryState
+from slipstream.installer.reboots import REBOOTS_MAX, note_reboot
+from slipstream.installer.states import Condemned, Idle, Outcome, Refused, Trial
+from slipstream.installer.trial import Verdict
+from tests.installer.lab import Killed, Lab, LabFetcher, change, make_image
+
+HEALTH = """
+[[health]]
+name = "app"
+command = ["sh", "-c", "test -e {well} || { echo app is down; exit 1; }"]
+"""
+IMAGE = make_image(1)
+
+
+class Rig:
+    """A lab on the real adapter. Release 1 runs from slot a and is confirmed."""
+
+    def __init__(self, folder: Path, *, first: bool = True) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.well = folder / "well"
+        self.well.touch()
+        settings = HEALTH.replace("{well}", str(self.well))
+        self.lab = Lab(folder, real_boot=True, settings=settings)
+        self.boot_root: Digest | None = None
+        if first:
+            self.release(1)
+            self.install()
+            self.boot()
+            assert self.settle().verdict is Verdict.CONFIRMED
+            self.clear_reports()
+
+    def release(self, counter: int, floor: int = 0) -> None:
+        image = change(IMAGE, 4096 * 200 * (counter % 3))
+        self.lab.publish(f"{counter}.0", counter, image, floor=floor)
+
+    def device(self) -> Device:
+        return self.lab.device()
+
+    def install(self) -> None:
+        asyncio.run(self.lab.install())
+
+    def boot(self) -> str:
+        """Restart; the slot that was started."""
+        choice = chooser.boot(self.folder / "esp")
+        assert choice is not None
+        assert choice.loadable
+        (self.folder / "cmdline").write_text(choice.cmdline)
+        (self.folder / "selected").write_text(choice.entry.id)
+        return choice.entry.id[4]
+
+    def settle(self) -> trial.Outcome:
+        return asyncio.run(trial.settle(self.device()))
+
+    def entry(self, slot: str) -> tuple[EntryState, int | None] | None:
+        for one in self.device().boot.entries():
+            if one.slot == slot:
+                return one.state, one.tries_left
+        return None
+
+    def reports(self) -> list[tuple[str, str, str]]:
+        return [(one.kind, one.release, one.reason) for one in self.device().slots.reports()]
+
+    def clear_reports(self) -> None:
+        device = self.device()
+        for one in device.slots.reports():
+            device.slots.delivered(one.key)
+
+    def denied(self) -> list[tuple[str, str]]:
+        return [(one.release, one.reason) for one in self.device().slots.denied()]
+
+    def lose_entry(self, slot: str) -> None:
+        for path in (self.folder / "esp/loader/entries").glob(f"????{slot}*"):
+            path.unlink()
+
+    def lose_journal(self) -> None:
+        (self.folder / "state/tx.json").unlink()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    return Rig(tmp_path_factory.mktemp("template") / "device")
+
+
+@pytest.fixture
+def rig(template: Rig, tmp_path: Path) -> Rig:
+    return copy_of(template, tmp_path / "device")
+
+
+DOWN = "health check app exited with 1: app is down"
+
+
+# --- the ways a trial goes
+
+
+def test_nothing_to_settle(rig: Rig) -> None:
+    assert rig.settle().verdict is Verdict.NOTHING
+    assert rig.reports() == []
+
+
+def test_a_healthy_release_is_confirmed_then_the_floor_rises(rig: Rig) -> None:
+    rig.release(2, floor=2)
+    rig.install()
+    assert rig.device().floors.read() == 0
+    assert rig.boot() == "b"
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.release) == (Verdict.CONFIRMED, "2.0")
+    assert [one.passed for one in outcome.health] == [True]
+    assert rig.entry("b") == (EntryState.GOOD, None)
+    assert rig.device().floors.read() == 2
+    assert rig.reports() == [("installed", "2.0", ""), ("confirmed", "2.0", "")]
+    report = rig.device().slots.reports()[1]
+    assert report.booted_root == rig.lab.releases["2.0"].images["rootfs"].tree.tuple.root.hex
+    state = rig.device().journal.state
+    assert isinstance(state, Idle)
+    assert state.last is not None
+    assert state.last.outcome is Outcome.CONFIRMED
+    assert rig.settle().verdict is Verdict.NOTHING
+    assert [rig.boot() for _ in range(4)] == ["b"] * 4
+
+
+def test_an_unhealthy_release_is_condemned_and_left(rig: Rig) -> None:
+    rig.release(2, floor=2)
+    rig.install()
+    rig.boot()
+    rig.well.unlink()
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.reason) == (Verdict.CONDEMNED, DOWN)
+    assert outcome.reboot_wanted
+    assert rig.entry("b") == (EntryState.BAD, 0)
+    assert isinstance(rig.device().journal.state, Condemned)
+    # The reboot does not come: the same verdict again, and no second health check.
+    rig.well.touch()
+    assert rig.settle().verdict is Verdict.CONDEMNED
+
+    assert rig.boot() == "a"
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, DOWN)
+    assert rig.denied() == [("2.0", DOWN)]
+    assert rig.reports()[-1] == ("fell_back", "2.0", DOWN)
+    assert rig.device().floors.read() == 0
+    assert rig.settle().verdict is Verdict.NOTHING
+    assert rig.boot() == "a"
+
+
+def test_a_release_that_fell_back_is_not_taken_again_but_a_newer_one_is(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.well.unlink()
+    rig.settle()
+    rig.boot()
+    rig.settle()
+    with pytest.raises((NothingToDo, Rejected)):
+        rig.install()
+    rig.release(3)
+    rig.install()
+    rig.well.touch()
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.CONFIRMED
+
+
+def test_a_release_that_never_comes_up(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    assert [rig.boot() for _ in range(4)] == ["b", "b", "b", "a"]
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, NEVER_REACHED)
+    assert rig.denied() == [("2.0", NEVER_REACHED)]
+
+
+def test_a_release_that_hangs_in_its_health_check(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    for _ in range(3):
+        rig.boot()
+        device = rig.device()
+
+        async def hang(device: Device = device) -> None:
+            # The watchdog resets the machine while the command runs.
+            task = asyncio.create_task(trial.settle(device))
+            while not isinstance(device.journal.state, Trial):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(hang())
+    assert rig.boot() == "a"
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, NEVER_FINISHED)
+
+
+def test_the_last_try_still_counts(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    assert [rig.boot() for _ in range(3)] == ["b", "b", "b"]
+    assert rig.entry("b") == (EntryState.BAD, 0)
+    assert rig.settle().verdict is Verdict.CONFIRMED
+    assert rig.boot() == "b"
+
+
+def test_not_yet_rebooted(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    assert rig.settle().verdict is Verdict.REBOOT
+    assert rig.settle().reboot_wanted
+    assert rig.boot() == "b"
+
+
+def test_a_boot_loader_that_never_starts_the_release(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    for _ in range(REBOOTS_MAX):
+        assert rig.settle().verdict is Verdict.REBOOT
+        note_reboot(rig.device())
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, NEVER_STARTED)
+    assert rig.boot() == "a"
+
+
+def test_a_running_root_that_is_not_the_signed_one(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    other = Digest.of(b"other")
+    (rig.folder / "cmdline").write_text(f"roothash={other}")
+    outcome = rig.settle()
+    assert outcome.verdict is Verdict.CONDEMNED
+    assert str(other) in outcome.reason
+
+
+# --- a lost entry
+
+
+def test_a_lost_entry_is_put_back_once(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.lose_entry("b")
+    assert rig.boot() == "a"
+    assert rig.settle().verdict is Verdict.REBOOT
+    assert rig.entry("b") == (EntryState.TRIAL, 3)
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.CONFIRMED
+    assert rig.denied() == []
+
+
+def test_an_entry_that_is_lost_twice_is_given_up(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.lose_entry("b")
+    rig.boot()
+    rig.settle()
+    rig.lose_entry("b")
+    assert rig.boot() == "a"
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, LOST_TWICE)
+
+
+def test_a_lost_entry_whose_manifest_is_lost_too_is_not_put_back(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.lose_entry("b")
+    for path in (rig.folder / "state/manifests").iterdir():
+        path.unlink()
+    rig.boot()
+    assert rig.settle().verdict is Verdict.NOTHING
+    assert rig.reports()[-1][0] == "failed"
+    assert isinstance(rig.device().journal.state, Idle)
+
+
+def test_an_entry_that_goes_while_its_release_runs(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.lose_entry("b")
+    assert rig.settle().verdict is Verdict.REBOOT
+    assert rig.boot() == "a"
+    assert rig.settle().verdict is Verdict.REBOOT
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.CONFIRMED
+
+
+# --- the only release
+
+
+def test_the_only_release_stays_and_is_asked_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, first=False)
+    rig.release(1)
+    rig.install()
+    rig.boot()
+    rig.well.unlink()
+    for _ in range(2):
+        outcome = rig.settle()
+        assert (outcome.verdict, outcome.reason) == (Verdict.UNHEALTHY, DOWN)
+        assert not outcome.reboot_wanted
+    assert rig.reports()[-1] == ("failed", "1.0", DOWN)
+    rig.well.touch()
+    assert rig.settle().verdict is Verdict.CONFIRMED
+
+
+# --- without a journal
+
+
+def test_a_trial_without_journal_is_confirmed(rig: Rig) -> None:
+    rig.release(2, floor=1)
+    rig.install()
+    rig.boot()
+    rig.lose_journal()
+    assert rig.settle().verdict is Verdict.CONFIRMED
+    assert rig.entry("b") == (EntryState.GOOD, None)
+    assert rig.device().floors.read() == 1
+    assert rig.reports()[-1][:2] == ("confirmed", "2.0")
+
+
+def test_a_trial_without_journal_falls_back(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.lose_journal()
+    rig.well.unlink()
+    assert rig.settle().verdict is Verdict.CONDEMNED
+    assert rig.boot() == "a"
+    assert rig.settle().verdict is Verdict.FELL_BACK
+    assert rig.denied() == [("2.0", DOWN)]
+
+
+def test_exhausted_tries_without_journal_are_still_a_fall_back(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.lose_journal()
+    assert [rig.boot() for _ in range(4)][-1] == "a"
+    assert rig.settle().verdict is Verdict.FELL_BACK
+    assert rig.denied() == [("2.0", NEVER_REACHED)]
+    assert rig.settle().verdict is Verdict.NOTHING
+
+
+def test_a_trial_without_any_record_is_confirmed_all_the_same(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.lose_journal()
+    (rig.folder / "state/slots.json").unlink()
+    outcome = rig.settle()
+    assert (outcome.verdict, outcome.counter) == (Verdict.CONFIRMED, 2)
+    assert rig.entry("b") == (EntryState.GOOD, None)
+
+
+def test_a_fallen_release_that_an_operator_starts_is_not_confirmed(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.well.unlink()
+    rig.settle()
+    rig.boot()
+    rig.settle()
+    rig.well.touch()
+    (rig.folder / "selected").write_text("0002b+0-1.conf")  # chosen in the boot menu
+    assert rig.settle().verdict is Verdict.NOTHING
+    assert rig.entry("b") == (EntryState.BAD, 0)
+
+
+# --- by hand
+
+
+def test_confirm_by_hand_skips_the_health_checks(rig: Rig) -> None:
+    rig.release(2, floor=2)
+    rig.install()
+    rig.boot()
+    rig.well.unlink()
+    assert asyncio.run(trial.confirm(rig.device())).verdict is Verdict.CONFIRMED
+    assert rig.entry("b") == (EntryState.GOOD, None)
+    assert rig.device().floors.read() == 2
+    with pytest.raises(NothingToDo):
+        asyncio.run(trial.confirm(rig.device()))
+
+
+def test_confirm_before_the_reboot_has_nothing_to_confirm(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    with pytest.raises(NothingToDo):
+        asyncio.run(trial.confirm(rig.device()))
+
+
+def test_confirm_of_a_condemned_release_is_refused(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.well.unlink()
+    rig.settle()
+    with pytest.raises(Refused, match="found bad"):
+        asyncio.run(trial.confirm(rig.device()))
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["confirmed", "on trial"])
+def test_rollback_goes_back_and_denies(rig: Rig, settled: bool) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    if settled:
+        rig.settle()
+    outcome = asyncio.run(trial.rollback(rig.device()))
+    assert outcome.reboot_wanted
+    assert asyncio.run(trial.rollback(rig.device())).reboot_wanted
+    assert rig.boot() == "a"
+    assert rig.settle().verdict is Verdict.FELL_BACK
+    assert rig.denied() == [("2.0", trial.ROLLED_BACK)]
+    with pytest.raises((NothingToDo, Rejected)):
+        rig.install()
+
+
+def test_rollback_before_the_reboot_takes_the_update_back(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    assert asyncio.run(trial.rollback(rig.device())).verdict is Verdict.FELL_BACK
+    assert rig.boot() == "a"
+    assert rig.denied() == [("2.0", trial.ROLLED_BACK)]
+
+
+def test_rollback_without_another_good_release_is_refused(rig: Rig) -> None:
+    with pytest.raises(DeviceFault, match="no other good release"):
+        asyncio.run(trial.rollback(rig.device()))
+    assert rig.entry("a") == (EntryState.GOOD, None)
+
+
+# --- refusals
+
+
+def test_settle_waits_for_an_installer(rig: Rig) -> None:
+    with rig.device().lock(), pytest.raises(Busy):
+        rig.settle()
+
+
+def test_settle_does_not_guess_what_runs(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    (rig.folder / "cmdline").unlink()
+    (rig.folder / "selected").unlink()
+    with pytest.raises(DeviceFault, match="cannot tell which release runs"):
+        rig.settle()
+    assert rig.denied() == []
+
+
+def test_the_root_hash_alone_tells_what_runs(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    (rig.folder / "selected").unlink()
+    assert rig.settle().verdict is Verdict.CONFIRMED
+
+
+# --- cut at every operation
+
+
+@contextmanager
+def killed_at(number: int) -> Iterator[list[int]]:
+    """Die before the number-th system call that changes or syncs a file; the count so far."""
+    names = ("fsync", "fdatasync", "rename", "unlink", "truncate", "mkdir", "rmdir")
+    real: dict[str, Callable[..., object]] = {name: getattr(os, name) for name in names}
+    count = [0]
+
+    def hooked(name: str) -> Callable[..., object]:
+        def call(*args: object, **rest: object) -> object:
+            count[0] += 1
+            if count[0] == number:
+                raise Killed
+            return real[name](*args, **rest)
+
+        return call
+
+    for name in names:
+        setattr(os, name, hooked(name))
+    try:
+        yield count
+    finally:
+        for name in names:
+            setattr(os, name, real[name])
+
+
+def ends_confirmed(rig: Rig) -> None:
+    assert rig.entry("b") == (EntryState.GOOD, None)
+    assert rig.device().floors.read() == 2
+    assert [kind for kind, *_ in rig.reports()] == ["installed", "confirmed"]
+    assert rig.denied() == []
+    assert rig.boot() == "b"
+
+
+def ends_condemned(rig: Rig) -> None:
+    assert rig.entry("b") == (EntryState.BAD, 0)
+    assert rig.boot() == "a"
+    assert rig.settle().verdict is Verdict.FELL_BACK
+    assert rig.denied() == [("2.0", DOWN)]
+    assert [kind for kind, *_ in rig.reports()] == ["installed", "fell_back"]
+
+
+def ends_fallen_back(rig: Rig) -> None:
+    assert rig.denied() == [("2.0", NEVER_REACHED)]
+    assert [kind for kind, *_ in rig.reports()] == ["installed", "fell_back"]
+    assert rig.boot() == "a"
+
+
+def ends_restaged(rig: Rig) -> None:
+    assert rig.entry("b") == (EntryState.TRIAL, 3)
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.CONFIRMED
+    assert rig.denied() == []
+
+
+CUTS: dict[str, tuple[Callable[[Rig], object], Callable[[Rig], None]]] = {
+    "confirm": (lambda rig: rig.boot(), ends_confirmed),
+    "condemn": (lambda rig: (rig.boot(), rig.well.unlink()), ends_condemned),
+    "fall back": (lambda rig: [rig.boot() for _ in range(4)], ends_fallen_back),
+    "restage": (lambda rig: (rig.lose_entry("b"), rig.boot()), ends_restaged),
+}
+
+
+@pytest.mark.parametrize("case", CUTS)
+def test_killed_at_every_operation(rig: Rig, tmp_path: Path, case: str) -> None:
+    arrange, check = CUTS[case]
+    template = rig
+    template.release(2, floor=2)
+    template.install()
+    arrange(template)
+    for number in range(1, 200):
+        rig = copy_of(template, tmp_path / f"cut-{number}")
+        with killed_at(number) as count:
+            try:
+                rig.settle()
+            except Killed:
+                pass
+            else:
+                assert count[0] < number
+                assert number > 3
+                break
+        # The machine starts again, in the same release or in the other one, and settles.
+        running = (rig.folder / "selected").read_text()[4]
+        if case == "fall back":
+            assert rig.boot() == running
+        rig.settle()
+        check(rig)
+    else:
+        pytest.fail("settle does not end")
+
+
+def copy_of(template: Rig, folder: Path) -> Rig:
+    """The same device and repository; what happens to one does not happen to the other."""
+    rig = object.__new__(Rig)
+    rig.lab = template.lab.fork(folder)
+    rig.lab.files = dict(template.lab.files)
+    rig.lab.fetcher = LabFetcher(rig.lab.files)
+    rig.lab.releases = dict(template.lab.releases)
+    rig.lab._targets = dict(template.lab._targets)
+    rig.lab._deltas = dict(template.lab._deltas)
+    rig.folder, rig.well = folder, folder / "well"
+    text = (folder / "device.toml").read_text()
+    (folder / "device.toml").write_text(text.replace(str(template.well), str(rig.well)))
+    return rig
