@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tuf.api.exceptions import RepositoryError
 
 from slipstream.delta.errors import UsageError
 from slipstream.server.keys import no_passphrase
@@ -145,6 +146,23 @@ def test_rotation_refuses(tmp_path: Path, role, old, message):
     with pytest.raises(UsageError, match=message):
         rotate(repo, role, old=old)
     assert not (repo.path / "rotation.json").exists()
+
+
+def test_a_restored_backup_is_accepted_after_rotating(tmp_path: Path):
+    """docs/publishing.md, Back up: TUF's recovery from versions that ran ahead."""
+    repo = make_repo(tmp_path)
+    client = ReferenceClient(repo.public, tmp_path / "client")
+    shutil.copytree(repo.path, tmp_path / "backup")
+    for days in (1, 20, 36):
+        renew(repo, days)
+    client.refresh()
+    shutil.rmtree(repo.path)
+    (tmp_path / "backup").rename(repo.path)
+    with pytest.raises(RepositoryError):
+        client.refresh()
+    rotate(repo, "snapshot")
+    rotate(repo, "timestamp")
+    assert client.refresh()._trusted_set.timestamp.version < 4
 
 
 def test_a_new_key_is_encrypted_as_the_first_ones_were(tmp_path: Path):
