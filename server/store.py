@@ -7,8 +7,8 @@ a time; other processes wait up to BUSY_TIMEOUT_S for the lock.
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -259,18 +259,16 @@ class Store:
                 yield connection
 
 
-class _translated:  # noqa: N801 - reads as a word where it is used
+@contextmanager
+def _translated() -> Iterator[None]:
     """A database's errors become Unavailable, but for a broken constraint."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (SQLAlchemyError, sqlite3.Error)) and not isinstance(
-            error, IntegrityError
-        ):
-            cause = getattr(error, "orig", None) or error
-            raise Unavailable(f"the database does not answer: {cause}") from error
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        raise Unavailable(f"the database does not answer: {cause}") from error
 
 
 def parse_url(text: str) -> URL:

@@ -117,7 +117,7 @@ def with_fleet(folder: Folder, tmp_path: Path) -> Callable[..., None]:
         store = await Store.open(url)
         known = {"now": lambda: NOW, **settings}
         app = make_app(Settings(folder.public, url, OPERATOR_TOKEN, **known), store)
-        async with TestClient(TestServer(app), auto_decompress=False) as client:
+        async with TestClient(TestServer(app)) as client:
             yield Fleet(client, folder, store)
 
     def run(test: Callable[[Fleet], Awaitable[None]], **settings: Any) -> None:

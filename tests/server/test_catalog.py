@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.errors import Unavailable
@@ -98,6 +98,7 @@ def test_metadata_that_is_too_large_is_unavailable(folder):
         read_catalog(folder.public)
 
 
+@settings(deadline=None)  # other work may hold the processor
 @given(raw=st.binary(max_size=200) | st.from_type(dict).map(lambda one: json.dumps(one).encode()))
 def test_hostile_bytes_raise_only_our_error(raw, tmp_path_factory):
     public = tmp_path_factory.getbasetemp() / "hostile"

@@ -181,6 +181,7 @@ def test_too_large_is_refused_before_it_is_read(with_fleet):
         # Without a length in front: a body that never ends is cut off all the same.
         response = await fleet.client.post("/v1/poll", data=endless(), headers=token)
         assert response.status == 413
+        assert response.headers["Connection"] == "close"
 
     with_fleet(test)
 
