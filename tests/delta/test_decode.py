@@ -425,6 +425,25 @@ def test_gaps_in_wanted_chunks_and_bytes_out_of_order_are_refused(
         assemble(len(LONG), {0, 1, 2, 3, 4, 5}, [(offset, bytes(size)) for offset, size in pieces])
 
 
+@pytest.mark.parametrize(
+    "wanted, pieces",
+    [
+        ({0}, [(1, C - 1)]),
+        ({1}, [(0, C + 5), (C + 6, C - 6)]),
+        ({0, 1}, [(0, 10), (C + 10, C - 10)]),
+        ({0, 2}, [(0, 10), (2 * C + 10, C - 10)]),
+    ],
+    ids=["first byte", "middle byte", "like places of two chunks", "and one between"],
+)
+def test_what_follows_a_gap_cannot_complete_a_chunk(
+    wanted: set[int], pieces: list[tuple[int, int]]
+) -> None:
+    assembler = ChunkAssembler(len(LONG), wanted.__contains__)
+    chunks = (chunk for offset, size in pieces for chunk in assembler.feed(offset, bytes(size)))
+    with pytest.raises(FormatError, match="target bytes missing"):
+        next(chunks)
+
+
 def test_a_begun_chunk_is_missed_at_the_end() -> None:
     with pytest.raises(FormatError, match="target bytes missing"):
         assemble(len(LONG), {0, 1}, [(0, LONG[: C + 5])])
