@@ -34,6 +34,13 @@ from tests.installer.lab import SLOT_BYTES, Lab, LabRelease, change, make_image
 IMAGE = make_image(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is durable is the subject of test_install_faults.py; here syncing only takes time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None)
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)

@@ -1,0 +1,164 @@
+"""The device's configuration: what it gives, and where its errors point."""
+
+from pathlib import Path
+
+import pytest
+
+from slipstream.delta.errors import UsageError
+from slipstream.delta.limits import MIB
+from slipstream.installer.config import PartitionPlace, Verity, load_config
+
+FULL = """\
+[device]
+id = "gw-0001"
+product = "gateway"
+hardware = "x86-64"
+channel = "beta"
+state = "/var/lib/updates"
+
+[server]
+url = "https://updates.example.com/repo/"
+root = "root.json"
+token_file = "token"
+ca_file = "ca.pem"
+
+[slots.a]
+rootfs = "/dev/disk/by-partlabel/a"
+[slots.b]
+rootfs = { path = "disk.img", offset = 1048576, size = "16MiB" }
+
+[boot]
+adapter = "systemd-boot"
+esp = "esp"
+tries = 2
+cmdline = "cmdline"
+entry = "entry"
+reboot = ["reboot", "now"]
+
+[[health]]
+name = "web"
+command = ["curl", "-f", "localhost"]
+timeout_s = 10
+
+[[health]]
+name = "disk"
+command = ["true"]
+
+[release]
+file = "release.json"
+
+[install]
+verity = "append"
+memory = "128MiB"
+"""
+
+
+def load(folder: Path, text: str) -> object:
+    path = folder / "device.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_everything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "device.toml").write_text(FULL)
+    config = load_config(tmp_path / "device.toml")
+
+    assert (config.device_id, config.product, config.channel) == ("gw-0001", "gateway", "beta")
+    assert config.state == Path("/var/lib/updates")
+    assert config.server.url == "https://updates.example.com/repo"
+    assert config.server.root == tmp_path / "root.json"
+    assert config.server.token_file == tmp_path / "token"
+    assert config.slots["a"].partitions["rootfs"] == PartitionPlace(
+        Path("/dev/disk/by-partlabel/a")
+    )
+    assert config.slots["b"].partitions["rootfs"] == PartitionPlace(
+        tmp_path / "disk.img", MIB, 16 * MIB
+    )
+    assert (config.boot.esp, config.boot.tries) == (tmp_path / "esp", 2)
+    assert config.boot.reboot == ("reboot", "now")
+    assert [(one.name, one.timeout_s) for one in config.health] == [("web", 10), ("disk", 60)]
+    assert config.release_file == tmp_path / "release.json"
+    assert (config.verity, config.memory_bytes) == (Verity.APPEND, 128 * MIB)
+
+
+def test_what_may_be_left_out_has_a_default(tmp_path: Path) -> None:
+    (tmp_path / "device.toml").write_text(
+        '[device]\nid="d"\nproduct="p"\nhardware="h"\n'
+        '[server]\nurl="http://h"\nroot="r"\n'
+        '[slots]\na={rootfs="/dev/a"}\nb={rootfs="/dev/b"}\n[boot]\n'
+    )
+    config = load_config(tmp_path / "device.toml")
+
+    assert config.channel == "stable"
+    assert config.state == Path("/var/lib/slipstream")
+    assert config.server.token_file is None
+    assert (config.boot.adapter, config.boot.esp) == ("systemd-boot", Path("/efi"))
+    assert config.boot.cmdline == Path("/proc/cmdline")
+    assert config.boot.reboot == ("systemctl", "reboot")
+    assert config.health == ()
+    assert (config.verity, config.memory_bytes) == (Verity.NONE, 96 * MIB)
+
+
+@pytest.mark.parametrize(
+    "old, new, line, words",
+    [
+        ('id = "gw-0001"', "", 1, "device.id: missing"),
+        ('id = "gw-0001"', "id = 5", 2, "device.id: wrong type"),
+        ('id = "gw-0001"', 'id = ""', 2, "device.id"),
+        ('product = "gateway"', 'product = "a/b"', 3, "device.product: not a name"),
+        ('channel = "beta"', 'chanel = "beta"', 5, "device.chanel: unknown key"),
+        ("https://updates.example.com/repo/", "ftp://host/", 9, "server.url: not an address"),
+        ("https://updates.example.com/repo/", "http://u:p@host/", 9, "server.url"),
+        ("[slots.b]\n", "[slots.main]\n", 16, "slots.main: not a slot name"),
+        ("offset = 1048576", "offset = 5", 17, "slots.b.rootfs.offset: not aligned"),
+        ("offset = 1048576", "ofset = 5", 17, "slots.b.rootfs.ofset: unknown key"),
+        ('size = "16MiB"', 'size = "16MB"', 17, "slots.b.rootfs.size: not a size"),
+        ('rootfs = "/dev/disk', 'usr = "/dev/disk', 1, "the slots differ"),
+        ('"systemd-boot"', '"grub"', 20, "boot.adapter: not a choice"),
+        ("tries = 2", "tries = 0", 22, "boot.tries: not a number in range"),
+        ("tries = 2", "tries = true", 22, "boot.tries"),
+        ('["reboot", "now"]', '"reboot now"', 25, "boot.reboot: not a command"),
+        ("timeout_s = 10", "timeout_s = 9999999", 30, "health.timeout_s"),
+        ('command = ["true"]', "", 32, "health.command: not a command"),
+        ('name = "disk"', 'nme = "disk"', 32, "health.name: missing"),
+        ('verity = "append"', 'verity = "yes"', 40, "install.verity"),
+        ('memory = "128MiB"', "memory = -1", 41, "install.memory"),
+        ("[boot]", "[boot", 19, "not TOML"),
+        ("[install]", "[instal]", 39, "instal: unknown key"),
+    ],
+)
+def test_errors_name_file_line_and_key(
+    tmp_path: Path, old: str, new: str, line: int, words: str
+) -> None:
+    assert old in FULL
+
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, FULL.replace(old, new, 1))
+
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'device.toml'}:{line}: ")
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="server: missing"):
+        load(tmp_path, FULL.replace("[server]", "[sever]"))
+
+
+def test_one_slot_is_too_few(tmp_path: Path) -> None:
+    start, end = FULL.index("[slots.b]"), FULL.index("[boot]")
+
+    with pytest.raises(UsageError, match="too few slots"):
+        load(tmp_path, FULL[:start] + FULL[end:])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read") as caught:
+        load_config(tmp_path / "absent.toml")
+    assert caught.value.exit_code == 2
+
+
+def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "device.toml").write_bytes(b"[device]\nid = '\xff'\n")
+
+    with pytest.raises(UsageError, match=r"device\.toml:2: not UTF-8"):
+        load_config(tmp_path / "device.toml")
