@@ -24,6 +24,7 @@ from slipstream.delta.errors import (
 )
 from slipstream.delta.limits import NAME_CHARS_MAX, POLL_INTERVAL_S_MAX
 from slipstream.installer import poll
+from slipstream.installer.command import run_command
 from slipstream.installer.device import Device
 from slipstream.installer.install import install
 from slipstream.installer.notify import Notifier
@@ -201,21 +202,13 @@ class Agent:
             self._reboot_noted = True
             note_reboot(self.device)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL
-            )
-            async with asyncio.timeout(REBOOT_TIMEOUT_S):
-                code = await process.wait()
-        except (OSError, TimeoutError) as error:
-            raise SlipstreamError(
-                f"the reboot command did not run: {str(error) or 'it does not end'}",
-                where=self.device.config.path,
-                got=" ".join(command),
-                hint="Correct [boot] reboot, or reboot by hand",
-            ) from error
+            code = await run_command(command, REBOOT_TIMEOUT_S)
+            how = "does not end" if code is None else f"exited with {code}"
+        except (OSError, ValueError) as error:
+            code, how = None, f"could not be started: {error}"
         if code != 0:
             raise SlipstreamError(
-                f"the reboot command exited with {code}",
+                f"the reboot command {how}",
                 where=self.device.config.path,
                 got=" ".join(command),
                 hint="Correct [boot] reboot, or reboot by hand",

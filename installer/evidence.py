@@ -6,14 +6,15 @@ Reads only. findings.py draws the conclusions, trial.py acts on them.
 from slipstream.delta.digest import Digest
 from slipstream.delta.manifest import Manifest, Place
 from slipstream.installer.device import Device
-from slipstream.installer.findings import runs
+from slipstream.installer.findings import entry_of, runs
 from slipstream.installer.ports import BootEntry, BootFiles, EntryState
 from slipstream.installer.states import Transaction
 
 
 def runs_now(device: Device, transaction: Transaction) -> bool:
     """Whether the transaction's release is what runs. Raises DeviceFault if nothing says so."""
-    return runs(transaction, device.boot.booted(), roots_of(device, transaction))
+    entry = entry_of(transaction, device.boot.entries())
+    return runs(transaction, device.boot.booted(), entry, roots_of(device, transaction))
 
 
 def roots_of(device: Device, transaction: Transaction) -> tuple[Digest, ...]:

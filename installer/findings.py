@@ -38,9 +38,9 @@ def find_out(
 
     Raises DeviceFault if nothing says what runs.
     """
-    if runs(transaction, booted, roots):
-        return Finding.RUNS
     entry = entry_of(transaction, entries)
+    if runs(transaction, booted, entry, roots):
+        return Finding.RUNS
     if entry is None:
         return Finding.LOST
     match entry.state:
@@ -52,7 +52,9 @@ def find_out(
             return Finding.GOOD
 
 
-def runs(transaction: Transaction, booted: Booted, roots: Collection[Digest]) -> bool:
+def runs(
+    transaction: Transaction, booted: Booted, entry: BootEntry | None, roots: Collection[Digest]
+) -> bool:
     """Whether the transaction's release is what runs now. Raises DeviceFault if nothing says so."""
     if booted.slot is not None:
         same = booted.counter in (None, transaction.counter)
@@ -60,6 +62,10 @@ def runs(transaction: Transaction, booted: Booted, roots: Collection[Digest]) ->
     if booted.root is not None:
         # A root of another slot's release, or of a system that Slipstream did not install.
         return booted.root in roots
+    if entry is not None and entry.state is EntryState.TRIAL and entry.tries_done == 0:
+        # The boot loader counts a try before it starts the entry. (Only where nothing else
+        # speaks: firmware that cannot write the partition never counts.)
+        return False
     raise DeviceFault(
         "cannot tell which release runs",
         expected="the boot loader's LoaderEntrySelected, or roothash= or usrhash= on the "

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.delta.limits import HEALTH_OUTPUT_BYTES_MAX
+from slipstream.installer.command import run_command
 from slipstream.installer.config import HealthCheck
 
 _READ_BYTES = 16 * 1024
@@ -46,33 +47,18 @@ def reason_of(results: Sequence[HealthResult]) -> str | None:
 
 
 async def run_check(check: HealthCheck) -> HealthResult:
-    """Run one check in a process group of its own, so that nothing of it outlives its time."""
+    """Run one check. Never raises for what the command does."""
     # A pipe of our own: asyncio's process.wait() also waits for its pipes to close, and a daemon
     # that the command left behind may hold them open for ever.
     read_end, write_end = os.pipe()
+    tail = bytearray()
+    reader = asyncio.create_task(_keep_tail(read_end, tail))
     try:
-        process = await asyncio.create_subprocess_exec(
-            *check.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
-            start_new_session=True,
-        )
+        code = await run_command(check.command, check.timeout_s, output=write_end)
     except (OSError, ValueError) as error:
-        os.close(read_end)
         return _result(check, f"could not be started: {error}", b"", None)
     finally:
         os.close(write_end)
-    tail = bytearray()
-    reader = asyncio.create_task(_keep_tail(read_end, tail))
-    code: int | None
-    try:
-        async with asyncio.timeout(check.timeout_s):
-            code = await process.wait()
-    except TimeoutError:
-        code = None
-    finally:
-        await _kill_group(process)
         await _drain(reader)
     if code is None:
         return _result(check, f"took longer than {check.timeout_s:g} s", bytes(tail), None)
@@ -109,14 +95,6 @@ async def _drain(reader: asyncio.Task[None]) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_S):
             await reader
-
-
-async def _kill_group(process: asyncio.subprocess.Process) -> None:
-    # The leader was not waited for, so the group's number cannot have been given to another.
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
 
 
 def _signal_name(number: int) -> str:
