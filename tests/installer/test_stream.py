@@ -1,0 +1,255 @@
+"""The pipeline and its scans, below the level of a whole install."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slipstream.delta.decode import decode_frame
+from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError
+from slipstream.delta.layout import payload_blob
+from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
+from slipstream.delta.payload import Index
+from slipstream.delta.tree import ChunkList, tree_of, verify_chunk_list
+from slipstream.installer import stream
+from slipstream.installer.config import PartitionPlace
+from slipstream.installer.journal import Journal
+from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
+from slipstream.installer.slot import Target, open_partition, open_source
+from slipstream.installer.stream import ImageWriter, Payloads, chunk_span, frames_of
+from tests.installer.lab import SALT, LabFetcher, change, make_image, make_payload
+
+IMAGE = make_image(1)
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def chunks_of(image: bytes) -> ChunkList:
+    tree = tree_of([image], SALT)
+    return verify_chunk_list(tree.chunk_list, tree.tuple)
+
+
+def place(folder: Path, name: str, data: bytes, size: int = 4 * CHUNK_BYTES) -> Target:
+    path = folder / name
+    path.write_bytes(data.ljust(size, b"\0"))
+    return open_partition(PartitionPlace(path), f"b/{name}", 1, [])
+
+
+# --- scans
+
+
+@pytest.mark.parametrize("scan", [missing_chunks, wrong_chunks])
+@pytest.mark.parametrize(
+    "hurt, found",
+    [([], []), ([0], [0]), ([CHUNK_BYTES - 1, CHUNK_BYTES], [0, 1]), ([len(IMAGE) - 1], [3])],
+)
+def test_a_scan_finds_what_does_not_stand(
+    tmp_path: Path, scan: Callable[..., list[int]], hurt: list[int], found: list[int]
+) -> None:
+    data = bytearray(IMAGE)
+    for offset in hurt:
+        data[offset] ^= 1
+    target = place(tmp_path, "rootfs", bytes(data))
+    seen: list[int] = []
+
+    assert scan(target, chunks_of(IMAGE), seen.append) == found
+    assert seen == [CHUNK_BYTES, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES, len(IMAGE)]
+    target.close()
+
+
+@pytest.mark.parametrize("scan", [missing_chunks, wrong_chunks])
+def test_bytes_behind_the_image_in_its_last_block_do_not_stand(
+    tmp_path: Path, scan: Callable[..., list[int]]
+) -> None:
+    target = place(tmp_path, "rootfs", IMAGE + b"x")
+
+    assert scan(target, chunks_of(IMAGE), ignore) == [3]
+    target.close()
+
+
+def test_bytes_behind_the_last_block_are_nobodys_business(tmp_path: Path) -> None:
+    whole = -(-len(IMAGE) // BLOCK_BYTES) * BLOCK_BYTES
+    target = place(tmp_path, "rootfs", IMAGE.ljust(whole, b"\0") + b"x")
+
+    assert missing_chunks(target, chunks_of(IMAGE), ignore) == []
+    assert padded_size(target, len(IMAGE)) == whole
+    target.close()
+
+
+def test_a_chunk_that_cannot_be_read_does_not_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = place(tmp_path, "rootfs", IMAGE)
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if offset == CHUNK_BYTES:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+    assert missing_chunks(target, chunks_of(IMAGE), ignore) == [1]
+    target.close()
+
+
+# --- which frames
+
+
+def test_frames_are_those_that_touch_a_chunk() -> None:
+    index, _ = make_payload(change(IMAGE, 0), IMAGE)  # frames of 100,000 bytes
+
+    for chunk in range(4):
+        wanted = frames_of(index, {chunk})
+        for number, frame in enumerate(index.frames):
+            first, last = chunk_span(frame)
+            assert (number in wanted) == (first <= chunk <= last)
+    assert frames_of(index, set()) == []
+    assert frames_of(index, {0, 1, 2, 3}) == list(range(len(index.frames)))
+
+
+# --- the pipeline
+
+
+class Rig:
+    """One image on its way from a payload in memory to a place in a folder."""
+
+    def __init__(self, folder: Path, image: bytes, source: bytes, standing: bytes) -> None:
+        self.delta, delta_payload = make_payload(image, source)
+        self.full, full_payload = make_payload(image, None)
+        self.fetcher = LabFetcher(
+            {
+                payload_blob(self.delta.digest): delta_payload,
+                payload_blob(self.full.digest): full_payload,
+            }
+        )
+        self.folder = folder
+        self.target = place(folder, "target", standing)
+        (folder / "source").write_bytes(source)
+        self.source = open_source(PartitionPlace(folder / "source"), "a/rootfs")
+        self.journal = Journal(folder, ignore)
+        self.words: list[str] = []
+        self.writer = ImageWriter(
+            name="rootfs",
+            transaction="id",
+            target=self.target,
+            chunks=chunks_of(image),
+            payloads=Payloads((self.delta, self.source), self._full),
+            fetcher=self.fetcher,
+            journal=self.journal,
+            spool=folder / "spool",
+            say=self.words.append,
+            on_progress=ignore,
+        )
+
+    async def _full(self) -> Index:
+        return self.full
+
+    def run(self) -> bytes:
+        try:
+            asyncio.run(self.writer.run())
+        finally:
+            self.target.close()
+            self.source.close()
+        return (self.folder / "target").read_bytes()
+
+
+def test_every_chunk_of_the_image_stands_afterwards(tmp_path: Path) -> None:
+    image = change(IMAGE, 5, 600_000, len(IMAGE) - 200)
+    rig = Rig(tmp_path, image, IMAGE, os.urandom(4 * CHUNK_BYTES))
+
+    assert rig.run()[: len(image)] == image
+    assert rig.writer.counts.chunks_standing == 0
+
+
+def test_only_frames_of_missing_chunks_are_fetched(tmp_path: Path) -> None:
+    image = make_image(2)
+    standing = bytearray(image)
+    standing[2 * CHUNK_BYTES + 3] ^= 1
+    rig = Rig(tmp_path, image, IMAGE, bytes(standing))
+
+    assert rig.run()[: len(image)] == image
+    wanted = frames_of(rig.delta, {2})
+    assert rig.writer.counts.chunks_standing == 3
+    assert rig.writer.counts.bytes_written == BLOCK_BYTES
+    sent = rig.fetcher.bytes_sent
+    assert sent == sum(rig.delta.frames[number].encoded.size for number in wanted)
+
+
+def test_checkpoints_never_say_more_than_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "CHECKPOINT_TARGET_BYTES", 1)
+    image = make_image(2)
+    rig = Rig(tmp_path, image, IMAGE, b"")
+    real = rig.journal.checkpoint
+    seen: list[int] = []
+
+    def checkpoint(point: stream.Checkpoint) -> None:
+        standing = (tmp_path / "target").read_bytes()
+        assert standing[: point.done_bytes] == image[: point.done_bytes]
+        assert all(f.target.end <= point.done_bytes for f in rig.delta.frames[: point.frame])
+        seen.append(point.done_bytes)
+        real(point)
+
+    monkeypatch.setattr(rig.journal, "checkpoint", checkpoint)
+    rig.run()
+
+    assert seen == sorted(seen)
+    assert seen[-1] == len(image)
+    assert len(seen) > len(rig.delta.frames)
+
+
+def test_a_source_that_is_wrong_throughout_is_given_up_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "DRIFTED_FRAMES_MAX", 1)
+    image = change(IMAGE, 5)
+    rig = Rig(tmp_path, image, IMAGE, b"")
+    (tmp_path / "source").write_bytes(os.urandom(len(IMAGE)))
+
+    assert rig.run()[: len(image)] == image
+    assert "4 chunks could not be made" in rig.words[0]
+
+
+def test_a_wrong_chunk_of_the_full_payload_is_never_written(tmp_path: Path) -> None:
+    good = make_image(3)
+    bad = change(good, 2 * CHUNK_BYTES + 1)
+    rig = Rig(tmp_path, bad, IMAGE, b"")
+    rig.writer.chunks = chunks_of(good)
+    rig.writer.payloads = Payloads(None, rig._full)
+
+    with pytest.raises(DigestMismatch, match="chunk"):
+        rig.run()
+
+    written = (tmp_path / "target").read_bytes()
+    assert not any(written[2 * CHUNK_BYTES : 3 * CHUNK_BYTES])
+
+
+def test_a_write_that_fails_ends_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, make_image(2), IMAGE, b"")
+
+    def pwrite(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+
+    with pytest.raises(DeviceFault, match="Make room"):
+        rig.run()
+
+
+def test_a_frame_is_not_decoded_before_its_digest_is_right() -> None:
+    index, payload = make_payload(make_image(2), None)
+    frame = index.frames[0]
+    body = bytearray(payload[len(index.raw) :][: frame.encoded.size])
+    body[0] ^= 1
+
+    with pytest.raises((DigestMismatch, FormatError)) as caught:
+        decode_frame(frame, bytes(body), b"")
+    assert isinstance(caught.value, DigestMismatch)
