@@ -124,8 +124,9 @@ class Payloads:
             if blob.exists():
                 return self._checked(read_index(blob), image)
         output = self.repo.work / "payload"
+        source_path = None if source is None else find_source(self.repo, *source)
         built = build_payload(
-            None if source is None else find_source(self.repo, *source),
+            source_path,
             self.scanned[image.name].path,
             output,
             jobs=self.request.jobs,
@@ -135,6 +136,9 @@ class Payloads:
             reuse=reuse,
         )
         index = self._checked(built.index, image)
+        if source is not None:
+            full = read_index(self.repo.blob(payload_blob(source[1].full.index)))
+            _check_digest(source_path, full.target_digest, index.source_digest)
         if source is not None and built.payload_size >= image.full.payload_size:
             self.record.payloads[path] = None
         else:
@@ -147,13 +151,8 @@ class Payloads:
     def _checked(self, index: Index, image: ImageEntry) -> Index:
         """The payload must make the very bytes that the tree was made of."""
         scanned = self.scanned[image.name]
-        if index.target_digest != scanned.digest:
-            raise UsageError(
-                "image changed while it was being published",
-                where=scanned.path,
-                expected=scanned.digest,
-                got=index.target_digest,
-            )
+        scanned.check_unchanged()
+        _check_digest(scanned.path, scanned.digest, index.target_digest)
         return index
 
     def _reuse(self, image: ImageEntry, before: Manifest | None) -> Path | None:
@@ -167,6 +166,13 @@ class Payloads:
         blob = self.repo.blob(chunks_blob(image.chunks))
         if not blob.exists():
             self.repo.disk.write(blob, self.scanned[image.name].tree.chunk_list)
+
+
+def _check_digest(path: Path | None, expected: Digest, got: Digest | None) -> None:
+    if got != expected:
+        raise UsageError(
+            "payload was not built from the image it names", where=path, expected=expected, got=got
+        )
 
 
 def write_targets(

@@ -66,8 +66,9 @@ def publish(
         record = take_up_record(repo, request.version, scanned, request.settings, now)
         published = _published(repo, current, request.version)
         newest = _newest(repo, current, request.channel)
-        before = published or newest
-        draft = _draft(repo, current, request, scanned, before=before, issued=record.issued)
+        draft = _draft(
+            repo, current, request, scanned, before=published or newest, issued=record.issued
+        )
         if published is not None:
             _check_same(published, draft)
         _check_keys(signing, current, new=published is None, deltas=bool(sources))

@@ -40,11 +40,21 @@ class Record(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ScannedImage:
-    """An image file, read once: its tree and its SHA-256."""
+    """An image file, read once: its tree, its SHA-256, and what the file looked like then."""
 
     path: Path
     tree: Tree
     digest: Digest
+    looks: tuple[int, ...]
+
+    def check_unchanged(self) -> None:
+        """UsageError if the file was touched since: what is built from it would not be this image."""
+        if _looks(self.path) != self.looks:
+            raise UsageError(
+                "image changed while it was being published",
+                where=self.path,
+                hint="Publish a file that nobody writes to",
+            )
 
 
 def read_record(repo: Repository, version: str) -> Record | None:
@@ -92,12 +102,13 @@ def scan_image(
     """Read an image file or block device once. UsageError if it is empty or cannot be read."""
     builder, digest = TreeBuilder(salt), hashlib.sha256()
     try:
+        looks = _looks(path)
         for piece, done, total in _pieces(path):
             builder.append(piece)
             digest.update(piece)
             if on_progress is not None:
                 on_progress(done, total)
-        return ScannedImage(path.absolute(), builder.finish(), Digest(digest.digest()))
+        return ScannedImage(path.absolute(), builder.finish(), Digest(digest.digest()), looks)
     except FormatError as error:
         raise UsageError(str(error), where=path) from error
     except OSError as error:
@@ -151,6 +162,11 @@ def _holds(path: Path, image: ImageEntry) -> bool:
         return scan_image(path, image.tree.salt).tree.tuple == image.tree
     except SlipstreamError:
         return False
+
+
+def _looks(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _pieces(path: Path) -> Iterator[tuple[bytes, int, int]]:
