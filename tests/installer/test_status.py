@@ -1,0 +1,129 @@
+"""Status: what a device says of itself, at every turn of an update."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from slipstream.installer.journal import Checkpoint
+from slipstream.installer.slots import Denied
+from slipstream.installer.states import BootedNew, Condemn, FellBack, Open, Retired, Transaction
+from slipstream.installer.status import Status, read_status
+from tests.installer.lab import Lab, LabRelease, change, make_image
+
+IMAGE = make_image(1, 600_000)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture
+def update(lab: Lab) -> LabRelease:
+    lab.preinstall(lab.publish("1.0", 1, IMAGE))
+    return lab.publish("2.0", 2, change(IMAGE, 9), source=IMAGE)
+
+
+def status(lab: Lab) -> Status:
+    found = read_status(lab.device())
+    json.dumps(found.to_json())
+    return found
+
+
+def test_a_new_device(lab: Lab) -> None:
+    found = status(lab)
+
+    assert "Booted: nothing that Slipstream installed" in found.to_words()
+    assert "Slot a: empty" in found.to_words()
+    assert "Last contact with the repository: never" in found.to_words()
+    assert found.to_json()["state"] == "idle"
+    assert found.to_json()["trial"] is False
+
+
+def test_an_install_under_way(lab: Lab, update: LabRelease) -> None:
+    device = lab.device()
+    device.journal.record(Open(Transaction("id", update.digest, "2.0", 2, "b", ("rootfs",))))
+    device.journal.record(Retired())
+    device.journal.checkpoint(Checkpoint("id", "rootfs", 3, 500_000))
+
+    found = status(lab)
+
+    assert "Under way: release 2.0 in slot b: streaming" in found.to_words()
+    assert "500,000 bytes of it stand in the slot" in found.to_words()
+    assert found.to_json()["transaction"]["release"] == "2.0"
+
+
+def test_a_committed_release(lab: Lab, update: LabRelease) -> None:
+    asyncio.run(lab.install())
+
+    found = status(lab)
+    document = found.to_json()
+
+    assert "Slot b: release 2.0, trial, 3 tries left" in found.to_words()
+    assert "Last contact with the repository: 20" in found.to_words()
+    assert "1 reports wait for the server" in found.to_words()
+    assert document["state"] == "committed"
+    assert document["trial"] is False
+    assert document["slots"][1]["entry"]["tries_left"] == 3
+    root = update.images["rootfs"].tree.tuple.root
+    assert document["slots"][1]["images"]["rootfs"] == root.hex
+
+
+def test_a_trial_is_read_from_the_entry(lab: Lab, update: LabRelease) -> None:
+    asyncio.run(lab.install())
+    lab.reboot()
+
+    found = status(lab)
+
+    assert "Booted: release 2.0 from slot b, on trial" in found.to_words()
+    assert found.to_json()["booted"]["root"] == update.images["rootfs"].tree.tuple.root.hex
+    assert found.to_json()["trial"] is True
+
+
+def test_a_release_that_fell_back_is_named_with_its_reason(lab: Lab, update: LabRelease) -> None:
+    asyncio.run(lab.install())
+    device = lab.device()
+    for event in (BootedNew(), Condemn("health: dns"), FellBack("health: dns")):
+        device.journal.record(event)
+    device.slots.deny(Denied("2.0", 2, update.digest, "health: dns", 0))
+
+    words, document = status(lab).to_words(), status(lab).to_json()
+
+    assert "Last update: release 2.0 did not prove itself and was left: health: dns" in words
+    assert "Not tried again: release 2.0: health: dns" in words
+    assert document["last"]["outcome"] == "fell_back"
+    assert document["failed"] == [{"release": "2.0", "counter": 2, "reason": "health: dns"}]
+
+
+def test_a_slot_being_written_does_not_boot(lab: Lab, update: LabRelease) -> None:
+    asyncio.run(lab.install())
+    lab.fake.retire("b")
+
+    assert "Slot b: release 2.0, installed; does not boot" in status(lab).to_words()
+
+
+def test_the_floor_is_the_running_releases_when_it_was_lost(lab: Lab, update: LabRelease) -> None:
+    (lab.folder / "release.json").write_text('{"release": "1.0", "counter": 1, "floor": 1}')
+
+    found = status(lab)
+
+    assert found.floor == 1
+    assert "no stored floor: the running release's is taken (1)" in found.to_words()
+
+
+def test_without_any_record_the_floor_is_the_booted_counter(lab: Lab, update: LabRelease) -> None:
+    assert status(lab).floor == 1
+
+
+def test_the_stored_floor_wins_and_nothing_is_said(lab: Lab, update: LabRelease) -> None:
+    lab.device().floors.raise_to(2)
+
+    assert status(lab).floor == 2
+    assert status(lab).notices == ()
+
+
+def test_status_needs_no_lock(lab: Lab, update: LabRelease) -> None:
+    with lab.device().lock():
+        assert status(lab).booted.slot == "a"
