@@ -160,12 +160,12 @@ async def _update_timestamp(
     # spec 5.4
     stored = store.read("timestamp")
     if stored is None:
-        say("no stored timestamp: rollback of metadata is not noticed in this refresh")
+        say("no stored timestamp (first refresh, or lost): rollback is not noticed this time")
     else:
         try:
             trusted.remember_timestamp(stored)
         except Rejected as error:
-            say(f"stored timestamp is unsound, rollback is not noticed in this refresh: {error}")
+            say(f"stored timestamp is unsound, rollback is not noticed this time: {error}")
     raw = await _fetch(fetcher, layout, trusted.timestamp_file)
     if trusted.update_timestamp(raw):
         store.write("timestamp", raw)
@@ -177,19 +177,21 @@ async def _update_snapshot(
     # spec 5.5
     stored = store.read("snapshot")
     if stored is None:
-        say("no stored snapshot: rollback of single roles is not noticed in this refresh")
+        say(
+            "no stored snapshot (first refresh, or lost): rollback of a role is not noticed this time"
+        )
     else:
         try:
             if trusted.remember_snapshot(stored):
                 return
         except Rejected as error:
-            say(f"stored snapshot is unsound, rollback of single roles is not noticed: {error}")
+            say(f"stored snapshot is unsound, rollback of a role is not noticed this time: {error}")
     raw = await _fetch(fetcher, layout, trusted.snapshot_file)
     trusted.update_snapshot(raw)
     store.write("snapshot", raw)
 
 
-async def _load_role(  # noqa: PLR0917  (the same five things go down every step)
+async def _load_role(
     wanted: RoleWanted,
     trusted: TrustedSet,
     fetcher: Fetcher,

@@ -16,7 +16,7 @@ from slipstream.delta.errors import (
 )
 from slipstream.delta.limits import DELEGATIONS_MAX, TARGETS_BYTES_MAX
 from slipstream.delta.trust import RoleWanted, TargetFile, TrustedSet
-from tests.conformance.repository import NOW, Repository
+from tests.conformance.repository import KEYS, NOW, Repository
 
 
 def at_root(repository: Repository, now: datetime = NOW, versions: int = 1) -> TrustedSet:
@@ -189,6 +189,51 @@ def test_keys_rotate_through_a_doubly_signed_root() -> None:
     for _ in range(3):
         repository.rotate_root()
     assert at_root(repository, versions=4).root.version == 4
+
+
+# Keys, threshold and signatures of consecutive roots, by number of key; whether the last is taken.
+ROTATIONS = {
+    "replace the only key": ("1:1:1 2:1:21 2:1:2", True),
+    "strangers' signatures do not matter": ("1:1:314 2:1:3214 2:1:324", True),
+    "any three of five": ("01234:3:024 01234:3:041 01234:3:013", True),
+    "replace one of five": ("01234:3:024 01345:3:041 01345:3:045", True),
+    "replace five of five": ("01234:3:024 56789:3:024567 56789:3:567", True),
+    "raise the threshold": ("123:1:1 123:2:12", True),
+    "lower the threshold": ("123:2:12 123:1:12 123:1:1", True),
+    "add a key and need it": ("1:1:1 12:2:12", True),
+    "old key did not sign": ("1:1:1 2:1:234", False),
+    "new key did not sign": ("1:1:1 2:1:134", False),
+    "two of the new keys": ("01234:3:024 01345:3:024", False),
+    "two of the old keys": ("01234:3:024 01345:3:045", False),
+    "below the raised threshold": ("123:1:1 123:2:2", False),
+    "below the old, higher threshold": ("123:2:12 123:1:1", False),
+}
+
+
+@pytest.mark.parametrize("name", ROTATIONS)
+def test_root_keys_and_thresholds_change_only_by_both_quorums(name: str) -> None:
+    versions, accepted = ROTATIONS[name]
+    repository = Repository()
+    role = repository.root.roles["root"]
+    for keys, threshold, signers in (version.split(":") for version in versions.split()):
+        role.keyids.clear()
+        role.threshold = int(threshold)
+        for number in keys:
+            repository.root.add_key(KEYS[int(number)].public_key, "root")
+        repository.signers["root"] = [KEYS[int(number)] for number in signers]
+        repository.publish("root")
+    last = repository.root.version
+    trusted = TrustedSet(repository.files["metadata/2.root.json"], NOW)
+    for version in range(3, last):
+        trusted.update_root(repository.files[f"metadata/{version}.root.json"])
+    raw = repository.files[f"metadata/{last}.root.json"]
+    if accepted:
+        trusted.update_root(raw)
+        assert trusted.root_bytes == raw
+    else:
+        with pytest.raises(SignatureError):
+            trusted.update_root(raw)
+        assert trusted.root.version == last - 1
 
 
 def test_a_root_that_did_not_sign_itself_is_no_root_of_trust() -> None:
