@@ -22,6 +22,7 @@ Ints = npt.NDArray[np.int32]
 
 MATCH_BYTES_MIN = 12  # shorter matches cost more as an instruction than as literal bytes
 SWITCH_GAIN_BYTES = 8  # bytes a match must save over the diagonal in use (bsdiff's own constant)
+GAIN_AHEAD_BYTES = 128  # how far two diagonals are compared past a match that saves too little
 _SIGN = -(1 << 63)  # the sign bit of bsdiff's numbers
 _ANY_SIZE = (1 << 31) - 1
 _RANKS_BLOCK = 1 << 19  # ranks looked at together: bounds the 64-bit intermediates
@@ -159,10 +160,29 @@ class _Scan:
         end = position + size
         self._see(end)
         gain = int(self.misses[end]) - int(self.misses[position])
-        if gain <= SWITCH_GAIN_BYTES:
-            return gain == 0
+        if gain == 0:
+            return True
+        if (
+            gain <= SWITCH_GAIN_BYTES
+            and self._gain_ahead(position, offset, end) <= SWITCH_GAIN_BYTES
+        ):
+            return False
         self._switch(position, offset - position, end)
         return True
+
+    def _gain_ahead(self, position: int, offset: int, end: int) -> int:
+        """Bytes that the match's diagonal saves over the open one, a little past the match.
+
+        Rows of tables differ in a byte or two: the right diagonal shows over several rows.
+        """
+        ahead = min(len(self.target), position + GAIN_AHEAD_BYTES)
+        if ahead <= end:
+            return 0
+        self._see(ahead)
+        missed = int(self.misses[ahead]) - int(self.misses[position])
+        if missed <= SWITCH_GAIN_BYTES:
+            return missed
+        return missed - int(np.count_nonzero(self._differs(offset - position, end, ahead)))
 
     def finish(self) -> tuple[Segment, ...]:
         """Close the last segment."""

@@ -80,9 +80,7 @@ class Profile:
 
 
 PROFILES = {
-    "small": Profile(
-        "small", 2 * MIB, 10 * MIB, 64 * KIB, (Codec.LZMA2, Codec.ZSTD, Codec.BZ2), 19
-    ),
+    "small": Profile("small", 3 * MIB, 5 * MIB, 64 * KIB, (Codec.LZMA2, Codec.ZSTD, Codec.BZ2), 19),
     "balanced": Profile(
         "balanced", 2 * MIB, 6 * MIB, 64 * KIB, (Codec.LZMA2, Codec.ZSTD, Codec.BZ2), 12
     ),

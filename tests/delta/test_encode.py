@@ -1,0 +1,121 @@
+"""encode.py: frames cover their window, decode to it, and are never larger than data frames."""
+
+import numpy as np
+import pytest
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.codec import Codec, compress
+from slipstream.delta.decode import decode_frame
+from slipstream.delta.encode import (
+    DEVICE_BASE_BYTES,
+    PROFILES,
+    EncodedFrame,
+    encode_full,
+    encode_window,
+)
+from slipstream.delta.errors import UsageError
+from slipstream.delta.frame import FrameKind
+from slipstream.delta.limits import FRAME_ENCODED_BYTES_SOFT, KIB, MIB
+
+FAST, BALANCED = PROFILES["fast"], PROFILES["balanced"]
+
+
+def _random(size: int, seed: int = 1, letters: int = 256) -> bytes:
+    return np.random.default_rng(seed).integers(0, letters, size, dtype=np.uint8).tobytes()
+
+
+def _decode(frames: tuple[EncodedFrame, ...], image: bytes, offset: int) -> bytes:
+    made = b""
+    for one in frames:
+        assert one.frame.target.offset == offset + len(made)
+        source = b"".join(image[part.offset : part.end] for part in one.frame.sources)
+        made += decode_frame(one.frame, one.encoded, source)
+    return made
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_a_changed_file_is_one_small_diff(profile) -> None:
+    image = _random(300 * KIB)
+    target = image[100_000:150_000] + b"new" * 30 + image[150_000:200_000]
+    sources = (ByteRange(90_000, 60_000), ByteRange(150_000, 80_000))
+    source = image[90_000:230_000]
+    frames = encode_window(target, 4096, source, sources, profile)
+    assert _decode(frames, image, 4096) == target
+    (only,) = frames
+    assert only.frame.kind is FrameKind.DIFF
+    assert len(only.encoded) < 300
+    # trimmed to what the instructions read, and joined where extents touch
+    assert only.frame.sources == (ByteRange(100_000, 100_000),)
+
+
+def test_segments_across_extents_keep_their_bytes() -> None:
+    image = _random(100_000)
+    sources = (ByteRange(50_000, 10_000), ByteRange(0, 10_000), ByteRange(80_000, 10_000))
+    source = b"".join(image[part.offset : part.end] for part in sources)
+    target = source[5000:25_000]  # a match that runs over two borders of extents
+    (only,) = encode_window(target, 0, source, sources, FAST)
+    assert only.frame.kind is FrameKind.DIFF
+    assert _decode((only,), image, 0) == target
+    assert [part.size for part in only.frame.sources] == [5000, 10_000, 5000]
+
+
+@pytest.mark.parametrize("source", [b"", _random(50_000, 9)], ids=["no source", "other source"])
+def test_unrelated_bytes_are_data(source: bytes) -> None:
+    target = _random(200_000, 2, letters=20)
+    sources = (ByteRange(0, len(source)),) if source else ()
+    frames = encode_window(target, 0, source, sources, BALANCED)
+    assert _decode(frames, source, 0) == target
+    assert {one.frame.kind for one in frames} == {FrameKind.DATA}
+    assert sum(len(one.encoded) for one in frames) <= len(compress(Codec.LZMA2, target)) + 100
+
+
+def test_long_frames_are_split_at_the_soft_cap() -> None:
+    image = _random(MIB + 600 * KIB)
+    target = _random(900 * KIB, 3) + image[: 500 * KIB]
+    frames = encode_window(target, 0, image, (ByteRange(0, len(image)),), FAST)
+    assert _decode(frames, image, 0) == target
+    assert len(frames) >= 4
+    assert max(len(one.encoded) for one in frames) <= FRAME_ENCODED_BYTES_SOFT
+    assert frames[-1].frame.kind is FrameKind.DIFF
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 70_000])
+def test_incompressible_bytes_are_stored(size: int) -> None:
+    target = _random(size)
+    for frames in ((encode_full(target, 7, FAST),), encode_window(target, 7, b"", (), BALANCED)):
+        assert _decode(frames, b"", 7) == target
+        assert sum(len(one.encoded) for one in frames) == size
+
+
+def test_same_input_same_frames() -> None:
+    source, target = _random(300_000, 1, 8), _random(300_000, 2, 8)
+    sources = (ByteRange(0, len(source)),)
+    assert encode_window(target, 0, source, sources, BALANCED) == encode_window(
+        target, 0, source, sources, BALANCED
+    )
+
+
+def test_zeros_are_nearly_nothing() -> None:
+    assert len(encode_full(bytes(512 * KIB), 0, BALANCED).encoded) < 100
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_shrink_for_small_devices(name: str) -> None:
+    profile = PROFILES[name]
+    assert profile.within(96 * MIB) == profile
+    small = profile.within(DEVICE_BASE_BYTES + 12 * MIB)
+    assert small.window_bytes < profile.window_bytes
+    assert 2 * small.frame_memory_bytes <= 12 * MIB
+    with pytest.raises(UsageError, match="too little memory"):
+        profile.within(DEVICE_BASE_BYTES + MIB)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_frames_need_no_more_memory_than_their_profile_says(name: str) -> None:
+    profile = PROFILES[name]
+    source = _random(profile.source_bytes, 1, 200)
+    target = bytearray(source[: profile.window_bytes])
+    target[::1000] = bytes(len(target[::1000]))
+    sources = (ByteRange(0, len(source)),)
+    for one in encode_window(bytes(target), 0, source, sources, profile):
+        assert one.frame.memory_bytes <= profile.frame_memory_bytes + MIB

@@ -1,0 +1,117 @@
+"""windows.py: pieces cover the target exactly, whatever the runs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipstream.delta.anchors import Pairs
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.frame import FrameKind
+from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB, MIB
+from slipstream.delta.match import Run, RunKind
+from slipstream.delta.windows import (
+    Piece,
+    changed_ranges,
+    plan_full,
+    plan_pieces,
+    settle,
+    unclaimed_source,
+)
+
+E, C, Z = RunKind.EQUAL, RunKind.CHANGED, RunKind.ZERO
+SOURCE_BYTES = 64 * MIB
+NO_PAIRS = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
+
+
+def _runs(*parts: tuple[RunKind, int]) -> list[Run]:
+    """Runs of (kind, KiB) one behind the other; equal ones stand 1 MiB further in the source."""
+    runs, position = [], 0
+    for kind, size in parts:
+        runs.append(Run(kind, position, size * KIB, position + MIB if kind is E else 0))
+        position += size * KIB
+    return runs
+
+
+def _plan(runs: list[Run], target_size: int) -> list[Piece]:
+    settled = settle(runs, target_size, 64 * KIB)
+    return list(plan_pieces(settled, runs, NO_PAIRS, SOURCE_BYTES, 2 * MIB, 6 * MIB))
+
+
+def _check_cover(pieces: list[Piece], target_size: int) -> None:
+    position = 0
+    for piece in pieces:
+        assert piece.target.offset == position
+        assert 0 < piece.target.size <= FRAME_TARGET_BYTES_MAX
+        assert all(source.end <= SOURCE_BYTES for source in piece.sources)
+        if piece.kind is FrameKind.COPY:
+            assert sum(source.size for source in piece.sources) == piece.target.size
+        if piece.kind is FrameKind.DIFF:
+            assert piece.target.size <= 2 * MIB
+            assert sum(source.size for source in piece.sources) <= 6 * MIB
+        position = piece.target.end
+    assert position == target_size
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([E, C, Z]), st.integers(1, 9000)), max_size=12),
+    st.integers(0, 1023),
+)
+def test_pieces_cover_the_target(parts: list[tuple[RunKind, int]], tail: int) -> None:
+    runs = _runs(*parts)
+    size = sum(run.size for run in runs) + tail
+    _check_cover(_plan(runs, size), size)
+    _check_cover(list(plan_full(runs, size, 64 * KIB)), size)
+
+
+@pytest.mark.parametrize(
+    ("parts", "kinds"),
+    [
+        ([(E, 100)], [E]),
+        ([(C, 1), (E, 4), (C, 1)], [C]),  # a short copy is coded along
+        ([(C, 1), (E, 30), (Z, 40), (C, 1)], [C, E, Z, C]),  # long enough together
+        ([(C, 1), (E, 4)], [C, E]),  # at an end of the image there is nothing to join
+        ([(E, 4), (C, 1)], [E, C]),
+        ([(C, 1), (Z, 4), (C, 1), (E, 4), (C, 1)], [C]),
+    ],
+)
+def test_settle(parts: list[tuple[RunKind, int]], kinds: list[RunKind]) -> None:
+    runs = _runs(*parts)
+    assert [run.kind for run in settle(runs, runs[-1].end, 64 * KIB)] == kinds
+
+
+def test_the_last_partial_grain_is_changed() -> None:
+    assert settle(_runs((E, 1)), 1500, KIB)[-1] == Run(C, 1024, 476)
+
+
+def test_neighbouring_copies_share_a_frame() -> None:
+    runs = [Run(E, 0, MIB, 5 * MIB), Run(E, MIB, MIB, 0)]
+    (piece,) = _plan(runs, 2 * MIB)
+    assert piece.sources == (ByteRange(5 * MIB, MIB), ByteRange(0, MIB))
+
+
+def test_a_changed_stretch_looks_where_its_neighbours_stand() -> None:
+    runs = _runs((E, 4096), (C, 64), (E, 4096))
+    piece = _plan(runs, runs[-1].end)[1]
+    assert piece.kind is FrameKind.DIFF
+    (source,) = piece.sources
+    assert source.offset <= 5 * MIB
+    assert source.end >= 5 * MIB + 64 * KIB
+    assert source.size <= 128 * KIB
+
+
+def test_full_payloads_follow_chunks() -> None:
+    runs = _runs((C, 100), (Z, 1024), (C, 1000))
+    pieces = list(plan_full(runs, runs[-1].end, 64 * KIB))
+    assert [piece.kind for piece in pieces][:2] == [FrameKind.DATA, FrameKind.ZERO]
+    for piece in pieces[2:]:
+        assert piece.target.offset // CHUNK_BYTES == (piece.target.end - 1) // CHUNK_BYTES
+
+
+def test_source_that_copies_use_is_not_searched() -> None:
+    settled = [Run(C, 0, MIB), Run(E, MIB, 10 * MIB, 0), Run(E, 11 * MIB, 10 * MIB, 11 * MIB)]
+    assert changed_ranges(settled) == [ByteRange(0, MIB)]
+    found = unclaimed_source(settled, 21 * MIB)
+    assert found == [ByteRange(10 * MIB - 64 * KIB, MIB + 128 * KIB)]
+    assert unclaimed_source([], 0) == []

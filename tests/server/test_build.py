@@ -1,0 +1,238 @@
+"""build.py: any two files, the same bytes whatever the jobs, whole output or none."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import FormatError, UsageError
+from slipstream.delta.frame import FrameKind
+from slipstream.delta.limits import KIB, MIB
+from slipstream.server.build import BuiltPayload, build_payload
+from slipstream.server.patch import apply_payload
+
+MEMORY = 96 * MIB
+
+
+def _random(size: int, seed: int = 1) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
+
+
+def _release(seed: int = 1, size: int = 6 * MIB) -> bytes:
+    """Something like an image: files on 1 KiB blocks, zeros between."""
+    random = np.random.default_rng(seed)
+    image = b""
+    while len(image) < size:
+        image += _random(int(random.integers(1, 400)) * KIB, int(random.integers(1000)))
+        image += bytes(int(random.integers(0, 100)) * KIB)
+    return image[:size]
+
+
+def _next_release(image: bytes) -> bytes:
+    """An edited file, an inserted one, a moved one, a removed one."""
+    edited = bytearray(image)
+    for at in range(700_000, 900_000, 333):
+        edited[at] ^= 0x5A
+    moved = edited[5 * MIB :]
+    return bytes(moved + edited[:MIB] + _random(100 * KIB, 77) + edited[MIB : 4 * MIB])
+
+
+def _build(
+    folder: Path, source: bytes | None, target: bytes, **options: object
+) -> tuple[BuiltPayload, bytes]:
+    (folder / "target").write_bytes(target)
+    path = None
+    if source is not None:
+        path = folder / "source"
+        path.write_bytes(source)
+    output = folder / "payload"
+    built = build_payload(path, folder / "target", output, memory_bytes=MEMORY, **options)
+    apply_payload(path, output, folder / "made")
+    assert (folder / "made").read_bytes() == target
+    assert built.payload_size == output.stat().st_size
+    assert sum(built.target_bytes.values()) == len(target)
+    assert sum(built.frames.values()) == len(built.index.frames)
+    return built, output.read_bytes()
+
+
+SIZES = [0, 1, 1023, 1024, 4096, 5000, 130_001]
+
+
+@pytest.mark.parametrize("target_size", SIZES)
+@pytest.mark.parametrize("source_size", [None, *SIZES])
+def test_any_two_files(tmp_path: Path, source_size: int | None, target_size: int) -> None:
+    source = None if source_size is None else _random(source_size)
+    _build(tmp_path, source, _random(target_size), profile="fast")
+    _build(tmp_path, source, bytes(target_size), profile="fast")
+    _build(tmp_path, source, _random(target_size, 2), profile="fast")
+
+
+def test_equal_images_are_copied(tmp_path: Path) -> None:
+    image = _release()
+    built, payload = _build(tmp_path, image, image)
+    assert built.encoded_bytes.get(FrameKind.COPY) == 0
+    assert len(payload) < 1500
+
+
+def test_a_delta_is_small(tmp_path: Path) -> None:
+    image = _release()
+    built, payload = _build(tmp_path, image, _next_release(image))
+    assert len(payload) < 100 * KIB + 6 * KIB  # the inserted file is new, the rest nearly free
+    assert {FrameKind.COPY, FrameKind.DIFF} <= set(built.frames)
+    assert built.index.source_digest == Digest.of(image)
+
+
+@pytest.mark.parametrize("source", [True, False], ids=["delta", "full"])
+def test_same_bytes_whatever_the_jobs(tmp_path: Path, *, source: bool) -> None:
+    image = _release()
+    target = _next_release(image)
+    held = image if source else None
+    _, one = _build(tmp_path, held, target, jobs=1, profile="fast")
+    _, three = _build(tmp_path, held, target, jobs=3, profile="fast")
+    assert one == three
+
+
+@pytest.mark.parametrize("profile", ["small", "balanced", "fast"])
+def test_profiles(tmp_path: Path, profile: str) -> None:
+    image = _release(size=2 * MIB)
+    target = image[: MIB // 2] + b"changed" * 1000 + image[MIB // 2 :]
+    built, payload = _build(tmp_path, image, target, profile=profile)
+    assert len(payload) < 4096
+    assert built.index.memory_bytes < 20 * MIB
+
+
+def test_progress_ends_at_the_target_size(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    image = _release(size=2 * MIB)
+    _build(tmp_path, None, image, on_progress=lambda *args: told.append(args))
+    assert told[0] == (0, len(image))
+    assert told[-1] == (len(image), len(image))
+    assert told == sorted(told)
+
+
+def test_reuse_gives_the_same_bytes(tmp_path: Path) -> None:
+    image = _release(size=4 * MIB)
+    target = bytearray(image)
+    target[MIB : MIB + 10] = b"0123456789"
+    _build(tmp_path, None, image)
+    shutil.move(tmp_path / "payload", tmp_path / "earlier")
+    _, alone = _build(tmp_path, None, bytes(target))
+    _, again = _build(tmp_path, None, bytes(target), reuse=tmp_path / "earlier")
+    assert alone == again
+
+
+def test_reuse_of_another_level_changes_nothing(tmp_path: Path) -> None:
+    text = b"".join(f"{n * n % 977} line {n}\n".encode() for n in range(20_000))
+    _, fast = _build(tmp_path, None, text, profile="fast")
+    shutil.move(tmp_path / "payload", tmp_path / "earlier")
+    _, alone = _build(tmp_path, None, text, profile="small")
+    _, again = _build(tmp_path, None, text, profile="small", reuse=tmp_path / "earlier")
+    assert fast != alone
+    assert alone == again
+
+
+def test_reuse_takes_the_frames_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = _release(size=4 * MIB)
+    _build(tmp_path, None, image, jobs=1)
+    shutil.move(tmp_path / "payload", tmp_path / "earlier")
+    encoded: list[int] = []
+
+    def counting(target: bytes, offset: int, profile: object) -> object:
+        encoded.append(len(target))
+        return encode_full(target, offset, profile)
+
+    from slipstream.server import build  # noqa: PLC0415
+
+    encode_full = build.encode_full
+    monkeypatch.setattr(build, "encode_full", counting)
+    _build(tmp_path, None, image, jobs=1, reuse=tmp_path / "earlier")
+    assert len(encoded) == 1  # the probe
+
+
+def test_reuse_refuses_what_is_no_payload(tmp_path: Path) -> None:
+    (tmp_path / "earlier").write_bytes(_random(5000))
+    with pytest.raises(FormatError):
+        _build(tmp_path, None, _release(size=MIB), reuse=tmp_path / "earlier")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_failure_leaves_nothing(tmp_path: Path, jobs: int, error: type[BaseException]) -> None:
+    (tmp_path / "target").write_bytes(_release())
+    (tmp_path / "payload").write_bytes(b"what was there")
+
+    def stop(done: int, _total: int) -> None:
+        if done:
+            raise error
+
+    with pytest.raises(error):
+        build_payload(
+            None,
+            tmp_path / "target",
+            tmp_path / "payload",
+            jobs=jobs,
+            memory_bytes=MEMORY,
+            profile="fast",
+            on_progress=stop,
+        )
+    assert (tmp_path / "payload").read_bytes() == b"what was there"
+    assert _names(tmp_path) == ["payload", "target"]
+
+
+def test_usage_errors(tmp_path: Path) -> None:
+    target, output = tmp_path / "target", tmp_path / "payload"
+    target.write_bytes(b"x")
+    with pytest.raises(UsageError, match="unknown profile"):
+        build_payload(None, target, output, memory_bytes=MEMORY, profile="huge")
+    with pytest.raises(UsageError, match="too little memory"):
+        build_payload(None, target, output, memory_bytes=MIB)
+    with pytest.raises(UsageError, match="neither"):
+        build_payload(Path("/dev/null"), target, output, memory_bytes=MEMORY)
+    with pytest.raises(FileNotFoundError):
+        build_payload(None, tmp_path / "missing", output, memory_bytes=MEMORY)
+    assert _names(tmp_path) == ["target"]
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A block device over a file of 1 MiB, where this machine allows one."""
+    backing = tmp_path / "backing"
+    backing.write_bytes(_release(5, MIB))
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
+    found = subprocess.run(
+        ["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        pytest.skip(f"no loop device: {found.stderr.strip()}")
+    device = Path(found.stdout.strip())
+    yield device, backing
+    subprocess.run(["losetup", "--detach", str(device)], check=True)
+
+
+def test_block_devices(tmp_path: Path, loop_device: tuple[Path, Path]) -> None:
+    device, backing = loop_device
+    source, target = backing.read_bytes(), _release(6, MIB)
+    (tmp_path / "target").write_bytes(target)
+    payload = tmp_path / "payload"
+    build_payload(device, tmp_path / "target", payload, memory_bytes=MEMORY)
+    apply_payload(device, payload, tmp_path / "made")
+    assert (tmp_path / "made").read_bytes() == target
+    back = tmp_path / "back"
+    build_payload(tmp_path / "target", device, back, memory_bytes=MEMORY)
+    apply_payload(tmp_path / "target", back, tmp_path / "made")
+    assert (tmp_path / "made").read_bytes() == source
+    # in place, and onto a device larger than the image
+    (tmp_path / "short").write_bytes(target[:-5000])
+    build_payload(None, tmp_path / "short", payload, memory_bytes=MEMORY)
+    apply_payload(None, payload, device)
+    assert backing.read_bytes()[: MIB - 5000] == target[:-5000]
