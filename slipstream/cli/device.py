@@ -12,6 +12,7 @@ import click
 from slipstream.cli.progress import Steps, megabytes
 from slipstream.delta.errors import NothingToDo, SlipstreamError
 from slipstream.installer import agent, trial
+from slipstream.installer.allocator import give_memory_back
 from slipstream.installer.config import load_config
 from slipstream.installer.contact import open_contact
 from slipstream.installer.device import Device, open_device
@@ -165,6 +166,8 @@ def run(config: Path) -> None:
 
 
 def _run(config: Path, job: Callable[[Device], Awaitable[None]]) -> None:
+    give_memory_back()
+
     async def with_device() -> None:
         async with open_device(load_config(config)) as found:
             try:
@@ -196,7 +199,7 @@ def _tell(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(json.dumps(_outcome_json(outcome)))
     elif outcome.verdict is not Verdict.NOTHING:
         for result in outcome.health:
-            click.echo(f"health: {result}")
+            click.echo(f"health: {result.name}: " + ("passed" if result.passed else result.reason))
     match outcome.verdict:
         case Verdict.CONFIRMED:
             if not as_json:

@@ -101,16 +101,16 @@ def make_machine(folder: Path, *, url: str, root: Path, token: str, image_bytes:
     (folder / "token").write_text(token + "\n")
     (folder / "token").chmod(0o600)
     (folder / "root.json").write_bytes(root.read_bytes())
-    machine.config.write_text(_config(url, offsets, slot_bytes))
+    machine.config.write_text(_config(url, offsets, slot_bytes, (folder / "run").absolute()))
     return machine
 
 
-def _config(url: str, offsets: dict[str, int], slot_bytes: int) -> str:
+def _config(url: str, offsets: dict[str, int], slot_bytes: int, run: Path) -> str:
     slots = "".join(
         f'[slots.{name}]\nrootfs = {{ path = "disk.img", offset = {offset}, size = {slot_bytes} }}\n\n'
         for name, offset in offsets.items()
     )
-    health = json.dumps([sys.executable, "-m", "slipstream.demo.selftest", "run"])
+    health = json.dumps([sys.executable, "-m", "slipstream.demo.selftest", str(run)])
     return f"""\
 [device]
 id = "edge-1"
@@ -137,7 +137,7 @@ file = "run/release.json"
 verity = "append"
 
 [[health]]
-name = "gateway self-test"
+name = "gateway-self-test"
 command = {health}
 timeout_s = 20
 """
