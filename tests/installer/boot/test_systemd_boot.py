@@ -149,6 +149,60 @@ def test_power_cut_at_every_operation(rig: EspRig, tmp_path: Path, step: str) ->
     assert tried > len(recorder.log)
 
 
+@pytest.mark.parametrize("steps", [("retire", "stage", "publish"), ("confirm",), ("condemn",)])
+def test_what_a_step_did_is_durable_when_it_returns(
+    rig: EspRig, tmp_path: Path, steps: tuple[str, ...]
+) -> None:
+    """One recording over several steps: no step leaves to a later one what it should have synced.
+
+    Slot b holds a release that the next boot would try, so that an entry that outlives its files
+    would be chosen.
+    """
+    prepare(rig, steps[0])
+    if "retire" in steps:
+        rig.control().retire("b")
+        install(rig, "b", 9)
+        hidden = [path for path in rig.esp.rglob("0009b*") if path.is_file()]
+        hidden[0].with_name(".0009b.old0").write_bytes(b"a double of an earlier time")
+    before = Medium.read(rig.esp)
+    recorder = RecordingEsp(rig.esp)
+    ends: dict[int, str] = {}
+    for step in steps:
+        STEPS[step][0](rig.control(recorder), rig)
+        ends[len(recorder.log)] = step
+    tried = 0
+    for count in range(len(recorder.log) + 1):
+        for names, contents in states_after(before, recorder.log, count):
+            tried += 1
+            esp = tmp_path / f"cut-{count}-{tried}"
+            esp.mkdir()
+            make(esp, names, contents)
+            choice = choose(esp)
+            assert choice is not None
+            assert choice.loadable, f"{choice.entry.id} after {recorder.log[:count]}"
+            counter = int(choice.entry.id[:4])
+            assert whole(rig, esp, counter)
+            visible = {e.slot: (e.counter, e.state) for e in rig.control(esp).entries()}
+            match ends.get(count):
+                case "retire":
+                    assert set(visible) == {"a"}
+                    assert not list(esp.rglob("*0009b*"))
+                case "stage":
+                    assert set(visible) == {"a"}
+                    rig.control(esp).publish("b", 3)
+                    assert choose(esp).loadable  # type: ignore[union-attr]
+                    assert whole(rig, esp, 3)
+                case "publish":
+                    assert visible["b"] == (3, EntryState.TRIAL)
+                    assert counter == 3
+                case "confirm":
+                    assert visible["b"] == (3, EntryState.GOOD)
+                    assert counter == 3
+                case "condemn":
+                    assert visible["b"] == (3, EntryState.BAD)
+                    assert counter == 2
+
+
 def recover(rig: EspRig, esp: Path, step: str) -> None:
     """What the device does next, whatever the medium holds; nothing shared is unlinked."""
     control = rig.control(RecordingEsp(esp))
