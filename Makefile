@@ -23,6 +23,11 @@ demo: setup
 	scripts/packages demo
 	$(BIN)/slipstream demo $(if $(SOURCE),--source $(SOURCE)) $(if $(TARGET),--target $(TARGET))
 
+# Figures beside the peers, on any two images: make bench SOURCE=a.img TARGET=b.img [PEERS=none]
+PEERS ?= xdelta3,zstd
+bench: setup
+	$(BIN)/python benches/pair.py "$(SOURCE)" "$(TARGET)" --full --peers $(PEERS)
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
