@@ -198,9 +198,26 @@ def _check_counter(manifest: Manifest, raw: bytes, facts: DeviceFacts) -> None:
             expected=f"a counter of at least {facts.floor}",
             got=manifest.counter,
         )
-    roots = [image.tree.root for image in manifest.images if image.place is Place.PARTITION]
-    if manifest.counter == facts.counter and (facts.root is None or facts.root in roots):
-        raise NothingToDo(f"release {manifest.release} runs already")
+    if facts.counter is not None and manifest.counter < facts.counter:
+        # The boot loader starts the highest counter: this one would never be tried.
+        raise RolledBack(
+            "the release is older than the running one",
+            where=f"release {manifest.release}",
+            expected=f"a counter of at least {facts.counter}",
+            got=manifest.counter,
+            hint="To go back to the other slot: slipstream device rollback",
+        )
+    if manifest.counter == facts.counter:
+        roots = [image.tree.root for image in manifest.images if image.place is Place.PARTITION]
+        if facts.root is None or facts.root in roots:
+            raise NothingToDo(f"release {manifest.release} runs already")
+        raise Rejected(
+            "another release runs with the same counter",
+            where=f"release {manifest.release}",
+            expected=" or ".join(root.hex for root in roots),
+            got=facts.root,
+            hint="Publish with a higher counter",
+        )
     for denied in facts.denied:
         if denied.manifest == digest or denied.counter == manifest.counter:
             raise Rejected(

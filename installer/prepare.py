@@ -93,7 +93,16 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
             where=device.config.server.url,
             expected=f"product {device.config.product}, channel {device.config.channel}",
         )
-    return max(entries, key=lambda entry: entry.counter)
+    newest = max(entries, key=lambda entry: entry.counter)
+    running = device.boot.booted().counter
+    if running is not None and newest.counter < running:
+        raise NothingToDo(
+            "nothing newer than the running release is on offer",
+            where=device.config.server.url,
+            expected=f"a counter above {running}",
+            got=f"release {newest.release}, counter {newest.counter}",
+        )
+    return newest
 
 
 def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:

@@ -1,12 +1,8 @@
-"""The pipeline that makes one image stand in a slot: scan, fetch, decode, verify, write, read back.
+"""Make one image stand in a slot: scan, run a payload through the pipe, read back.
 
-Three things overlap: the link fills the spool (frames.py), a thread decodes a frame, another
-checks and writes the frame before it. What is held is bounded by memory, not by count: at most
-two decoded frames, each with its sources, within what the plan allowed.
-
-Nothing unverified reaches the slot: every chunk is checked against the signed tree before it is
-written. A delta that makes wrong chunks (its source drifted, or the medium under the source
-fails) loses nothing: those chunks alone come from the full payload.
+What stands is not fetched and not written. A delta that makes wrong chunks (its source drifted,
+or the medium under the source fails) loses nothing: those chunks alone come from the full
+payload. The pipe itself is pipe.py.
 """
 
 import asyncio
@@ -14,20 +10,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slipstream.delta.decode import ChunkAssembler, decode_frame
-from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError
-from slipstream.delta.frame import Frame
+from slipstream.delta.errors import DeviceFault
 from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import (
-    CHECKPOINT_TARGET_BYTES,
     CHUNK_BYTES,
-    DRIFTED_FRAMES_MAX,
     MEDIA_ATTEMPTS_MAX,
 )
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList
 from slipstream.installer.frames import FrameSource
 from slipstream.installer.journal import Checkpoint, Journal
+from slipstream.installer.pipe import FramePipe, frames_of
 from slipstream.installer.ports import Fetcher, SlotTarget
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
 from slipstream.installer.spool import Spool
@@ -138,7 +131,15 @@ class ImageWriter:
         With a source, frames and chunks that come out wrong are left over; without one they
         are Rejected.
         """
-        pipe = _Pipe(self, index, source, left)
+        pipe = FramePipe(
+            index=index,
+            source=source,
+            target=self.target,
+            chunks=self.chunks,
+            left=left,
+            on_checkpoint=self._checkpoint,
+            on_progress=self._progress("write"),
+        )
         wanted = frames_of(index, left)
         spool = Spool(self.spool, index.digest)
         path = payload_blob(index.digest)
@@ -146,135 +147,11 @@ class ImageWriter:
             try:
                 await pipe.run(frames)
             finally:
+                self.counts.bytes_written += pipe.bytes_written
                 self.counts.bytes_fetched += frames.bytes_fetched + frames.bytes_read_over
                 self.counts.bytes_refetched += frames.bytes_refetched
                 self.counts.bytes_reused += frames.bytes_reused
         spool.discard()
 
-
-class _Pipe:
-    """One pass of a payload: decode in one thread while another checks and writes."""
-
-    def __init__(
-        self, job: ImageWriter, index: Index, source: SlotTarget | None, left: set[int]
-    ) -> None:
-        self._job = job
-        self._index = index
-        self._source = source
-        self._left = left
-        self._given_up: set[int] = set()
-        self._assembler = self._new_assembler()
-        self._drifted = 0
-        self._since_checkpoint = 0
-
-    async def run(self, frames: FrameSource) -> None:
-        writing: asyncio.Future[None] | None = None
-        last = -1
-        try:
-            async for number, encoded in frames:
-                frame = self._index.frames[number]
-                data = await asyncio.to_thread(self._decode, frame, encoded)
-                if writing is not None:
-                    await writing
-                writing = asyncio.ensure_future(asyncio.to_thread(self._take, frame, data))
-                last = number
-                self._since_checkpoint += frame.target.size
-                if self._since_checkpoint >= CHECKPOINT_TARGET_BYTES or frames.pressure:
-                    await writing
-                    frames.release(await asyncio.to_thread(self._checkpoint, number))
-                if self._drifted > DRIFTED_FRAMES_MAX:
-                    break
-            if writing is not None:
-                await writing
-        finally:
-            # However this ends, no thread may go on writing behind the caller's back.
-            if writing is not None:
-                await asyncio.wait([writing])
-                if not writing.cancelled():
-                    writing.exception()  # it was raised above, or something worse was
-        if last >= 0:
-            await asyncio.to_thread(self._checkpoint, last)
-
-    def _new_assembler(self) -> ChunkAssembler:
-        def wanted(index: int) -> bool:
-            return index in self._left and index not in self._given_up
-
-        return ChunkAssembler(self._index.target_size, wanted)
-
-    def _decode(self, frame: Frame, encoded: bytes) -> bytes | None:
-        """The frame's target bytes; None if the source does not give them."""
-        try:
-            return decode_frame(frame, encoded, self._read_sources(frame))
-        except (DeviceFault, FormatError):
-            if self._source is None:
-                raise
-            return None
-
-    def _read_sources(self, frame: Frame) -> bytes:
-        source = self._source
-        if source is None or not frame.sources:
-            return b""
-        if len(frame.sources) == 1:
-            return source.read(frame.sources[0].offset, frame.sources[0].size)
-        return b"".join(source.read(one.offset, one.size) for one in frame.sources)
-
-    def _take(self, frame: Frame, data: bytes | None) -> None:
-        """Check and write the chunks that the frame completes."""
-        if data is None:
-            self._give_up(frame)
-            return
-        for index, chunk in self._assembler.feed(frame.target.offset, data):
-            try:
-                self._job.chunks.check(index, chunk)
-            except DigestMismatch:
-                if self._source is None:
-                    raise
-                self._given_up.add(index)
-                self._drifted += 1
-                continue
-            written = self._job.target.write(index * CHUNK_BYTES, chunk)
-            self._job.counts.bytes_written += written
-            self._left.discard(index)
-        self._job.on_progress("write", frame.target.end, self._index.target_size)
-
-    def _give_up(self, frame: Frame) -> None:
-        first, last = chunk_span(frame)
-        self._given_up.update(range(first, last + 1))
-        self._drifted += 1
-        self._assembler = self._new_assembler()
-
-    def _checkpoint(self, number: int) -> int:
-        """Make what stands durable, then say so. The first frame that is still needed.
-
-        Frames that reach into the chunk under way are needed until it is written.
-        """
-        self._job.target.sync()
-        frames = self._index.frames
-        done = frames[number].target.end
-        if done < self._index.target_size:
-            done -= done % CHUNK_BYTES
-        needed = number + 1
-        while needed and frames[needed - 1].target.end > done:
-            needed -= 1
-        job = self._job
-        job.journal.checkpoint(Checkpoint(job.transaction, job.name, needed, done))
-        self._since_checkpoint = 0
-        return needed
-
-
-def chunk_span(frame: Frame) -> tuple[int, int]:
-    """First and last chunk that a frame touches."""
-    return frame.target.offset // CHUNK_BYTES, (frame.target.end - 1) // CHUNK_BYTES
-
-
-def frames_of(index: Index, chunks: set[int]) -> list[int]:
-    """Numbers of the frames that touch one of the chunks, increasing."""
-    flags = bytearray(-(-index.target_size // CHUNK_BYTES))
-    for chunk in chunks:
-        flags[chunk] = 1
-    found = []
-    for number, frame in enumerate(index.frames):
-        first, last = chunk_span(frame)
-        if flags.find(1, first, last + 1) >= 0:
-            found.append(number)
-    return found
+    def _checkpoint(self, frame: int, done_bytes: int) -> None:
+        self.journal.checkpoint(Checkpoint(self.transaction, self.name, frame, done_bytes))

@@ -1,5 +1,6 @@
 """The device's configuration: what it gives, and where its errors point."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,9 @@ file = "release.json"
 verity = "append"
 memory = "128MiB"
 """
+
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "device.md").read_text()
 
 
 def load(folder: Path, text: str) -> object:
@@ -162,3 +166,22 @@ def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match=r"device\.toml:2: not UTF-8"):
         load_config(tmp_path / "device.toml")
+
+
+def test_every_setting_is_documented() -> None:
+    """The sample above has every key there is: unknown ones are refused, and so are missing ones."""
+    settings = tomllib.loads(FULL)
+    for name, section in settings.items():
+        if name == "slots":
+            continue
+        rows = section if isinstance(section, list) else [section]
+        for key in {key for row in rows for key in row}:
+            assert f"| `{key}` |" in DOCUMENT, f"{name}.{key} is not in docs/device.md"
+    for key in settings["slots"]["b"]["rootfs"]:
+        assert f"`{key}`" in DOCUMENT
+
+
+def test_the_documented_example_is_accepted(tmp_path: Path) -> None:
+    start = DOCUMENT.index("```toml\n") + len("```toml\n")
+
+    load(tmp_path, DOCUMENT[start : DOCUMENT.index("```", start)])

@@ -324,6 +324,21 @@ def test_an_unknown_running_slot_is_a_fault(lab: Lab, update: LabRelease) -> Non
         run(lab)
 
 
+def test_the_boot_loader_is_asked_before_anything_is_touched(lab: Lab, update: LabRelease) -> None:
+    """The running release is on trial, and the journal that would say so is lost."""
+    run(lab)
+    lab.reboot()
+    (lab.folder / "state" / "tx.json").unlink()
+    three = lab.publish("3.0", 3, make_image(3))
+    calls = list(lab.fake.calls)
+
+    with pytest.raises(DeviceFault, match="still on trial"):
+        run(lab)
+    assert lab.fake.calls == calls
+    assert lab.holds("a", lab.releases["1.0"])
+    assert not lab.holds("a", three)
+
+
 # --- drift: the running slot is not what it should be
 
 

@@ -107,6 +107,8 @@ def test_the_smallest_delta_wins(release: LabRelease, facts: DeviceFacts) -> Non
         ({"sizes": {"rootfs": len(IMAGE) - 1}}, WrongDevice, "larger than the partition"),
         ({"sizes": {"usr": 4 * MIB}}, WrongDevice, "no partition for the image"),
         ({"counter": 5, "root": None}, NothingToDo, "runs already"),
+        ({"counter": 5}, Rejected, "the same counter"),
+        ({"counter": 6}, RolledBack, "older than the running one"),
     ],
 )
 def test_reasons_not_to(
@@ -189,6 +191,17 @@ def test_a_release_that_nobody_signed_is_rejected(tmp_path: Path) -> None:
 
     with pytest.raises(Rejected, match="no signed metadata names this release"):
         asyncio.run(prepare(lab.device(), "6.6"))
+
+
+def test_an_older_release_is_not_taken_for_the_newest(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.preinstall(lab.publish("2.0", 2, IMAGE))
+    lab.fake.preset("a", 3)
+
+    with pytest.raises(NothingToDo, match="nothing newer"):
+        asyncio.run(prepare(lab.device()))
+    with pytest.raises(RolledBack, match="older than"):
+        asyncio.run(prepare(lab.device(), "2.0"))
 
 
 def test_another_product_or_channel_is_not_on_offer(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList, tree_of, verify_chunk_list
-from slipstream.installer import stream
+from slipstream.installer import pipe
 from slipstream.installer.config import PartitionPlace
-from slipstream.installer.journal import Journal
+from slipstream.installer.journal import Checkpoint, Journal
+from slipstream.installer.pipe import chunk_span, frames_of
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
 from slipstream.installer.slot import Target, open_partition, open_source
-from slipstream.installer.stream import ImageWriter, Payloads, chunk_span, frames_of
+from slipstream.installer.stream import ImageWriter, Payloads
 from tests.installer.lab import SALT, LabFetcher, change, make_image, make_payload
 
 IMAGE = make_image(1)
@@ -183,13 +184,26 @@ def test_only_frames_of_missing_chunks_are_fetched(tmp_path: Path) -> None:
 def test_checkpoints_never_say_more_than_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CHECKPOINT_TARGET_BYTES", 1)
+    monkeypatch.setattr(pipe, "CHECKPOINT_TARGET_BYTES", 1)
     image = make_image(2)
     rig = Rig(tmp_path, image, IMAGE, b"")
-    real = rig.journal.checkpoint
+    real, write, sync = rig.journal.checkpoint, os.pwrite, os.fdatasync
     seen: list[int] = []
+    unsynced: set[int] = set()
 
-    def checkpoint(point: stream.Checkpoint) -> None:
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        unsynced.add(os.fstat(descriptor).st_ino)
+        return write(descriptor, data, offset)
+
+    def fdatasync(descriptor: int) -> None:
+        sync(descriptor)
+        unsynced.discard(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+    def checkpoint(point: Checkpoint) -> None:
+        assert (tmp_path / "target").stat().st_ino not in unsynced
         standing = (tmp_path / "target").read_bytes()
         assert standing[: point.done_bytes] == image[: point.done_bytes]
         assert all(f.target.end <= point.done_bytes for f in rig.delta.frames[: point.frame])
@@ -207,7 +221,7 @@ def test_checkpoints_never_say_more_than_stands(
 def test_a_source_that_is_wrong_throughout_is_given_up_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "DRIFTED_FRAMES_MAX", 1)
+    monkeypatch.setattr(pipe, "DRIFTED_FRAMES_MAX", 1)
     image = change(IMAGE, 5)
     rig = Rig(tmp_path, image, IMAGE, b"")
     (tmp_path / "source").write_bytes(os.urandom(len(IMAGE)))
