@@ -102,10 +102,12 @@ BEFORE = {
 
 
 def prepare(rig: EspRig, step: str) -> None:
-    """Release 1 failed in slot b once, 2 runs in a; 3 goes to b, up to the step."""
+    """Slot b holds release 1 and leftovers, 2 runs in a; 3 goes to b, up to the step."""
     install(rig, "b", 1)
+    folder = next(path for path in rig.esp.rglob("0001b*") if path.is_file()).parent
+    for name in (".0001b.tmp", ".0001b.old0"):
+        (folder / name).write_bytes(b"left by an interrupted update")
     install_good(rig, "a", 2)
-    rig.control().stage("b", 1, rig.boot_files(1))
     for name in BEFORE[step]:
         if name == "boot":
             rig.boot()
