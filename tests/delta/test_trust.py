@@ -272,9 +272,10 @@ def remembered(repository: Repository) -> TrustedSet:
 def test_a_timestamp_may_not_go_back_nor_its_snapshot() -> None:
     repository = Repository()
     old = current(repository, "timestamp")
-    repository.publish("snapshot", "timestamp")
+    repository.publish("timestamp")
     with pytest.raises(RolledBack):
         remembered(repository).update_timestamp(old)
+    repository.publish("snapshot", "timestamp")
     trusted = remembered(repository)
     repository.timestamp.snapshot_meta.version = 1
     repository.publish("timestamp")
@@ -490,6 +491,15 @@ def test_a_shared_role_is_verified_against_each_delegator() -> None:
     trusted.update_delegated(current(repository, "C"), "C", "A")
     with pytest.raises(SignatureError):
         trusted.update_delegated(current(repository, "C"), "C", "B")
+
+
+def test_a_role_loaded_for_one_delegator_is_asked_for_again_by_another() -> None:
+    repository = delegated(
+        ("targets", "A"), ("targets", "B"), ("A", "C"), ("B", "C"), A={"paths": ["a*"]}
+    )
+    trusted = complete(repository)
+    assert load_all(repository, trusted, "ax")[1] == ["A", "C", "B"]
+    assert trusted.find_target("b") == RoleWanted("C", "B")
 
 
 def test_the_search_ends_after_a_number_of_roles() -> None:
