@@ -182,7 +182,9 @@ class _Scan:
         missed = int(self.misses[ahead]) - int(self.misses[position])
         if missed <= SWITCH_GAIN_BYTES:
             return missed
-        return missed - int(np.count_nonzero(self._differs(offset - position, end, ahead)))
+        differing = int(np.count_nonzero(self._differs(offset - position, end, ahead)))
+        # Among new bytes every diagonal is bad, and the less bad one no better.
+        return missed - differing if 2 * differing < ahead - end else 0
 
     def finish(self) -> tuple[Segment, ...]:
         """Close the last segment."""
