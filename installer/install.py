@@ -6,6 +6,7 @@ stands, and goes on (docs/states.md, docs/adr/0007).
 """
 
 import contextlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +111,18 @@ def _open(device: Device, plan: Plan) -> Transaction:
         images=tuple(one.image.name for one in plan.images),
     )
     device.journal.begin_checkpoints(transaction.id)
+    _tidy(device, transaction)
     device.journal.record(Open(transaction))
     return transaction
+
+
+def _tidy(device: Device, transaction: Transaction) -> None:
+    """Remove what images of other names left behind: room on the state partition is scarce."""
+    for folder in (device.state / "spool", device.state / "files" / transaction.slot):
+        for path in folder.glob("*"):
+            if path.name not in transaction.images:
+                with contextlib.suppress(OSError):  # the next install tries again
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _retire(device: Device, plan: Plan, on_event: OnEvent) -> None:

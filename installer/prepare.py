@@ -5,6 +5,7 @@ Writes nothing but metadata. The decision itself is plan.py's.
 
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.entries import (
@@ -63,6 +64,8 @@ async def gather(device: Device, release: str | None) -> Prepared:
             expected=f"release {entry.release}, counter {entry.counter}",
             got=f"release {manifest.release}, counter {manifest.counter}",
         )
+    # A signed time is a floor for the clock: on a board without a battery it may be all there is.
+    device.times.raise_to(datetime.fromtimestamp(manifest.issued, UTC))
     facts = gather_facts(device, manifest)
     deltas = await _find_deltas(device, trusted, manifest, facts)
     return Prepared(plan_install(manifest, raw, facts, deltas), trusted)

@@ -126,6 +126,22 @@ def test_what_stands_is_neither_fetched_nor_written(lab: Lab, update: LabRelease
     assert result.chunks_standing == result.chunks == 5
 
 
+def test_what_images_of_other_names_left_is_removed(lab: Lab, update: LabRelease) -> None:
+    state = lab.device().state
+    for path in (state / "spool" / "usr" / "0", state / "files" / "b" / "uki"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"left over")
+    keep = state / "files" / "a" / "uki"
+    keep.parent.mkdir(parents=True)
+    keep.write_bytes(b"the running slot's")
+
+    run(lab)
+
+    assert not (state / "spool" / "usr").exists()
+    assert [path.name for path in (state / "files" / "b").iterdir()] == ["kernel"]
+    assert keep.exists()
+
+
 def test_the_named_release_is_installed(lab: Lab) -> None:
     one = lab.publish("1.0", 1, IMAGE)
     lab.publish("2.0", 2, make_image(2))

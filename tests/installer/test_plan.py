@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from slipstream.delta.limits import GIB, MIB
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
 from slipstream.installer.prepare import prepare
 from slipstream.installer.slots import Denied
-from tests.installer.lab import Lab, LabRelease, change, make_image
+from tests.installer.lab import START, Lab, LabRelease, change, make_image
 
 SOURCE = Digest.of(b"source")
 OTHER = Digest.of(b"other")
@@ -183,6 +184,16 @@ def test_preparing_touches_neither_slot_nor_boot_entries(tmp_path: Path) -> None
     assert lab.fake.calls == []
     assert not (tmp_path / "state" / "tx.json").exists()
     assert lab.fetcher.bytes_sent == 0
+
+
+def test_the_manifests_time_holds_up_a_clock_that_stands_in_1970(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.publish("1.0", 1, IMAGE)
+    asyncio.run(prepare(lab.device()))
+
+    lab.clock.time = datetime.fromtimestamp(0, UTC)
+
+    assert lab.device().now() == START
 
 
 def test_a_release_that_nobody_signed_is_rejected(tmp_path: Path) -> None:
