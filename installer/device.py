@@ -142,6 +142,7 @@ class Device:
             with suppress(OSError):  # who holds it is a courtesy to the next in line
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self.journal.reload()  # whoever held the lock before may have moved it
             yield
         finally:
             os.close(descriptor)

@@ -70,6 +70,7 @@ async def install(
         try:
             _retire(device, prepared.plan, on_event)
             counts = await _write_images(device, prepared, transaction, on_event)
+            _stage(device, prepared.plan, on_event)
         except (Rejected, DeviceFault) as error:
             _record_failure(device, transaction, error)
             raise
@@ -143,7 +144,8 @@ async def _write_images(
     return counts
 
 
-def _commit(device: Device, plan: Plan, transaction: Transaction, on_event: OnEvent) -> None:
+def _stage(device: Device, plan: Plan, on_event: OnEvent) -> None:
+    """Everything that the boot entry needs is in place, durable and hidden after this."""
     manifest = plan.manifest
     on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
     files: dict[Place, Path] = {
@@ -155,6 +157,11 @@ def _commit(device: Device, plan: Plan, transaction: Transaction, on_event: OnEv
     device.boot.stage(plan.slot, manifest.counter, boot)
     device.slots.remember(_record_of(plan, SlotState.INSTALLED))
     device.journal.record(BootStaged())
+
+
+def _commit(device: Device, plan: Plan, transaction: Transaction, on_event: OnEvent) -> None:
+    """The one rename. A fault in here is not recorded as a failure: the entry may be visible."""
+    manifest = plan.manifest
     on_event(InstallEvent(Stage.PUBLISH, "publishing the boot entry"))
     device.boot.publish(plan.slot, manifest.counter)
     device.journal.record(Published())

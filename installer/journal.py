@@ -63,7 +63,13 @@ class Journal:
     def __init__(self, folder: Path, on_notice: Callable[[str], None]) -> None:
         self._path = folder / "tx.json"
         self._log = folder / "tx.log"
-        self._state: State = read_state(self._path, _Wire, _parse, on_notice) or Idle()
+        self._notice = on_notice
+        self._state: State = Idle()
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the state again: whoever held the lock before may have moved it."""
+        self._state = read_state(self._path, _Wire, _parse, self._notice) or Idle()
 
     @property
     def state(self) -> State:

@@ -26,6 +26,7 @@ from slipstream.delta.errors import (
 from slipstream.delta.layout import chunks_blob, payload_blob
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
 from slipstream.delta.tree import dump_superblock
+from slipstream.installer.install import install
 from slipstream.installer.ports import EntryState
 from slipstream.installer.slots import Denied, SlotState
 from slipstream.installer.states import Committed, Idle, Outcome, Refused, Streaming
@@ -331,6 +332,36 @@ def test_the_second_installer_is_told(lab: Lab, update: LabRelease) -> None:
     with lab.device().lock(), pytest.raises(Busy, match=f"process {os.getpid()}"):
         run(lab)
     assert run(lab).release == "2.0"
+
+
+def test_the_second_installer_sees_what_the_first_did(lab: Lab, update: LabRelease) -> None:
+    late = lab.device()  # opened before, locked after
+    run(lab)
+
+    with pytest.raises(Refused, match="committed"):
+        asyncio.run(install(late))
+    assert lab.holds("b", update)
+
+
+def test_a_fault_of_the_boot_partition_before_the_commit_is_reported(
+    lab: Lab, update: LabRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lab.fake.stage
+
+    def full(*arguments: Any) -> None:
+        lab.fake.fault = DeviceFault("the boot partition is full")
+        real(*arguments)
+
+    monkeypatch.setattr(lab.fake, "stage", full)
+    with pytest.raises(DeviceFault, match="full"):
+        run(lab)
+
+    state = lab.device().journal.state
+    assert isinstance(state, Idle)
+    assert state.last is not None
+    assert "full" in state.last.reason
+    monkeypatch.undo()
+    assert run(lab).bytes_fetched == 0
 
 
 def test_an_unknown_running_slot_is_a_fault(lab: Lab, update: LabRelease) -> None:
