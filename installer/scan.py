@@ -9,13 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from slipstream.delta.digest import DIGEST_BYTES
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
-from slipstream.delta.tree import ChunkList
+from slipstream.delta.tree import ChunkList, chunk_digest
 from slipstream.installer.ports import SlotTarget
 
 HASH_THREADS = 2  # the boards this is for have two cores or more; SHA-256 lets go of the GIL
 _IN_FLIGHT = 2 * HASH_THREADS  # chunks in memory: 2 MiB
+_ZEROS = bytes(CHUNK_BYTES)
 
 
 def padded_size(target: SlotTarget, image_size: int) -> int:
@@ -65,9 +67,11 @@ def _differing(
             found.append(index)
         on_progress(chunks.tuple.chunk_range(index).end)
 
+    # Empty slots and sparse images are mostly zeros: such a chunk is hashed once for all.
+    zeros = chunk_digest(_ZEROS, chunks.tuple.salt)
     with ThreadPoolExecutor(HASH_THREADS, "hash") as pool:
         for index, piece in enumerate(pieces):
-            pending.append((index, pool.submit(_stands, chunks, index, piece)))
+            pending.append((index, pool.submit(_stands, chunks, index, piece, zeros)))
             if len(pending) == _IN_FLIGHT:
                 settle()
         while pending:
@@ -75,6 +79,8 @@ def _differing(
     return found
 
 
-def _stands(chunks: ChunkList, index: int, piece: bytes) -> bool:
+def _stands(chunks: ChunkList, index: int, piece: bytes, zeros: bytes) -> bool:
     size = chunks.tuple.chunk_range(index).size
+    if size == CHUNK_BYTES and piece == _ZEROS:
+        return chunks.raw[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] == zeros
     return not any(piece[size:]) and chunks.matches(index, piece[:size])

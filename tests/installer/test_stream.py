@@ -81,6 +81,16 @@ def test_bytes_behind_the_last_block_are_nobodys_business(tmp_path: Path) -> Non
     target.close()
 
 
+def test_zero_chunks_stand_where_the_image_has_them(tmp_path: Path) -> None:
+    zeros, data = bytes(CHUNK_BYTES), os.urandom(CHUNK_BYTES)
+    target = place(tmp_path, "rootfs", zeros + zeros + data + zeros)
+
+    assert missing_chunks(target, chunks_of(zeros + data + zeros + zeros), ignore) == [1, 2]
+    assert missing_chunks(target, chunks_of(bytes(BLOCK_BYTES)), ignore) == []
+    assert missing_chunks(target, chunks_of(zeros + zeros[:-5]), ignore) == []
+    target.close()
+
+
 def test_a_chunk_that_cannot_be_read_does_not_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
