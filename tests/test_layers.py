@@ -1,0 +1,102 @@
+"""The walls of the house: who may import whom, what the core may touch, what a device loads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("delta", "installer", "server")
+FORBIDDEN = {
+    "delta": ("slipstream.installer", "slipstream.server", "slipstream.cli", "slipstream.demo"),
+    "installer": ("slipstream.server", "slipstream.cli", "slipstream.demo"),
+    "server": ("slipstream.installer", "slipstream.cli", "slipstream.demo"),
+}
+# What pure code may not import (style.md, 3); durable.py is the one exception (docs/architecture.md).
+IMPURE = {"os", "socket", "asyncio", "time", "random", "logging", "subprocess", "pathlib", "shutil"}
+BUILD_ONLY = {
+    "numpy",
+    "pydivsufsort",
+    "sqlalchemy",
+    "alembic",
+    "aiosqlite",
+    "jinja2",
+    "prometheus_client",
+    "detools",
+}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the layer they cross"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files_of(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert len(found) > 1, f"no files below {package}: the test looks in the wrong place"
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_in_one_direction(package: str) -> None:
+    crossings = [
+        (path.name, name)
+        for path in files_of(package)
+        for name in imports_of(path)
+        if name.startswith(FORBIDDEN[package])
+    ]
+
+    assert crossings == []
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "slipstream/cli", "tests"])
+def test_packages_are_imported_by_their_full_name(package: str) -> None:
+    short = [
+        (path.name, name)
+        for path in files_of(package)
+        for name in imports_of(path)
+        if name.split(".")[0] in PACKAGES
+    ]
+
+    assert short == [], "import slipstream.delta, not delta: pypa/installer owns the short name"
+
+
+def test_core_is_pure() -> None:
+    impure = [
+        (path.name, name)
+        for path in files_of("delta")
+        if path.name != "durable.py"
+        for name in imports_of(path)
+        if name.split(".")[0] in IMPURE
+    ]
+
+    assert impure == []
+
+
+def test_device_loads_neither_numpy_nor_server() -> None:
+    modules = [
+        "slipstream." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in files_of("installer")
+        if path.name != "__init__.py"
+    ]
+    program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program, "slipstream.cli.device", *modules],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+    assert "slipstream.delta.errors" in loaded
+    assert BUILD_ONLY.intersection(name.split(".")[0] for name in loaded) == set()
+    assert [name for name in loaded if name.startswith("slipstream.server")] == []
