@@ -109,14 +109,25 @@ def _match_with_rank_before(ranks: Ints, before: Ints, sizes: Ints, offsets: Int
         source_suffix = int(suffixes[-1])
 
 
-def align(source: Bytes, target: Bytes) -> Alignment:
-    """Align a target window with source bytes (1-d arrays of bytes, together below 2 GiB)."""
-    sizes, offsets = longest_matches(source, target)
+def align(
+    source: Bytes,
+    target: Bytes,
+    matches: tuple[Ints, Ints] | None = None,
+    *,
+    gain_ahead_bytes: int = GAIN_AHEAD_BYTES,
+) -> Alignment:
+    """Align a target window with source bytes (1-d arrays of bytes, together below 2 GiB).
+
+    `matches` is what `longest_matches` gives, if it is known. A match that saves too little is
+    compared with the open diagonal for `gain_ahead_bytes`; 0 is bsdiff's rule, which looks at
+    the match alone.
+    """
+    sizes, offsets = longest_matches(source, target) if matches is None else matches
     # Only the first position of a match can gain most: behind it the same match is shorter.
     starts = sizes >= MATCH_BYTES_MIN
     starts[1:] &= sizes[1:] >= sizes[:-1]
     at = np.flatnonzero(starts)
-    scan = _Scan(source, target)
+    scan = _Scan(source, target, gain_ahead_bytes)
     looked = position = 0
     while position < len(target):
         looked += 1
@@ -138,9 +149,10 @@ class _Scan:
     the diagonal ends there. Comparisons never look before it, which makes the scan linear.
     """
 
-    def __init__(self, source: Bytes, target: Bytes) -> None:
+    def __init__(self, source: Bytes, target: Bytes, gain_ahead_bytes: int) -> None:
         self.source = source
         self.target = target
+        self.gain_ahead_bytes = gain_ahead_bytes
         self.steps = 0
         self.segments: list[Segment] = []
         self.start = 0  # of the open segment, in the target
@@ -175,7 +187,7 @@ class _Scan:
 
         Rows of tables differ in a byte or two: the right diagonal shows over several rows.
         """
-        ahead = min(len(self.target), position + GAIN_AHEAD_BYTES)
+        ahead = min(len(self.target), position + self.gain_ahead_bytes)
         if ahead <= end:
             return 0
         self._see(ahead)

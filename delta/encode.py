@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slipstream.delta.bsdiff import Bytes, Segment, align, cut, write_script
+from slipstream.delta.bsdiff import (
+    GAIN_AHEAD_BYTES,
+    Bytes,
+    Segment,
+    align,
+    cut,
+    longest_matches,
+    write_script,
+)
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress, compress_smallest
 from slipstream.delta.decode import decode_frame
@@ -133,7 +141,19 @@ class _Window:
         self.source = source
         self.sources = sources
         self.profile = profile
-        self.segments = align(source, target).segments
+        # Looking past a match saves 3 % on kernel modules and costs 30 % on some libraries.
+        matches = longest_matches(source, target)
+        self.segments = min(
+            (
+                align(source, target, matches, gain_ahead_bytes=ahead).segments
+                for ahead in (0, GAIN_AHEAD_BYTES)
+            ),
+            key=self._guess_diff,
+        )
+
+    def _guess_diff(self, segments: tuple[Segment, ...]) -> int:
+        script = write_script(segments, self.source, self.target)
+        return _guess(script.control, script.diff, script.extra)
 
     def encode(self) -> Iterator[EncodedFrame]:
         return self._encode_part(0, len(self.target))
