@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from slipstream.delta.errors import (
@@ -20,18 +20,15 @@ from slipstream.delta.errors import (
     Rejected,
     SlipstreamError,
     Unavailable,
-    UsageError,
 )
-from slipstream.delta.limits import NAME_CHARS_MAX, POLL_INTERVAL_S_MAX
-from slipstream.installer import poll
+from slipstream.delta.limits import POLL_INTERVAL_S_MAX
 from slipstream.installer.command import run_command
+from slipstream.installer.contact import Contact, open_contact
 from slipstream.installer.device import Device
 from slipstream.installer.install import install
 from slipstream.installer.notify import Notifier
-from slipstream.installer.ports import EntryState
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.reboots import note_reboot
-from slipstream.installer.slots import Report
 from slipstream.installer.states import Committed, Idle, delay_of
 from slipstream.installer.trial import Verdict, settle
 
@@ -55,8 +52,8 @@ async def run(
     `say` hears one line for each thing that happens; `chance` gives floats in [0, 1).
     """
     notifier = notifier or Notifier()
-    async with _server_of(device) as server:
-        agent = Agent(device, server, say=say, chance=chance, notifier=notifier)
+    async with open_contact(device) as contact:
+        agent = Agent(device, contact, say=say, chance=chance, notifier=notifier)
         with _stopped_by_signals() as stopped:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -76,7 +73,7 @@ class Agent:
     """The loop and what it remembers between two rounds; nothing of it must survive."""
 
     device: Device
-    server: poll.Server | None
+    contact: Contact
     say: Say
     chance: Callable[[], float]
     notifier: Notifier
@@ -102,10 +99,11 @@ class Agent:
         if not await self._settle():
             return
         await self._deliver()
-        release = await self._ask()
-        if release is None:
-            return
-        if await self._install(release.name):
+        answer = await self.contact.ask()
+        self.interval_s = answer.interval_s
+        if not answer.install:
+            self._tell(answer.reason)
+        elif await self._install(answer.release):
             await self._deliver()
             await self._reboot("to try the new release")
 
@@ -152,31 +150,7 @@ class Agent:
         return True
 
     async def _deliver(self) -> None:
-        """Send the reports that wait, oldest first. Each is sent until the server has it."""
-        if self.server is None:
-            return
-        for report in self.device.slots.reports():
-            try:
-                await self.server.report(_wire_report(self.device, report))
-            except Unavailable as error:
-                self._tell(f"reports wait: {error}")
-                return
-            except Rejected as error:
-                # Kept: an operator may mend the token. The others go their way.
-                self._tell(f"report {report.key} was refused: {error}")
-            else:
-                self.device.slots.delivered(report.key)
-
-    async def _ask(self) -> "Wanted | None":
-        """Which release to install; None: stay as you are. A static repository: its newest."""
-        if self.server is None:
-            return Wanted(None)
-        answer = await self.server.poll(_poll_request(self.device))
-        self.interval_s = float(answer.interval_s)
-        if answer.offer is None:
-            self._tell(answer.reason or "nothing to install")
-            return None
-        return Wanted(answer.offer.release)
+        await self.contact.deliver(self._tell)
 
     async def _install(self, release: str | None) -> bool:
         """Install; True if the next boot tries a release."""
@@ -221,75 +195,6 @@ class Agent:
     def _progress(self, event: InstallEvent) -> None:
         if event.text:
             self._tell(event.text)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A release to install; None: the newest on offer."""
-
-    name: str | None
-
-
-def _poll_request(device: Device) -> poll.PollRequest:
-    booted = device.boot.booted()
-    records = device.slots.records()
-    entries = {entry.slot: entry for entry in device.boot.entries()}
-    running = entries.get(booted.slot or "")
-    return poll.PollRequest(
-        device=device.config.device_id,
-        product=device.config.product,
-        hardware=device.config.hardware,
-        release=records[booted.slot].release if booted.slot in records else None,
-        counter=booted.counter,
-        booted_root=None if booted.root is None else booted.root.hex,
-        slots=tuple(
-            poll.SlotReport(
-                name,
-                records[name].release if name in records else None,
-                entries[name].state if name in entries else "empty",
-            )
-            for name in sorted(device.config.slots)
-        ),
-        failed=tuple(
-            poll.FailedRelease(one.release, one.reason[: NAME_CHARS_MAX * 16])
-            for one in device.slots.denied()
-        ),
-        trial=running is not None and running.state is EntryState.TRIAL,
-    )
-
-
-def _wire_report(device: Device, report: Report) -> poll.Report:
-    return poll.Report(
-        key=f"{device.config.device_id}-{report.key}",
-        device=device.config.device_id,
-        kind=report.kind,  # type: ignore[arg-type]
-        at=report.at,
-        release=report.release or None,
-        counter=report.counter,
-        booted_root=report.booted_root or None,
-        reason=report.reason,
-        details=dict(report.details),
-    )
-
-
-@asynccontextmanager
-async def _server_of(device: Device) -> AsyncIterator[poll.Server | None]:
-    """The server that is polled, or None for a static repository."""
-    config = device.config.server
-    if config.token_file is None:
-        yield None
-        return
-    try:
-        token = config.token_file.read_bytes()[:TOKEN_BYTES_MAX].decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            "server.token_file cannot be read",
-            where=config.token_file,
-            got=error,
-            hint="Write the token that the server gave this device into it, mode 0600",
-        ) from error
-    async with poll.Server(config.url, token, clock=device.clock, ca_file=config.ca_file) as server:
-        yield server
 
 
 async def _feed_watchdog(device: Device, notifier: Notifier) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from slipstream.delta.errors import NothingToDo, Rejected, Unavailable, UsageError
+from slipstream.delta.errors import Rejected, Unavailable, UsageError
 from slipstream.delta.limits import REASON_CHARS_MAX
 from slipstream.installer import poll
 from slipstream.installer.device import Device
@@ -21,10 +21,16 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A release to install; None: the newest on offer. `interval_s`: when to ask again."""
+class Answer:
+    """What the server wants of this device.
 
-    release: str | None
+    `install` false: stay as you are, for `reason`. `release` None: the newest on offer.
+    `interval_s`: when to ask again, None if it does not say.
+    """
+
+    install: bool
+    release: str | None = None
+    reason: str = ""
     interval_s: float | None = None
 
 
@@ -51,14 +57,16 @@ class Contact:
             else:
                 self.device.slots.delivered(report.key)
 
-    async def ask(self) -> Wanted:
-        """What to install. Raises NothingToDo with the server's reason and Unavailable."""
+    async def ask(self) -> Answer:
+        """What to install. Raises Unavailable, and Rejected for a token the server refuses."""
         if self.server is None:
-            return Wanted(None)
+            return Answer(install=True)
         answer = await self.server.poll(poll_request(self.device))
+        interval_s = float(answer.interval_s)
         if answer.offer is None:
-            raise NothingToDo(answer.reason or "the server offers nothing")
-        return Wanted(answer.offer.release, float(answer.interval_s))
+            reason = answer.reason or "the server offers nothing"
+            return Answer(install=False, reason=reason, interval_s=interval_s)
+        return Answer(install=True, release=answer.offer.release, interval_s=interval_s)
 
 
 @asynccontextmanager

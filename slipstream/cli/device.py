@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from slipstream.installer.config import load_config
 from slipstream.installer.contact import open_contact
 from slipstream.installer.device import Device, open_device
 from slipstream.installer.install import install as install_release
+from slipstream.installer.notify import Notifier
 from slipstream.installer.prepare import prepare
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.status import read_status
@@ -160,7 +162,13 @@ def run(config: Path) -> None:
     """Run the agent: settle the last boot, then poll, install, reboot, report. For a service."""
 
     async def job(found: Device) -> None:
-        await agent.run(found, say=click.echo)
+        # What systemd tells a service of Type=notify (man sd_notify, man sd_watchdog_enabled).
+        watchdog_us = os.environ.get("WATCHDOG_USEC", "")
+        notifier = Notifier(
+            os.environ.get("NOTIFY_SOCKET"),
+            watchdog_s=int(watchdog_us) / 1e6 if watchdog_us.isdigit() else None,
+        )
+        await agent.run(found, say=click.echo, notifier=notifier)
 
     _run(config, job)
 
@@ -191,7 +199,10 @@ async def _wanted(found: Device, release: str | None) -> str | None:
         return release
     async with open_contact(found) as contact:
         await contact.deliver(_note)
-        return (await contact.ask()).release
+        answer = await contact.ask()
+    if not answer.install:
+        raise NothingToDo(answer.reason)
+    return answer.release
 
 
 def _tell(outcome: Outcome, *, as_json: bool) -> None:

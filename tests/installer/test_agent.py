@@ -16,6 +16,7 @@ from slipstream.delta.limits import POLL_INTERVAL_S, POLL_INTERVAL_S_MAX
 from slipstream.installer import agent
 from slipstream.installer.agent import Agent
 from slipstream.installer.boot import chooser
+from slipstream.installer.contact import Contact
 from slipstream.installer.device import Device
 from slipstream.installer.notify import Notifier
 from slipstream.installer.poll import Offer, PollAnswer, PollRequest, Receipt, Report, SlotReport
@@ -86,9 +87,10 @@ class Rig:
 
     def restart(self) -> Agent:
         """The agent as a new process."""
+        device = self.lab.device()
         self.agent = Agent(
-            self.lab.device(),
-            self.server,  # type: ignore[arg-type]
+            device,
+            Contact(device, self.server),  # type: ignore[arg-type]
             say=self.said.append,
             chance=lambda: 0.5,
             notifier=Notifier(),

@@ -1,0 +1,292 @@
+"""The command line as a contract: groups, options, exit codes, messages, JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from slipstream.cli import COMMANDS, cli, main
+from slipstream.cli.progress import megabytes
+from slipstream.delta import errors
+
+CONTRACT = {
+    "diff": ["--output", "--jobs", "--memory", "--profile"],
+    "patch": ["--output"],
+    "inspect": ["--json"],
+    "repo init": ["--product", "--threshold", "--insecure-no-passphrase"],
+    "repo publish": ["--version", "--image", "--delta-from"],
+    "repo refresh": ["--offline"],
+    "repo rotate-key": ["--old"],
+    "serve": ["--listen", "--database"],
+    **{
+        f"device {name}": ["--config"]
+        for name in ("status", "check", "plan", "install", "confirm", "rollback", "run")
+    },
+    "demo": ["--source", "--target"],
+}
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "slipstream", *map(str, words)],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_help_groups_the_commands_by_who_uses_them() -> None:
+    text = CliRunner().invoke(cli, ["--help"]).output
+
+    places = [
+        text.index(word)
+        for word in ("Build machine:", "diff", "repo", "Server:", "serve", "Device:", "device")
+    ]
+    assert places == sorted(places)
+    assert "6 device fault" in " ".join(text.split())
+    assert {name for _, name, _, _ in COMMANDS} == {words.split()[0] for words in CONTRACT}
+
+
+@pytest.mark.parametrize("words, options", CONTRACT.items())
+def test_commands_have_the_options_of_the_contract(words: str, options: list[str]) -> None:
+    result = CliRunner().invoke(cli, [*words.split(), "--help"])
+
+    assert result.exit_code == 0
+    assert [option for option in options if option not in result.output] == []
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (errors.SlipstreamError("x"), 1),
+        (errors.Busy("x"), 1),
+        (errors.UsageError("x"), 2),
+        (errors.NothingToDo("x"), 3),
+        (errors.DigestMismatch("x"), 4),
+        (errors.RolledBack("x"), 4),
+        (errors.WrongDevice("x"), 4),
+        (errors.Unavailable("x"), 5),
+        (errors.DeviceFault("x"), 6),
+    ],
+)
+def test_errors_become_exit_codes(
+    error: errors.SlipstreamError,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+
+    assert ended.value.code == code
+    assert capsys.readouterr().err == "slipstream: x\n"
+
+
+def test_an_error_says_what_where_expected_got_and_what_to_do() -> None:
+    error = errors.UsageError(
+        "not a number", where="a.toml:3", expected="1 to 9", got="x", hint="Correct it"
+    )
+
+    assert str(error) == "a.toml:3: not a number; expected 1 to 9, got x. Correct it"
+
+
+@pytest.mark.parametrize(
+    "size, text",
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (4_600_000, "4.6 MB"),
+        (1_258_291_200, "1.26 GB"),
+    ],
+)
+def test_sizes_for_people(size: int, text: str) -> None:
+    assert megabytes(size) == text
+
+
+def test_diff_patch_and_inspect(tmp_path: Path) -> None:
+    source, target, payload, made = (
+        tmp_path / name for name in ("source", "target", "payload", "made")
+    )
+    source.write_bytes(os.urandom(300_000))
+    target.write_bytes(b"new" + source.read_bytes()[:250_000] + b"tail")
+
+    diff = run("diff", source, target, "-o", payload, "--json")
+    patch = run("patch", source, payload, "-o", made)
+    told = run("inspect", payload, "--json")
+    words = run("inspect", payload, "--frames")
+
+    assert (diff.returncode, patch.returncode, told.returncode, words.returncode) == (0, 0, 0, 0)
+    assert made.read_bytes() == target.read_bytes()
+    assert json.loads(diff.stdout)["payload_bytes"] == payload.stat().st_size < 5000
+    found = json.loads(told.stdout)
+    assert (found["kind"], found["type"]) == ("payload", "delta")
+    assert found["target_bytes"] == target.stat().st_size
+    assert sum(kind["target_bytes"] for kind in found["frames"].values()) == target.stat().st_size
+    assert "payload bytes" in words.stdout
+
+
+def test_a_full_payload_needs_no_source(tmp_path: Path) -> None:
+    target, payload, made = (tmp_path / name for name in ("target", "payload", "made"))
+    target.write_bytes(b"hello" * 1000)
+
+    assert run("diff", "-", target, "-o", payload).returncode == 0
+    assert run("patch", "-", payload, "-o", made).returncode == 0
+
+    assert made.read_bytes() == target.read_bytes()
+
+
+def test_wrong_input_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+    source, target, payload, made = (
+        tmp_path / name for name in ("source", "target", "payload", "made")
+    )
+    source.write_bytes(os.urandom(100_000))
+    target.write_bytes(source.read_bytes() + b"more")
+    made.write_bytes(b"precious")
+    assert run("diff", source, target, "-o", payload).returncode == 0
+
+    wrong_source = run("patch", target, payload, "-o", made)
+    no_source = run("patch", "-", payload, "-o", made)
+    truncated = tmp_path / "truncated"
+    truncated.write_bytes(payload.read_bytes()[:-3])
+    short = run("patch", source, truncated, "-o", made)
+    no_payload = run("patch", source, target, "-o", made)
+    missing = run("diff", source, tmp_path / "nothing", "-o", payload)
+    bad_size = run("diff", source, target, "-o", payload, "--memory", "lots")
+
+    codes = [
+        done.returncode for done in (wrong_source, no_source, short, no_payload, missing, bad_size)
+    ]
+    assert codes == [4, 2, 4, 4, 2, 2]
+    assert made.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "made",
+        "payload",
+        "source",
+        "target",
+        "truncated",
+    ]
+    for done in (wrong_source, no_source, short, no_payload):
+        assert done.stderr.startswith("slipstream: "), done.stderr
+
+
+def test_inspect_reads_metadata_and_manifests(tmp_path: Path) -> None:
+    repo, image = tmp_path / "repo", tmp_path / "image"
+    image.write_bytes(b"image" * 1000)
+    assert (
+        run("repo", "init", repo, "--product", "gateway", "--insecure-no-passphrase").returncode
+        == 0
+    )
+    assert (
+        run("repo", "publish", repo, "--version", "1", "--image", f"rootfs={image}").returncode == 0
+    )
+
+    (manifest,) = (repo / "public/targets/releases/1").glob("*.manifest.json")
+    told = json.loads(run("inspect", manifest, "--json").stdout)
+    kinds = {
+        path.name: json.loads(run("inspect", path, "--json").stdout)["kind"]
+        for path in (repo / "public/metadata").iterdir()
+    }
+
+    assert (told["kind"], told["release"], told["counter"]) == ("release manifest", "1", 1)
+    assert kinds["timestamp.json"] == "TUF timestamp"
+    assert kinds["1.root.json"] == "TUF root"
+    assert run("inspect", image).returncode == 4
+
+
+def test_a_passphrase_is_asked_for_only_on_a_terminal(tmp_path: Path) -> None:
+    done = run("repo", "init", tmp_path / "repo", "--product", "gateway")
+
+    assert done.returncode == 2
+    assert "--passphrase-file" in done.stderr
+    assert not (tmp_path / "repo").exists()
+
+
+def test_a_passphrase_file_protects_and_opens_the_keys(tmp_path: Path) -> None:
+    repo, image, secret = tmp_path / "repo", tmp_path / "image", tmp_path / "secret"
+    secret.write_text("correct horse battery\n")
+    image.write_bytes(b"image" * 1000)
+    assert (
+        run("repo", "init", repo, "--product", "gateway", "--passphrase-file", secret).returncode
+        == 0
+    )
+    keys = list((repo / "keys").glob("*.key"))
+
+    publish = ["repo", "publish", repo, "--version", "1", "--image", f"rootfs={image}"]
+    assert run(*publish).returncode == 2
+    (tmp_path / "wrong").write_text("wrong horse battery\n")
+    assert run(*publish, "--passphrase-file", tmp_path / "wrong").returncode == 2
+    assert run(*publish, "--passphrase-file", secret).returncode == 0
+
+    assert keys
+    assert {oct(key.stat().st_mode & 0o777) for key in keys} == {"0o600"}
+    assert all(b"ENCRYPTED" in key.read_bytes() for key in keys)
+    assert run("repo", "rotate-key", repo, "timestamp", "--passphrase-file", secret).returncode == 0
+    assert run("repo", "refresh", repo, "--passphrase-file", secret).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["repo", "publish", "REPO", "--version", "1", "--image", "rootfs"],
+        ["repo", "publish", "REPO", "--version", "../1", "--image", "rootfs=IMAGE"],
+        [
+            "repo",
+            "publish",
+            "REPO",
+            "--version",
+            "1",
+            "--image",
+            "rootfs=IMAGE",
+            "--delta-from",
+            "9",
+        ],
+        ["repo", "publish", "NOWHERE", "--version", "1", "--image", "rootfs=IMAGE"],
+        ["repo", "init", "REPO", "--product", "gateway", "--insecure-no-passphrase"],
+        [
+            "repo",
+            "init",
+            "NEW",
+            "--product",
+            "gateway",
+            "--threshold",
+            "root=four",
+            "--insecure-no-passphrase",
+        ],
+        ["serve", "NOWHERE"],
+        ["serve", "REPO", "--listen", "nonsense"],
+        ["device", "status", "--config", "NOWHERE"],
+        ["device", "install", "--config", "IMAGE"],
+    ],
+)
+def test_usage_errors_exit_2(words: list[str], tmp_path: Path) -> None:
+    repo, image = tmp_path / "repo", tmp_path / "image"
+    image.write_bytes(b"image" * 1000)
+    assert (
+        run("repo", "init", repo, "--product", "gateway", "--insecure-no-passphrase").returncode
+        == 0
+    )
+    places = {
+        "REPO": repo,
+        "IMAGE": image,
+        "NOWHERE": tmp_path / "nowhere",
+        "NEW": tmp_path / "new",
+    }
+
+    done = run(
+        *(
+            word.replace("IMAGE", str(image)) if "=" in word else places.get(word, word)
+            for word in words
+        )
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
