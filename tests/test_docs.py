@@ -1,0 +1,49 @@
+"""The documents say what the code is: commands, settings, files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_command_line_page_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/cli-docs", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", ["delta", "installer", "installer/boot", "server"])
+def test_every_file_is_on_the_map(package: str) -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    heading = text.index(f"### {package}/\n")
+    section = text[heading : text.find("###", heading + 4)]
+    files = [path.name for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"]
+
+    assert files
+    assert [name for name in sorted(files) if f"| {name} |" not in section] == []
+
+
+def test_every_decision_has_its_number_once() -> None:
+    numbers = [path.name[:4] for path in (ROOT / "docs/adr").glob("*.md")]
+
+    assert sorted(numbers) == [f"{n:04}" for n in range(1, len(numbers) + 1)]
+
+
+def test_relative_links_lead_somewhere() -> None:
+    broken = [
+        (page.name, link)
+        for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+
+    assert broken == []
