@@ -1,6 +1,7 @@
 """The repository folder: where its parts stand, how it begins, who may change it.
 
     REPO/repo.json       policy: product, salt, expiry periods (policy.py)
+    REPO/root.json       the newest root this publisher accepted: where it begins to verify (sign.py)
     REPO/keys/           key files, mode 0700 (keys.py)
     REPO/releases/<V>/   release.json: what a release was published from (releases.py)
     REPO/work/           payloads being built; emptied by every publish
@@ -64,6 +65,11 @@ class Repository:
     def metadata(self) -> Path:
         return self.public / "metadata"
 
+    @property
+    def trusted_root(self) -> Path:
+        """The newest root accepted here. Outside `public`, as a device keeps its own."""
+        return self.path / "root.json"
+
     def release(self, version: str) -> Path:
         """The folder of a release's record."""
         return self.path / "releases" / version
@@ -117,8 +123,10 @@ def init_repo(
         repo.disk.make_folder(folder)
     repo.disk.make_folder(repo.path / "releases")
     repo.disk.make_folder(repo.keys, mode=0o700)
-    for name, raw in _first_metadata(repo, passphrases, now).items():
+    files = _first_metadata(repo, passphrases, now)
+    for name, raw in files.items():
         repo.disk.write(repo.metadata / name, raw)
+    repo.disk.write(repo.trusted_root, files["1.root.json"])
     repo.disk.write(repo.path / "repo.json", dump_policy(policy))
     repo.disk.rename(staging, path.absolute())
     return Repository(path.absolute(), policy, repo.disk)

@@ -117,8 +117,9 @@ def read_in_force(repo: Repository) -> InForce:
     """The state that clients see, checked as a client would, but for expiry.
 
     Checked because the publisher signs what it read: without this, whoever can write to the web
-    folder could have a release of his own signed with the offline keys. Raises FormatError and
-    SignatureError.
+    folder could have a release of his own signed with the offline keys. The chain begins at
+    REPO/root.json, not in the web folder: a root made there could list this repository's keys
+    beside a stranger's. Raises FormatError and SignatureError.
     """
     root = _read_root(repo)
     delegator = root.signed
@@ -202,7 +203,9 @@ def put_root_in_force(signing: Signing, current: InForce, root: Root) -> InForce
     check_signed(new, "timestamp", current.timestamp)
     check_signed(new, "snapshot", current.snapshot)
     check_signed(new, "targets", current.targets)
-    repo.disk.write(repo.metadata / f"{new.version}.root.json", dump_metadata(metadata))
+    raw = dump_metadata(metadata)
+    repo.disk.write(repo.metadata / f"{new.version}.root.json", raw)
+    repo.disk.write(repo.trusted_root, raw)  # killed before: the chain is walked one step more
     return InForce(metadata, current.targets, current.deltas, current.snapshot, current.timestamp)
 
 
@@ -268,10 +271,26 @@ def _versions(repo: Repository, role: str) -> list[int]:
 
 
 def _read_root(repo: Repository) -> Metadata[Root]:
-    """The newest root, after the whole chain from version 1 has been walked."""
-    root, _ = _read(repo, "1.root.json", Root)
+    """The newest root, after the chain from the trusted one has been walked."""
+    try:
+        trusted = repo.trusted_root.read_bytes()
+    except FileNotFoundError as error:
+        raise FormatError(
+            "the trusted root is missing",
+            where=repo.trusted_root,
+            hint="Restore it from the backup, or copy the root.json of a device there",
+        ) from error
+    root = parse_metadata(trusted, Root, repo.trusted_root)
     check_signed(root.signed, "root", root)
-    for version in range(2, max(_versions(repo, "root")) + 1):
+    _, served = _read(repo, f"{root.signed.version}.root.json", Root)
+    if served != trusted:
+        raise FormatError(
+            "the root that is served is not the one this repository trusts",
+            where=repo.metadata / f"{root.signed.version}.root.json",
+            expected=f"the bytes of {repo.trusted_root}",
+            hint="Somebody wrote to the web folder: take public/ from a mirror or a backup",
+        )
+    for version in range(root.signed.version + 1, max(_versions(repo, "root")) + 1):
         new, _ = _read(repo, f"{version}.root.json", Root)
         check_signed(root.signed, "root", new)
         check_signed(new.signed, "root", new)

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.errors import Busy, FormatError, Rejected, SignatureError, UsageError
-from slipstream.server.keys import KeyRing, no_passphrase
+from slipstream.server.disk import Disk
+from slipstream.server.keys import KeyRing, make_key, no_passphrase
+from slipstream.server.metadata import dump_metadata, meta_file, sign, target_file
 from slipstream.server.repo import Repository, locked
+from slipstream.server.rotate import rotate_key
 from slipstream.server.sign import (
     Refreshed,
     Signing,
@@ -135,12 +138,53 @@ def test_what_was_tampered_with_is_not_signed_again(tmp_path: Path, name, error)
 
 
 def test_metadata_of_another_repository_is_refused(tmp_path: Path):
-    # All five files of a stranger fit each other; only the keys at hand tell that they are not ours.
+    # All five files of a stranger fit each other.
     ours, theirs = make_repo(tmp_path / "ours"), make_repo(tmp_path / "theirs")
     shutil.rmtree(ours.metadata)
     shutil.copytree(theirs.metadata, ours.metadata)
-    with pytest.raises(UsageError, match="not enough keys"):
+    with pytest.raises(FormatError, match="not the one this repository trusts"):
         renew(ours)
+    (ours.path / "root.json").unlink()
+    with pytest.raises(FormatError, match="trusted root is missing"):
+        renew(ours)
+
+
+def test_a_root_made_in_the_web_folder_does_not_get_a_release_signed(tmp_path: Path):
+    # A stranger's root that lists our keys beside his: all his files fit, and ours could sign.
+    repo = make_repo(tmp_path)
+    roles = ("root", "targets", "snapshot", "timestamp")
+    his = {role: make_key(Disk(), tmp_path, role, no_passphrase) for role in roles}
+    current = read_in_force(repo)
+    root, targets = current.root.signed, current.targets.signed
+    snapshot, timestamp = current.snapshot.signed, current.timestamp.signed
+    root.revoke_key(root.roles["root"].keyids[0], "root")
+    for role, signer in his.items():
+        root.add_key(signer.public_key, role)
+    path = "releases/his/manifest.json"
+    targets.targets[path] = target_file(path, b"his", {})
+    files = {"1.targets.json": dump_metadata(sign(targets, [his["targets"]]))}
+    snapshot.meta["targets.json"] = meta_file(1, files["1.targets.json"])
+    files["1.snapshot.json"] = dump_metadata(sign(snapshot, [his["snapshot"]]))
+    timestamp.snapshot_meta = meta_file(1, files["1.snapshot.json"])
+    files["timestamp.json"] = dump_metadata(sign(timestamp, [his["timestamp"]]))
+    files["1.root.json"] = dump_metadata(sign(root, [his["root"]]))
+    for name, raw in files.items():
+        (repo.metadata / name).write_bytes(raw)
+    with pytest.raises(FormatError, match="not the one this repository trusts"):
+        renew(repo, 200, offline=True)
+
+
+def test_an_old_root_with_a_revoked_key_is_not_taken_back(tmp_path: Path):
+    repo = make_repo(tmp_path)
+    before = public_files(repo)
+    rotate_key(repo, "targets", passphrases=no_passphrase, now=NOW)
+    assert (repo.path / "root.json").read_bytes() == (repo.metadata / "3.root.json").read_bytes()
+    shutil.rmtree(repo.metadata)
+    for name, raw in before.items():
+        (repo.public / name).parent.mkdir(parents=True, exist_ok=True)
+        (repo.public / name).write_bytes(raw)
+    with pytest.raises(FormatError, match="missing"):
+        renew(repo)
 
 
 def test_all_is_signed_before_anything_is_written(tmp_path: Path):
