@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from securesystemslib.signer import Signer
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from slipstream.delta.errors import FormatError
 from slipstream.delta.layout import DELTAS_ROLE
@@ -129,11 +129,11 @@ def read_in_force(repo: Repository) -> InForce:
     snapshot, raw = _read(repo, f"{pin.version}.snapshot.json", Snapshot)
     check_pinned(snapshot, raw, pin, "snapshot")
     check_signed(delegator, "snapshot", snapshot)
-    pin = snapshot.signed.meta["targets.json"]
+    pin = _pin_of(snapshot.signed, "targets")
     targets, raw = _read(repo, f"{pin.version}.targets.json", Targets)
     check_pinned(targets, raw, pin, "targets")
     check_signed(delegator, "targets", targets)
-    pin = snapshot.signed.meta[f"{DELTAS_ROLE}.json"]
+    pin = _pin_of(snapshot.signed, DELTAS_ROLE)
     deltas, raw = _read(repo, f"{pin.version}.{DELTAS_ROLE}.json", Targets)
     check_pinned(deltas, raw, pin, DELTAS_ROLE)
     check_signed(targets.signed, DELTAS_ROLE, deltas)
@@ -296,6 +296,13 @@ def _read_root(repo: Repository) -> Metadata[Root]:
         check_signed(new.signed, "root", new)
         root = new
     return root
+
+
+def _pin_of(snapshot: Snapshot, role: str) -> MetaFile:
+    pin = snapshot.meta.get(f"{role}.json")
+    if pin is None:
+        raise FormatError(f"the snapshot does not name {role}.json", where="snapshot")
+    return pin
 
 
 def _read(repo: Repository, name: str, kind: type[S]) -> tuple[Metadata[S], bytes]:

@@ -187,6 +187,17 @@ def test_an_old_root_with_a_revoked_key_is_not_taken_back(tmp_path: Path):
         renew(repo)
 
 
+@pytest.mark.parametrize("role", ["targets", "deltas"])
+def test_a_snapshot_that_leaves_out_a_role_is_refused(tmp_path: Path, role: str):
+    # As a stolen online key could sign it.
+    repo = make_repo(tmp_path)
+    current = read_in_force(repo)
+    del current.snapshot.signed.meta[f"{role}.json"]
+    put_in_force(Signing(repo, KeyRing([repo.keys], no_passphrase), NOW), current, snapshot=True)
+    with pytest.raises(FormatError, match=f"does not name {role}"):
+        renew(repo)
+
+
 def test_all_is_signed_before_anything_is_written(tmp_path: Path):
     repo = make_repo(tmp_path)
     (repo.keys / "timestamp-1.key").unlink()
