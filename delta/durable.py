@@ -5,25 +5,35 @@ publisher and the device need it, and the two never import each other.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace the file at `path` with `data`: after a power cut it holds the old or the new bytes.
 
-    Raises OSError; the old file is then untouched.
+    Raises OSError; the old file is then untouched, and no half of the new one is left.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    # Whatever stands there is a killed write's, or a link that somebody made: a state folder may
+    # be writable to others, and its writer may be root. O_EXCL goes through no link.
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, mode)
     try:
-        os.fchmod(descriptor, mode)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    rename_durably(temporary, path)
+        try:
+            os.fchmod(descriptor, mode)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        rename_durably(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def rename_durably(source: Path, target: Path) -> None:

@@ -1,0 +1,53 @@
+"""The durable write: whole, in its own file, or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from slipstream.delta.durable import write_durably
+
+
+def test_bytes_and_mode(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data, mode in ((b"one", 0o600), (b"", 0o644), (b"three" * 100_000, 0o600)):
+        write_durably(path, data, mode=mode)
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (data, mode)
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"a slot, say")
+    for name in (".file.tmp", "file"):
+        (tmp_path / name).symlink_to(victim)
+    write_durably(tmp_path / "file", b"state")
+    assert victim.read_bytes() == b"a slot, say"
+    assert not (tmp_path / "file").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"state"
+
+
+def test_what_a_killed_write_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".file.tmp").write_bytes(b"left by a killed write, and longer")
+    os.link(tmp_path / ".file.tmp", tmp_path / "other")
+    write_durably(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert (tmp_path / "other").read_bytes() == b"left by a killed write, and longer"
+
+
+@pytest.mark.parametrize("name", ["write", "fsync", "rename"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(OSError, match="No space"):
+        write_durably(path, b"new")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"old"
