@@ -54,7 +54,7 @@ JSON_DIGITS_MAX = 19  # 63 bits; longer numbers cost quadratic time and mean not
 ROLE_KEYS_MAX = 64  # keys and threshold of one role: each may cost one signature check
 
 # --- publisher
-ROLE_KEYS_MAX = 16  # keys of one role
+KEYS_MADE_MAX = 16  # keys of one role in a new repository
 EXPIRY_DAYS_MAX = 3650  # a signature nobody renews for ten years is not a policy
 PASSPHRASE_CHARS_MIN = 12  # the key files' own stretching is weak: 2048 rounds of PBKDF2
 

@@ -12,7 +12,7 @@ import msgspec
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.fields import check_name, check_range
 from slipstream.delta.layout import DELTAS_ROLE
-from slipstream.delta.limits import EXPIRY_DAYS_MAX, ROLE_KEYS_MAX, SALT_BYTES
+from slipstream.delta.limits import EXPIRY_DAYS_MAX, KEYS_MADE_MAX, SALT_BYTES
 
 FORMAT = "slipstream-repo-1"
 
@@ -26,7 +26,7 @@ class RolePolicy:
     days: int
 
     def __post_init__(self) -> None:
-        check_range("number of keys", self.keys, 1, ROLE_KEYS_MAX)
+        check_range("number of keys", self.keys, 1, KEYS_MADE_MAX)
         check_range("threshold", self.threshold, 1, self.keys)
         check_range("expiry period in days", self.days, 1, EXPIRY_DAYS_MAX)
 
