@@ -28,6 +28,7 @@ from slipstream.delta.limits import (
 Data: TypeAlias = bytes | memoryview
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1; a skippable frame has another
+_ZSTD_EMPTY = _ZSTD_MAGIC + b"\x20\x00\x01\x00\x00"  # size 0 in one byte, last raw block of 0
 _ZSTD_LEVEL = 19
 _ZSTD_WINDOW_LOG = CODEC_WINDOW_BYTES_MAX.bit_length() - 1
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
@@ -180,6 +181,9 @@ def _decompress_zstd(data: Data, size: int) -> bytes:
             expected=f"at most {CODEC_WINDOW_BYTES_MAX} bytes",
             got=frame.window_size,
         )
+    if size == 0 and bytes(data) != _ZSTD_EMPTY:
+        # python-zstandard returns early where 0 is declared, and never looks at what follows.
+        raise FormatError("broken zstd frame (not the empty one)", got=f"{len(data)} bytes")
     try:
         return zstandard.ZstdDecompressor().decompress(
             data, max_output_size=size, read_across_frames=False, allow_extra_data=False

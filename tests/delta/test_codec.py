@@ -104,6 +104,15 @@ def test_bytes_behind_the_end_are_refused(codec: Codec, junk: bytes) -> None:
 
 
 @pytest.mark.parametrize("codec", PACKED)
+def test_an_empty_stream_is_whole_and_alone_too(codec: Codec) -> None:
+    encoded = compress(codec, b"")
+    assert decompress(codec, encoded, 0) == b""
+    for broken in (encoded + b"x", encoded + encoded, *(encoded[:n] for n in range(len(encoded)))):
+        with pytest.raises(FormatError):
+            decompress(codec, broken, 0)
+
+
+@pytest.mark.parametrize("codec", PACKED)
 def test_a_second_stream_is_refused(codec: Codec) -> None:
     for first, second in ((TEXT[:500], TEXT[500:]), (TEXT, b""), (b"", TEXT)):
         both = compress(codec, first) + compress(codec, second)
