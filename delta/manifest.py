@@ -36,6 +36,7 @@ FORMAT = "slipstream-manifest-1"
 _NOTES_FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 # Each is checked against the roots in the manifest: a boot entry cannot ask for another image.
 _ROOT_OPTION = re.compile(r"(?:^| )(?:roothash|usrhash)=(\S*)")
+_NO_QUOTES = str.maketrans("", "", "\"'")
 
 
 class Place(StrEnum):
@@ -137,7 +138,8 @@ class Manifest:
                 "boot.options beside a UKI, which carries its own", got=repr(self.boot.options[:80])
             )
         roots = {image.tree.root.hex for image in self.images if image.place is Place.PARTITION}
-        for root in _ROOT_OPTION.findall(self.boot.options):
+        # Kernel and systemd read "roothash=..." as they read roothash=...: quotes hide nothing.
+        for root in _ROOT_OPTION.findall(self.boot.options.translate(_NO_QUOTES)):
             if root not in roots:
                 raise FormatError(
                     "boot.options name a root that no partition image has",
