@@ -224,10 +224,10 @@ def _check_numbers(signed: Signed, where: str) -> None:
             _check_meta_file(signed.snapshot_meta, where)
         case Snapshot():
             for name, meta in signed.meta.items():
-                _check_meta_file(meta, f"{where}, {name}")
+                _check_meta_file(meta, f"{where}, {_name(name)}")
         case Targets():
             for path, target in signed.targets.items():
-                _check_integer(target.length, 0, None, "length", f"{where}, {path}")
+                _check_integer(target.length, 0, None, "length", f"{where}, {_name(path)}")
             if signed.delegations is not None:
                 roles: list[Role] = list((signed.delegations.roles or {}).values())
                 if signed.delegations.succinct_roles is not None:
@@ -259,9 +259,17 @@ def _check_integer(value: object, low: int, high: int | None, what: str, where: 
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
         raise FormatError(
-            f"{what} out of bounds", where=where, expected=f"{low}..{high or ''}", got=repr(value)
+            f"{what} out of bounds",
+            where=where,
+            expected=f"{low}..{high or ''}",
+            got=repr(value)[:80],
         )
 
 
+def _name(text: str) -> str:
+    # What nobody has signed yet goes into a message cut and quoted: it may hold a terminal's codes.
+    return repr(text[:80])
+
+
 def _shown(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    return f"{type(error).__name__}: {repr(str(error)[:200])[1:-1]}"

@@ -113,6 +113,29 @@ def test_thresholds_are_at_least_one(threshold: object) -> None:
         parse_metadata(dump(document), Root, "root")
 
 
+HOSTILE = "\x1b[2J\n" + "y" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Snapshot, {"meta": {HOSTILE: {"version": 2**40}}}),
+        (Snapshot, {"meta": {HOSTILE: {"version": 1, "hashes": 7}}}),
+        (Snapshot, {"meta": {"a.json": {"version": [HOSTILE]}}}),
+        (Snapshot, {"spec_version": HOSTILE, "meta": {}}),
+        (Targets, {"targets": {HOSTILE: {"length": True, "hashes": {"sha256": "00"}}}}),
+        (Targets, {"targets": {HOSTILE: {"length": 1, "hashes": {}}}}),
+    ],
+)
+def test_what_nobody_signed_does_not_speak_to_a_terminal(kind: type, fields: dict) -> None:
+    common = {"_type": kind.type, "version": 1, "spec_version": "1.0.31"}
+    signed = {**common, "expires": "2030-01-01T00:00:00Z", **fields}
+    with pytest.raises(FormatError) as caught:
+        parse_metadata(dump({"signatures": [], "signed": signed}), kind, "role")
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("key_ids", ["abc", [1], None, ["a", "a"], ["k"] * 2, [[]]])
 def test_key_ids_are_a_list_of_distinct_strings(key_ids: object) -> None:
     document = root_document()
