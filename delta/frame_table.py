@@ -1,6 +1,6 @@
 """The frame table: thousands of rows, kept packed and decoded on demand.
 
-A frame as a Python value takes a kilobyte, a row a dozen bytes; a table may hold a million.
+A frame as a Python value takes 500 bytes or more, a row a dozen; a table may hold 262,144.
 So the table stays as it was read, with a mark every 1024 bytes, and behaves as a sequence of
 frames. Every row was decoded and checked once, by `read_table`, before anyone sees it.
 

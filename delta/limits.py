@@ -19,7 +19,7 @@ INDEX_BYTES_MAX = (
     16 * MIB
 )  # encoded header and frame table; 1.2 GB full payloads take about 150 KiB
 FRAMES_MAX = 1 << 18  # rows of the table: 2 TiB in frames of 8 MiB
-FRAME_TABLE_BYTES_MAX = 4 * MIB  # decoded rows: 2 s to check them, twelve bytes are a frame
+FRAME_TABLE_BYTES_MAX = 4 * MIB  # decoded rows, a dozen bytes a frame: 3 to 6 s to check them all
 FRAME_SOURCES_MAX = 4096  # source extents of one frame
 FRAME_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a zero or copy frame: sits in memory too
 FRAME_CODED_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a data or diff frame: sits in memory
