@@ -23,6 +23,7 @@ from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.api.metadata import TargetFile as SignedTarget
 
+from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DigestMismatch, Expired, FormatError, Rejected, RolledBack
 from slipstream.delta.limits import (
     DELEGATIONS_MAX,
@@ -80,6 +81,7 @@ class TrustedSet:
         self._snapshot: Snapshot | None = None
         self._snapshot_final = False
         self._roles: dict[str, Targets] = {}
+        self._digests: dict[str, Digest] = {}  # of what stands in _roles
         self._verified: set[tuple[str, str]] = set()  # (delegator, role)
 
     # --- root
@@ -265,6 +267,11 @@ class TrustedSet:
         check_signed(signed_by, role, metadata)
         _check_version(role, meta.version, metadata.signed.version)
         self._check_expiry(metadata.signed, role)
+        digest = Digest.of(raw)
+        known = self._digests.setdefault(role, digest)
+        if digest != known:
+            # Where the snapshot pins a version alone, a second delegator could bring a second file.
+            raise DigestMismatch("two files of one role", where=role, expected=known, got=digest)
         self._roles[role] = metadata.signed
         self._verified.add((delegator, role))
 

@@ -502,6 +502,28 @@ def test_a_role_loaded_for_one_delegator_is_asked_for_again_by_another() -> None
     assert trusted.find_target("b") == RoleWanted("C", "B")
 
 
+def test_a_role_has_one_content_whoever_delegates_to_it() -> None:
+    # Pinned by version only, B could bring his own C, and A's paths would be searched in it.
+    repository = delegated(
+        ("targets", "A"), ("targets", "B"), ("A", "C"), ("B", "C"), A={"paths": ["a*"]}
+    )
+    repository.add_target("C", "ax", b"of A")
+    stranger = repository.new_key()
+    repository.targets("B").add_key(stranger.public_key, "C")
+    repository.publish("B", "C", "snapshot", "timestamp")
+    trusted = complete(repository)
+    found, _ = load_all(repository, trusted, "ax")
+    trusted.update_delegated(current(repository, "B"), "B", "targets")
+    assert trusted.find_target("b") == RoleWanted("C", "B")
+
+    repository.signers["C"] = [stranger]
+    repository.add_target("C", "ax", b"of B, as of A")
+    repository.publish("C", bump=False)
+    with pytest.raises(DigestMismatch, match="two files"):
+        trusted.update_delegated(current(repository, "C"), "C", "B")
+    assert trusted.find_target("ax") == found
+
+
 def test_the_search_ends_after_a_number_of_roles() -> None:
     count = DELEGATIONS_MAX + 3
     repository = delegated(*(("targets", f"role{index}") for index in range(count)))
