@@ -29,6 +29,19 @@ COMMANDS = (
 )
 
 
+# The optional library whose absence shows which extra is not installed (pyproject.toml).
+EXTRAS = {
+    "numpy": "build",
+    "pydivsufsort": "build",
+    "aiohttp": "device",
+    "rich": "device",
+    "sqlalchemy": "server",
+    "structlog": "server",
+    "jinja2": "server",
+    "prometheus_client": "server",
+}
+
+
 class Grouped(click.Group):
     """A group that loads its commands late, lists them by who uses them, and maps our errors."""
 
@@ -71,6 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SlipstreamError as error:
         click.echo(f"slipstream: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        click.echo(
+            f"slipstream: this command needs {error.name}, which is not installed. "
+            f"Install slipstream-ota[{extra}]",
+            err=True,
+        )
+        sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         click.echo(f"slipstream: {place}{error.strerror or error}", err=True)

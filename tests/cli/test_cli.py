@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from slipstream.cli import COMMANDS, cli, main
+from slipstream.cli import COMMANDS, EXTRAS, cli, main
 from slipstream.cli.progress import megabytes
 from slipstream.delta import errors
 
@@ -88,6 +90,32 @@ def test_errors_become_exit_codes(
 
     assert ended.value.code == code
     assert capsys.readouterr().err == "slipstream: x\n"
+
+
+@pytest.mark.parametrize("missing, extra", [("numpy", "build"), ("structlog", "server")])
+def test_a_missing_extra_is_named(
+    missing: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+
+    assert ended.value.code == 1
+    assert f"slipstream-ota[{extra}]" in capsys.readouterr().err
+
+
+def test_every_optional_library_has_its_extra() -> None:
+    """EXTRAS names what pyproject.toml makes optional, so that no absence ends in a traceback."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    known = {name.lower().replace("_", "-") for name in EXTRAS}
+
+    for extra in ("device", "build", "server"):
+        names = {re.split(r"[\[<>=]", line)[0].lower() for line in optional[extra]}
+        assert names - known <= {"alembic", "aiosqlite"}, "these come in behind sqlalchemy"
 
 
 def test_an_error_says_what_where_expected_got_and_what_to_do() -> None:
