@@ -9,7 +9,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -21,6 +20,7 @@ import pytest
 
 from slipstream.delta.tree import tree_of
 from slipstream.installer.boot.chooser import boot
+from tests.web_servers import nginx_server, python_server
 
 MIB = 1 << 20
 SLOT_BYTES = 8 * MIB
@@ -184,26 +184,20 @@ def ask(lab: Lab, path: str, token: str, body: dict[str, str] | None = None) -> 
     return found
 
 
-@pytest.fixture
-def static(lab: Lab) -> Iterator[Lab]:
-    """The lab behind python -m http.server, which knows no ranges; no token, no poll."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", str(port), "--bind", "127.0.0.1", "-d", str(lab.repo / "public")],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert server.stdout is not None
-    try:
-        assert "Serving" in server.stdout.readline()
-        lab.url = f"http://127.0.0.1:{port}"
+@pytest.fixture(params=[python_server, nginx_server], ids=["http.server", "nginx"])
+def any_server(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The lab behind a web server that knows nothing of us; no token, no poll."""
+    with request.param(lab.repo / "public") as lab.url:
         lab.make_device(None)
         yield lab
-    finally:
-        server.terminate()
-        server.stdout.close()
-        server.wait(30)
+
+
+@pytest.fixture
+def static(lab: Lab) -> Iterator[Lab]:
+    """The lab behind python -m http.server, which knows no ranges."""
+    with python_server(lab.repo / "public") as lab.url:
+        lab.make_device(None)
+        yield lab
 
 
 def test_install_update_kill_resume_confirm_and_fall_back(served: Lab) -> None:
@@ -266,16 +260,16 @@ def test_install_update_kill_resume_confirm_and_fall_back(served: Lab) -> None:
     assert "unhealthy" in row["last_report"]["reason"]
 
 
-def test_a_static_folder_without_ranges_updates_a_device(static: Lab) -> None:
-    static.device("install", "--release", "1")
-    static.boot()
-    static.device("confirm")
+def test_a_static_folder_updates_a_device(any_server: Lab) -> None:
+    any_server.device("install", "--release", "1")
+    any_server.boot()
+    any_server.device("confirm")
 
-    static.device("install")
+    any_server.device("install")
 
-    assert static.boot() == "0002b+2-1.conf"
-    static.device("confirm")
-    static.device("check", expect=3)
+    assert any_server.boot() == "0002b+2-1.conf"
+    any_server.device("confirm")
+    any_server.device("check", expect=3)
 
 
 def test_the_installed_hash_tree_is_what_veritysetup_accepts(static: Lab) -> None:
