@@ -107,6 +107,9 @@ def _write(
                 )
             _write_target(index, payload, source, device, report, sparse=False)
         return
+    if output.exists() and not output.is_file():
+        # A rename would put a file in the place of /dev/null, or of a pipe.
+        raise UsageError("output is neither a regular file nor a block device", where=output)
     temporary = output.with_name(f".{output.name}.tmp")
     try:
         with temporary.open("wb", buffering=0) as file:

@@ -43,6 +43,18 @@ def test_target_is_made_and_zeros_are_holes(tmp_path: Path, delta: Path) -> None
     assert made.stat().st_blocks * 512 < len(TARGET) - 100 * KIB
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, delta: Path) -> None:
+    for output in (tmp_path / "pipe", tmp_path / "folder"):
+        if output.name == "pipe":
+            os.mkfifo(output)
+        elif output.name == "folder":
+            output.mkdir()
+        before = output.stat()
+        with pytest.raises(UsageError, match="neither a regular file nor a block device"):
+            apply_payload(tmp_path / "source", delta, output)
+        assert os.path.samestat(output.stat(), before)
+
+
 def test_source_may_be_its_own_output(tmp_path: Path, delta: Path) -> None:
     apply_payload(tmp_path / "source", delta, tmp_path / "source")
     assert (tmp_path / "source").read_bytes() == TARGET
