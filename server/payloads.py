@@ -5,6 +5,7 @@ is not smaller than the full payload is not published: a device would gain nothi
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from tuf.api.metadata import TargetFile, Targets
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.entries import DeltaEntry, FullEntry, ReleaseEntry, dump_entry
-from slipstream.delta.errors import UsageError
+from slipstream.delta.errors import Rejected, UsageError
 from slipstream.delta.layout import (
     chunks_blob,
     delta_path,
@@ -26,7 +27,13 @@ from slipstream.delta.manifest import ImageEntry, Manifest, PayloadRef, dump_man
 from slipstream.delta.payload import Index
 from slipstream.server.build import build_payload
 from slipstream.server.metadata import target_file
-from slipstream.server.releases import Record, ScannedImage, find_source, read_index, write_record
+from slipstream.server.releases import (
+    Record,
+    ScannedImage,
+    find_source,
+    published_index,
+    write_record,
+)
 from slipstream.server.repo import Repository
 from slipstream.server.request import Progress, ReleaseRequest
 from slipstream.server.sign import InForce
@@ -120,9 +127,8 @@ class Payloads:
             digest = self.record.payloads[path]
             if digest is None:
                 return None
-            blob = self.repo.blob(payload_blob(Digest.parse_hex(digest)))
-            if blob.exists():
-                return self._checked(read_index(blob), image)
+            with suppress(OSError, Rejected):  # gone, or not what it was: built again
+                return self._checked(published_index(self.repo, Digest.parse_hex(digest)), image)
         output = self.repo.work / "payload"
         source_path = None if source is None else find_source(self.repo, *source)
         built = build_payload(
@@ -137,7 +143,7 @@ class Payloads:
         )
         index = self._checked(built.index, image)
         if source is not None:
-            full = read_index(self.repo.blob(payload_blob(source[1].full.index)))
+            full = published_index(self.repo, source[1].full.index)
             _check_digest(source_path, full.target_digest, index.source_digest)
         if source is not None and built.payload_size >= image.full.payload_size:
             self.record.payloads[path] = None
@@ -185,7 +191,7 @@ def write_targets(
     targets = deepcopy(current.targets.signed)
     if manifest_path(manifest.release) not in targets.targets:
         for image in manifest.images:
-            raw = read_index(repo.blob(payload_blob(image.full.index))).raw
+            raw = published_index(repo, image.full.index).raw
             custom = dump_entry(FullEntry(image.name, image.tree.root))
             _add(
                 repo,

@@ -17,14 +17,17 @@ from tuf.api.metadata import Targets
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.entries import ReleaseEntry, parse_release_entry
-from slipstream.delta.errors import FormatError, SlipstreamError, UsageError
+from slipstream.delta.errors import DigestMismatch, FormatError, SlipstreamError, UsageError
 from slipstream.delta.layout import manifest_path, payload_blob
 from slipstream.delta.limits import INDEX_BYTES_MAX, MIB
 from slipstream.delta.manifest import ImageEntry, Manifest, parse_manifest
 from slipstream.delta.payload import INDEX_PREFIX_BYTES, Index, parse_index, parse_index_size
 from slipstream.delta.tree import Tree, TreeBuilder
+from slipstream.server.image import ImageFile
 from slipstream.server.patch import apply_payload
 from slipstream.server.repo import Repository
+
+_PIECE_BYTES = 4 * MIB  # of an image, hashed at a time
 
 
 class Record(msgspec.Struct):
@@ -142,18 +145,34 @@ def read_index(path: Path) -> Index:
         return parse_index(prefix + file.read(size - len(prefix)))
 
 
+def published_index(repo: Repository, digest: Digest) -> Index:
+    """The index of the payload of that name. Rejected where the blob begins with another; OSError."""
+    blob = repo.blob(payload_blob(digest))
+    index = read_index(blob)
+    digest.check(index.raw, "index of a payload", blob)
+    return index
+
+
 def find_source(repo: Repository, version: str, image: ImageEntry) -> Path:
     """A file with the bytes of a published image: the one it was published from, or one made again.
 
     What is made again stands in REPO/work/ and is gone with the next publish. Rejected or OSError
-    when the full payload is damaged.
+    when the full payload is damaged, or is another image's.
     """
     record = read_record(repo, version)
     path = Path(record.paths[image.name]) if record and image.name in record.paths else None
     if path is not None and _holds(path, image):
         return path
     made = repo.work / f"{version}.{image.name}.img"
-    apply_payload(None, repo.blob(payload_blob(image.full.index)), made)
+    blob = repo.blob(payload_blob(image.full.index))
+    apply_payload(None, blob, made)
+    if not _holds(made, image):
+        raise DigestMismatch(
+            "full payload does not make the image that was signed",
+            where=blob,
+            expected=f"root {image.tree.root}",
+            hint="Restore it from a mirror or a backup",
+        )
     return made
 
 
@@ -171,10 +190,7 @@ def _looks(path: Path) -> tuple[int, ...]:
 
 def _pieces(path: Path) -> Iterator[tuple[bytes, int, int]]:
     """The bytes of a file or block device in pieces, with how much is done and the whole size."""
-    with path.open("rb", buffering=0) as file:
-        total = file.seek(0, 2)
-        file.seek(0)
-        done = 0
-        while piece := file.read(4 * MIB):
-            done += len(piece)
-            yield piece, done, total
+    with ImageFile(path) as image:
+        for offset in range(0, image.size, _PIECE_BYTES):
+            piece = image.read(offset, min(_PIECE_BYTES, image.size - offset))
+            yield piece, offset + len(piece), image.size

@@ -415,3 +415,15 @@ def test_a_killed_run_is_taken_up_not_begun_again(tmp_path: Path, images):
                 told.clear()
     assert "hash rootfs" in told
     assert "full rootfs" not in told
+
+
+def test_a_payload_that_was_damaged_meanwhile_is_built_again(tmp_path: Path, images):
+    repo = make_repo(tmp_path)
+    with pytest.raises(PowerCut):
+        put(replace(repo, disk=FaultyDisk(6)), request("1.0", images))
+    (blob,) = repo.public.glob("blobs/*.payload")
+    good = blob.read_bytes()
+    blob.write_bytes(b"damaged" + good[7:])
+    manifest = put(repo, request("1.0", images)).manifest
+    assert manifest.image("rootfs").full.index.hex == blob.stem
+    assert blob.read_bytes() == good

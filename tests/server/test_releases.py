@@ -10,11 +10,13 @@ from slipstream.delta.errors import Rejected, UsageError
 from slipstream.delta.layout import manifest_path, payload_blob
 from slipstream.delta.manifest import Place
 from slipstream.delta.tree import tree_of
+from slipstream.server.build import build_payload
 from slipstream.server.keys import no_passphrase
 from slipstream.server.publish import publish
 from slipstream.server.releases import (
     find_source,
     list_releases,
+    published_index,
     read_index,
     read_manifest,
     read_record,
@@ -121,6 +123,24 @@ def test_a_damaged_full_payload_makes_no_source(repo: Repository, image: Path):
     blob.write_bytes(raw)
     with pytest.raises(Rejected):
         find_source(repo, "1.0", entry)
+
+
+def test_another_full_payload_under_its_name_makes_no_source(repo: Repository, image: Path):
+    # A sound payload, put there by whoever can write to the web folder.
+    entry = read_manifest(repo, read_in_force(repo).targets.signed, "1.0").image("rootfs")
+    image.write_bytes(DATA[::-1])
+    blob = repo.blob(payload_blob(entry.full.index))
+    build_payload(None, image, blob, jobs=1, memory_bytes=96 << 20)
+    repo.work.mkdir()
+    with pytest.raises(Rejected, match="does not make the image that was signed"):
+        find_source(repo, "1.0", entry)
+    with pytest.raises(Rejected, match="index of a payload is not what was signed"):
+        published_index(repo, entry.full.index)
+
+
+def test_a_device_without_an_end_is_no_image():
+    with pytest.raises(UsageError, match="neither a regular file nor a block device"):
+        scan_image(Path("/dev/zero"), SALT)
 
 
 def test_an_index_is_read_from_the_head_of_its_payload(repo: Repository):
