@@ -367,13 +367,19 @@ class SystemdBoot:
         )
 
     def _refuse_booted(self, slot: str, verb: str) -> None:
-        """By the boot loader's word and by the root hash: either is enough to refuse."""
-        root = self._loader.root()
-        by_root = root is not None and any(
-            _of_slot(entry, slot) and parse_root(entry.cmdline) == root
-            for entry in list_entries(self._esp.root)
-        )
-        if self.booted().slot == slot or by_root:
+        """By the boot loader's word and by the root hash: either is enough to refuse.
+
+        Releases may share a root hash (only the kernel changed). Then the word alone decides, if
+        the entry that it names has that hash; if it names another or none, none of them is touched.
+        """
+        selected, root = self._loader.selected(), self._loader.root()
+        word = None if selected is None else selected.slot
+        slots = set()
+        for entry in list_entries(self._esp.root):
+            name = parse_entry_name(entry.path.name)
+            if name is not None and root is not None and parse_root(entry.cmdline) == root:
+                slots.add(name.slot)
+        if slot == word or (slot in slots and word not in slots):
             raise DeviceFault(
                 f"will not {verb} the boot entry of the running release",
                 where=self._esp.root,

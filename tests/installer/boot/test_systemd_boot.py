@@ -1,6 +1,7 @@
 """systemd-boot's adapter: the conformance suite, power cuts at every operation, its refusals."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -364,6 +365,28 @@ def test_a_slot_is_booted_by_its_root_hash_too(rig: EspRig) -> None:
     assert rig.control().booted() == Booted("b", 2, root_of(2))
     with pytest.raises(DeviceFault, match="running release"):
         rig.control().retire("b")
+
+
+def test_releases_that_share_a_root_hash_do_not_block_each_other(tmp_path: Path) -> None:
+    """Only the kernel changed: both entries carry the running root hash, and the loader's word counts."""
+    rig = EspRig(tmp_path, Suffix.CONF)
+    shared = f"roothash={root_of(1)}"
+    for slot, counter in (("a", 1), ("b", 2), ("a", 3), ("b", 4)):
+        control, files = rig.control(), rig.boot_files(counter)
+        control.retire(slot)
+        control.stage(slot, counter, replace(files, options=shared))
+        control.publish(slot, counter)
+        assert rig.boot() == Booted(slot, counter, root_of(1))
+        rig.control().confirm(slot, counter)
+
+
+def test_a_boot_loader_whose_word_does_not_fit_the_root_hash_protects_both(rig: EspRig) -> None:
+    install_good(rig, "a", 1)
+    install_good(rig, "b", 2)
+    rig.cmdline.write_text(f"roothash={root_of(1)}")  # and LoaderEntrySelected says b
+    for slot in "ab":
+        with pytest.raises(DeviceFault, match="running release"):
+            rig.control().retire(slot)
 
 
 def test_a_boot_loader_that_speaks_of_a_foreign_entry(rig: EspRig) -> None:
