@@ -24,11 +24,11 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
-from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
+from slipstream.delta import metadata_rules
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import FormatError, SignatureError, UsageError
+from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.layout import DELTAS_PATTERN, DELTAS_ROLE
 from slipstream.delta.limits import (
     COUNTER_MAX,
@@ -37,6 +37,7 @@ from slipstream.delta.limits import (
     TARGETS_BYTES_MAX,
     TIMESTAMP_BYTES_MAX,
 )
+from slipstream.delta.metadata_rules import Unverified
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
@@ -121,11 +122,9 @@ def check_threshold(name: str, role: Role, signers: Sequence[Signer]) -> None:
 
 
 def check_signed(delegator: Root | Targets, name: str, metadata: Metadata[S]) -> None:
-    """SignatureError unless `metadata` is signed as its delegator demands of the role `name`."""
-    try:
-        delegator.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
-    except (RepositoryError, ValueError) as error:
-        raise SignatureError(f"{name} metadata is not signed as it must be: {error}") from error
+    """SignatureError unless `metadata` is signed as a device demands of the role `name`."""
+    unverified = Unverified(metadata.signed, metadata.signatures, metadata.signed_bytes)
+    metadata_rules.check_signed(delegator, name, unverified)
 
 
 def check_pinned(metadata: Metadata[S], raw: bytes, expected: MetaFile, where: object) -> None:
@@ -157,13 +156,13 @@ def dump_metadata(metadata: Metadata[S]) -> bytes:
 
 
 def parse_metadata(raw: bytes, kind: type[S], where: object) -> Metadata[S]:
-    """Metadata of one type; FormatError for anything else. Says nothing about signatures."""
-    try:
-        metadata = Metadata[S].from_bytes(raw)
-    except DeserializationError as error:
-        raise FormatError(f"not TUF metadata: {error}", where=where) from error
-    if not isinstance(metadata.signed, kind):
-        raise FormatError(
-            "metadata of another type", where=where, expected=kind.type, got=metadata.signed.type
-        )
+    """Metadata of one type, read by the device's rules; FormatError for anything else.
+
+    Says nothing about signatures. What tuf.api understood is what will be signed again, so it must
+    be what stands there.
+    """
+    found = metadata_rules.parse_metadata(raw, kind, str(where))
+    metadata = Metadata(found.signed, dict(found.signatures))
+    if metadata.signed_bytes != found.payload:
+        raise FormatError("metadata that can be read in two ways", where=where)
     return metadata
