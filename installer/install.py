@@ -16,23 +16,18 @@ from slipstream.delta.manifest import Place
 from slipstream.installer.device import Device
 from slipstream.installer.image import ImageInstall
 from slipstream.installer.plan import Plan
-from slipstream.installer.ports import BootFiles, EntryState
+from slipstream.installer.ports import BootFiles
 from slipstream.installer.prepare import Prepared, gather
 from slipstream.installer.progress import InstallEvent, OnEvent, Stage, ignore
 from slipstream.installer.slots import Report, SlotRecord, SlotState
 from slipstream.installer.states import (
     BootStaged,
-    Committed,
-    Condemned,
     Failed,
     Open,
     Published,
     ReadBack,
-    Refused,
     Retired,
-    Staged,
     Transaction,
-    Trial,
 )
 from slipstream.installer.stream import Counts
 
@@ -62,10 +57,8 @@ async def install(
     DeviceFault, Busy, and Refused while a release is on trial.
     """
     with device.lock():
-        _refuse_while_on_trial(device)
         on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
         prepared = await gather(device, release)
-        device.boot.check()
         transaction = _open(device, prepared.plan)
         try:
             _retire(device, prepared.plan, on_event)
@@ -76,29 +69,6 @@ async def install(
             raise
         _commit(device, prepared.plan, transaction, on_event)
         return _result(prepared.plan, counts)
-
-
-def _refuse_while_on_trial(device: Device) -> None:
-    """The target slot may hold the only good release, or one that the next boot tries."""
-    state = device.journal.state
-    if isinstance(state, Staged) and _is_published(device, state.transaction):
-        # Cut between the rename and its record: the entry on disk is the truth.
-        device.journal.record(Published())
-        state = device.journal.state
-    if isinstance(state, Committed | Trial | Condemned):
-        name = type(state).__name__.lower()
-        raise Refused(
-            f"release {state.transaction.release} is {name}: its trial comes first",
-            hint="Reboot, or see `slipstream device status`",
-        )
-
-
-def _is_published(device: Device, transaction: Transaction) -> bool:
-    wanted = (transaction.slot, transaction.counter)
-    entries = device.boot.entries()
-    return any(
-        (one.slot, one.counter) == wanted and one.state is EntryState.TRIAL for one in entries
-    )
 
 
 def _open(device: Device, plan: Plan) -> Transaction:

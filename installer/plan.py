@@ -91,6 +91,12 @@ class Plan:
         """Bytes to fetch at most: what already stands in the slot is not fetched."""
         return sum(one.payload.payload_bytes for one in self.images)
 
+    @property
+    def boot_bytes(self) -> int:
+        """Bytes that the boot files take on the boot partition."""
+        images = [one.image for one in self.images]
+        return sum(one.tree.image_size for one in images if one.place is not Place.PARTITION)
+
     def to_json(self) -> dict[str, Any]:
         """The plan for programs."""
         return {

@@ -101,8 +101,10 @@ class BootControl(Protocol):
     Raises DeviceFault with what to do about it.
     """
 
-    def check(self) -> None:
-        """Preflight, before anything is touched: DeviceFault if a switch could not work."""
+    def check(self, slot: str, boot_bytes: int) -> None:
+        """Preflight, before anything is touched or fetched: DeviceFault if a switch to `slot`,
+        with boot files of `boot_bytes` together, could not work.
+        """
         ...
 
     def entries(self) -> tuple[BootEntry, ...]:

@@ -21,9 +21,12 @@ from slipstream.delta.manifest import Manifest, Place, parse_manifest
 from slipstream.delta.trust import TrustedSet
 from slipstream.installer.config import PartitionPlace
 from slipstream.installer.device import Device
+from slipstream.installer.findings import entry_of
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
+from slipstream.installer.ports import EntryState
 from slipstream.installer.refresh import fetch_target, find_target, refresh
 from slipstream.installer.slot import check_places, identify
+from slipstream.installer.states import Committed, Condemned, Refused, Staged, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,11 @@ async def prepare(device: Device, release: str | None = None) -> Plan:
 async def gather(device: Device, release: str | None) -> Prepared:
     """The plan for a release, or for the newest on offer. The caller holds the lock.
 
-    Raises NothingToDo, Rejected, Unavailable, DeviceFault, UsageError.
+    Nothing of a payload is fetched before the boot loader said that a switch can work. Raises
+    NothingToDo, Rejected, Unavailable, DeviceFault, UsageError, and Refused while a release is on
+    trial.
     """
+    refuse_while_on_trial(device)
     trusted = await refresh(
         device.fetcher, device.metadata, device.root(), device.now(), say=device.notices.append
     )
@@ -68,7 +74,31 @@ async def gather(device: Device, release: str | None) -> Prepared:
     device.times.raise_to(datetime.fromtimestamp(manifest.issued, UTC))
     facts = gather_facts(device, manifest)
     deltas = await _find_deltas(device, trusted, manifest, facts)
-    return Prepared(plan_install(manifest, raw, facts, deltas), trusted)
+    plan = plan_install(manifest, raw, facts, deltas)
+    device.boot.check(plan.slot, plan.boot_bytes)
+    return Prepared(plan, trusted)
+
+
+def refuse_while_on_trial(device: Device) -> None:
+    """The target slot may hold the only good release, or one that the next boot tries."""
+    state = device.journal.state
+    match state:
+        case Committed():
+            how = "waits for its trial: reboot to try it"
+        case Staged() if entry := entry_of(state.transaction, device.boot.entries()):
+            # Cut between the rename and its record: the entry on disk is the truth.
+            if entry.state is not EntryState.TRIAL:
+                return
+            how = "waits for its trial: reboot to try it"
+        case Trial():
+            how = "is on trial: its health checks come first"
+        case Condemned():
+            how = f"was found bad: reboot into the other one ({state.reason})"
+        case _:
+            return
+    raise Refused(
+        f"release {state.transaction.release} {how}", hint="See `slipstream device status`"
+    )
 
 
 def find_release(device: Device, trusted: TrustedSet, release: str | None) -> ReleaseEntry:

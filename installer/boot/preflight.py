@@ -15,18 +15,22 @@ from slipstream.installer.ports import EntryState
 
 
 def check_partition(esp: Esp) -> None:
-    """The boot partition is there, writable, and not full."""
+    """The boot partition is there."""
     if not esp.root.is_dir():
         raise DeviceFault(
             "no boot partition", where=esp.root, hint="Mount it, or correct [boot] esp"
         )
-    free = esp.free_bytes()
-    if free < SLACK_BYTES:
+
+
+def check_room(esp: Esp, boot_bytes: int, freed_bytes: int) -> None:
+    """The boot partition is writable and holds `boot_bytes` more, once `freed_bytes` are gone."""
+    free, needed = esp.free_bytes(), SLACK_BYTES + boot_bytes
+    if free + freed_bytes < needed:
         raise DeviceFault(
-            "boot partition is full",
+            "boot partition is too small for this release's boot files",
             where=esp.root,
-            expected=f"{SLACK_BYTES} bytes free",
-            got=free,
+            expected=f"{needed} bytes free",
+            got=f"{free}" + (f" and {freed_bytes} of the slot's last release" * bool(freed_bytes)),
             hint="Remove what is not Slipstream's, or make the partition larger",
         )
 
@@ -57,12 +61,14 @@ def check_selection(esp: Path, loader: LoaderWord) -> None:
 
 
 def check_running(esp: Path, names: Iterable[EntryName], slot: str | None) -> None:
-    """The running release has an entry that is not on trial: it is what we fall back to.
+    """What we fall back to is not in the slot that an update writes.
 
-    `slot` None is a first install, or a system that Slipstream did not put here.
+    The running release has an entry; while it is on trial, or was given up, another slot may hold
+    the only good one. `slot` None is a first install, or a system that Slipstream did not put here.
     """
     if slot is None:
         return
+    names = tuple(names)
     mine = [name for name in names if name.slot == slot]
     if not mine:
         raise DeviceFault(
@@ -71,9 +77,18 @@ def check_running(esp: Path, names: Iterable[EntryName], slot: str | None) -> No
             expected=f"an entry of slot {slot}",
             hint="Restore it before installing: the other slot may be the only one that boots",
         )
-    if all(name.state is EntryState.TRIAL for name in mine):
+    if any(name.state is EntryState.GOOD for name in mine):
+        return
+    if any(name.state is EntryState.TRIAL for name in mine):
         raise DeviceFault(
             "the running release is still on trial",
             where=esp / dump_entry_name(mine[0]),
             hint="Wait for its health checks, or run `slipstream device confirm`",
+        )
+    good = [name for name in names if name.state is EntryState.GOOD]
+    if good:
+        raise DeviceFault(
+            "the running release has no tries left: an update would be written over the good one",
+            where=esp / dump_entry_name(good[0]),
+            hint="Reboot into it, or run `slipstream device confirm`",
         )

@@ -35,10 +35,11 @@ from slipstream.installer.boot.entry import (
     hidden_name,
     parse_entry_name,
 )
-from slipstream.installer.boot.esp import SLACK_BYTES, Esp, translated
+from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.loader_word import LoaderWord, parse_root
 from slipstream.installer.boot.preflight import (
     check_partition,
+    check_room,
     check_running,
     check_selection,
 )
@@ -106,9 +107,13 @@ class SystemdBoot:
             return Booted(slot=None, counter=None, root=root)
         return Booted(slot=name.slot, counter=name.counter, root=root)
 
-    def check(self) -> None:
-        """Preflight (S0). DeviceFault if a switch could not work, or could not be undone."""
+    def check(self, slot: str, boot_bytes: int) -> None:
+        """Preflight (S0). DeviceFault if a switch could not work, or could not be undone.
+
+        What retire removes of the slot counts as free.
+        """
         check_partition(self._esp)
+        check_room(self._esp, boot_bytes, self._size_of(slot))
         check_selection(self._esp.root, self._loader)
         check_running(self._esp.root, self._names(), self.booted().slot)
 
@@ -123,21 +128,17 @@ class SystemdBoot:
         """
         self._refuse_booted(slot, "remove")
         for suffix, folder in self._folders():
-            gone = [dump_entry_name(name) for name in self._names(suffix) if name.slot == slot]
-            for file_name in gone:
-                self._esp.unlink(folder / file_name)
-            if gone:
-                self._esp.sync_folder(folder)
+            self._remove(folder, self._entries_in(suffix, slot))
         for _, folder in self._folders():
-            hidden = [name for name in self._esp.names(folder) if _slot_in(_HIDDEN, name) == slot]
-            for file_name in hidden:
-                self._esp.unlink(folder / file_name)
-            if hidden:
-                self._esp.sync_folder(folder)
-        files = self._esp.root / FILES_FOLDER
-        for stem in self._esp.names(files):
-            if _slot_in(_STEM, stem) == slot:
-                self._remove_files(files / stem)
+            self._remove(folder, self._hidden_in(folder, slot))
+        for folder in self._kernels_of(slot):
+            self._remove_files(folder)
+
+    def _remove(self, folder: Path, names: list[str]) -> None:
+        for name in names:
+            self._esp.unlink(folder / name)
+        if names:
+            self._esp.sync_folder(folder)
 
     def _remove_files(self, folder: Path) -> None:
         for name in self._esp.names(folder):
@@ -200,22 +201,15 @@ class SystemdBoot:
 
     def _check_room(self, name: EntryName, boot: BootFiles) -> None:
         folder = self._esp.root / FILES_FOLDER / name.stem
-        needed = SLACK_BYTES
+        needed = freed = 0
         for place, source in files_of(boot):
             target = folder / place.value
             if place is Place.UKI:
                 target = self._esp.root / UKI_FOLDER / hidden_name(name.counter, name.slot)
             if not self._esp.equal(source, target):
                 needed += self._esp.size(source)
-        free = self._esp.free_bytes()
-        if free < needed:
-            raise DeviceFault(
-                "boot partition is too small for this release's boot files",
-                where=self._esp.root,
-                expected=f"{needed} bytes free",
-                got=free,
-                hint="Remove what is not Slipstream's, or make the partition larger",
-            )
+                freed += self._esp.size(target) if target.is_file() else 0  # a cut copy, emptied
+        check_room(self._esp, needed, freed)
 
     def _check_order(self, name: EntryName, hidden: Path) -> None:
         """The staged entry, once visible, must be complete and the first of the menu."""
@@ -353,6 +347,27 @@ class SystemdBoot:
                 if name is not None and name.suffix is suffix:
                     found.append(name)
         return tuple(found)
+
+    def _entries_in(self, suffix: Suffix, slot: str) -> list[str]:
+        return [dump_entry_name(name) for name in self._names(suffix) if name.slot == slot]
+
+    def _hidden_in(self, folder: Path, slot: str) -> list[str]:
+        return [name for name in self._esp.names(folder) if _slot_in(_HIDDEN, name) == slot]
+
+    def _kernels_of(self, slot: str) -> list[Path]:
+        files = self._esp.root / FILES_FOLDER
+        return [files / stem for stem in self._esp.names(files) if _slot_in(_STEM, stem) == slot]
+
+    def _size_of(self, slot: str) -> int:
+        """Bytes of what retire removes: entries, hidden leftovers, kernels and initrds."""
+        paths = [
+            folder / name
+            for suffix, folder in self._folders()
+            for name in self._entries_in(suffix, slot) + self._hidden_in(folder, slot)
+        ]
+        for folder in self._kernels_of(slot):
+            paths += [folder / name for name in self._esp.names(folder)]
+        return sum(self._esp.size(path) for path in paths)
 
     def _visible(self, slot: str, counter: int) -> list[EntryName]:
         return [name for name in self._names() if (name.slot, name.counter) == (slot, counter)]

@@ -28,8 +28,9 @@ from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
 from slipstream.delta.tree import dump_superblock
 from slipstream.installer.install import install
 from slipstream.installer.ports import EntryState
+from slipstream.installer.prepare import prepare
 from slipstream.installer.slots import Denied, SlotState
-from slipstream.installer.states import Committed, Idle, Outcome, Refused, Streaming
+from slipstream.installer.states import BootedNew, Committed, Idle, Outcome, Refused, Streaming
 from tests.installer.lab import SLOT_BYTES, Lab, LabRelease, change, make_image
 
 IMAGE = make_image(1)
@@ -312,7 +313,7 @@ def test_no_release_is_installed_while_one_is_on_trial(lab: Lab, update: LabRele
     run(lab)
     lab.publish("3.0", 3, make_image(3))
 
-    with pytest.raises(Refused, match=r"release 2\.0 is committed"):
+    with pytest.raises(Refused, match=r"release 2\.0 waits for its trial"):
         run(lab)
     assert lab.holds("b", update)
 
@@ -322,9 +323,8 @@ def test_a_lost_record_of_the_commit_is_read_from_the_entry(lab: Lab, update: La
     path = lab.folder / "state" / "tx.json"
     path.write_bytes(path.read_bytes().replace(b'"committed"', b'"staged"'))
 
-    with pytest.raises(Refused, match="committed"):
+    with pytest.raises(Refused, match="waits for its trial"):
         run(lab)
-    assert isinstance(lab.device().journal.state, Committed)
     assert lab.fake.entries()[1].state is EntryState.TRIAL
 
 
@@ -338,7 +338,7 @@ def test_the_second_installer_sees_what_the_first_did(lab: Lab, update: LabRelea
     late = lab.device()  # opened before, locked after
     run(lab)
 
-    with pytest.raises(Refused, match="committed"):
+    with pytest.raises(Refused, match="waits for its trial"):
         asyncio.run(install(late))
     assert lab.holds("b", update)
 
@@ -384,6 +384,33 @@ def test_the_boot_loader_is_asked_before_anything_is_touched(lab: Lab, update: L
     assert lab.fake.calls == calls
     assert lab.holds("a", lab.releases["1.0"])
     assert not lab.holds("a", three)
+
+
+def test_boot_files_that_do_not_fit_are_refused_before_the_download(
+    lab: Lab, update: LabRelease
+) -> None:
+    lab.fake.leave_room(5)  # its kernel has 10 bytes
+    calls = list(lab.fake.calls)
+
+    with pytest.raises(DeviceFault, match="too small for this release"):
+        run(lab)
+    assert lab.fetcher.bytes_sent == 0
+    assert lab.fake.calls == calls
+    assert isinstance(lab.device().journal.state, Idle)
+
+
+@pytest.mark.parametrize("reboot", [False, True])
+def test_a_plan_is_refused_while_a_release_is_on_trial(
+    lab: Lab, update: LabRelease, *, reboot: bool
+) -> None:
+    run(lab)
+    if reboot:
+        lab.reboot()
+        lab.device().journal.record(BootedNew())
+    lab.publish("3.0", 3, make_image(3))
+
+    with pytest.raises(Refused, match="is on trial" if reboot else "waits for its trial"):
+        asyncio.run(prepare(lab.device()))
 
 
 # --- drift: the running slot is not what it should be

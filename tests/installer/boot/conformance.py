@@ -22,6 +22,10 @@ class Rig(Protocol):
         """Files of the release with this counter; its root hash is root_of(counter)."""
         ...
 
+    def leave_room(self, room_bytes: int) -> None:
+        """From now on boot files of so many bytes fit beside what stands there."""
+        ...
+
     def boot(self) -> Booted | None:
         """Restart the device: the boot loader chooses, counts and starts."""
         ...
@@ -58,7 +62,7 @@ class BootControlConformance:
     def test_starts_empty(self, rig: Rig) -> None:
         assert rig.control().entries() == ()
         assert rig.control().booted().slot is None
-        rig.control().check()
+        rig.control().check("a", 0)
 
     def test_published_entry_is_on_trial_and_boots(self, rig: Rig) -> None:
         install(rig, "a", 1)
@@ -179,13 +183,47 @@ class BootControlConformance:
 
     def test_preflight_refuses_while_the_running_release_is_on_trial(self, rig: Rig) -> None:
         install_good(rig, "a", 1)
-        rig.control().check()
+        rig.control().check("b", 0)
         install(rig, "b", 2)
         rig.boot()
         with pytest.raises(DeviceFault, match="trial"):
-            rig.control().check()
+            rig.control().check("a", 0)
         rig.control().confirm("b", 2)
-        rig.control().check()
+        rig.control().check("a", 0)
+
+    def test_preflight_refuses_to_give_the_only_good_release_away(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install(rig, "b", 2)
+        rig.boot()
+        rig.control().condemn("b", 2)  # it still runs; slot a is what a reboot brings
+        with pytest.raises(DeviceFault, match="no tries left"):
+            rig.control().check("a", 0)
+        rig.boot()
+        rig.control().check("b", 0)
+
+    def test_preflight_lets_a_bad_release_be_replaced_when_no_other_is_good(self, rig: Rig) -> None:
+        install(rig, "a", 1)
+        rig.boot()
+        rig.control().condemn("a", 1)
+        rig.control().check("b", 0)
+
+    def test_preflight_refuses_boot_files_that_do_not_fit(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        rig.leave_room(1000)
+        rig.control().check("b", 1000)
+        with pytest.raises(DeviceFault, match="too small"):
+            rig.control().check("b", 1001)
+
+    def test_preflight_counts_the_room_that_the_target_slot_takes(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        install(rig, "b", 2)
+        rig.control().condemn("b", 2)
+        rig.boot()
+        held = sum(path.stat().st_size for path in rig.boot_files(2).files.values())
+        rig.leave_room(0)
+        rig.control().check("b", held)
+        with pytest.raises(DeviceFault, match="too small"):
+            rig.control().check("b", held + 10_000)
 
     def test_a_lost_trial_is_put_back(self, rig: Rig) -> None:
         install_good(rig, "a", 1)

@@ -21,11 +21,16 @@ class Staged:
     files: dict[Place, bytes]
     options: str
 
+    @property
+    def size(self) -> int:
+        return sum(len(data) for data in self.files.values())
+
 
 class FakeBoot:
     """One boot loader; `calls` lists what was asked of it, `fault` is raised by the next change."""
 
     def __init__(self, *, tries: int = 3) -> None:
+        self.size_bytes: int | None = None  # of the boot partition; None: enough for everything
         self.visible: dict[str, BootEntry] = {}  # by slot
         self.staged: dict[tuple[str, int], Staged] = {}
         self.calls: list[tuple[str, str, int | None]] = []
@@ -58,18 +63,29 @@ class FakeBoot:
         self._put(_entry(slot, counter, None))
         self.running = Booted(slot, counter, root)
 
+    def leave_room(self, room_bytes: int) -> None:
+        """From now on so many bytes of boot files fit beside what is staged."""
+        self.size_bytes = room_bytes + sum(staged.size for staged in self.staged.values())
+
     def lose(self, slot: str) -> None:
         """The firmware loses the slot's entry."""
         del self.visible[slot]
 
     # --- ports.BootControl
 
-    def check(self) -> None:
+    def check(self, slot: str, boot_bytes: int) -> None:
+        others = sum(staged.size for key, staged in self.staged.items() if key[0] != slot)
+        if self.size_bytes is not None and self.size_bytes - others < boot_bytes:
+            raise DeviceFault("boot partition is too small for this release's boot files")
         entry = self.visible.get(self.running.slot or "")
         if self.running.slot is not None and entry is None:
             raise DeviceFault("the running release has no boot entry any more")
-        if entry is not None and entry.state is EntryState.TRIAL:
+        if entry is None or entry.state is EntryState.GOOD:
+            return
+        if entry.state is EntryState.TRIAL:
             raise DeviceFault("the running release is still on trial")
+        if any(one.state is EntryState.GOOD for one in self.visible.values()):
+            raise DeviceFault("the running release has no tries left")
 
     def entries(self) -> tuple[BootEntry, ...]:
         return tuple(self.visible[slot] for slot in sorted(self.visible))

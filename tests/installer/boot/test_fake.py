@@ -24,6 +24,9 @@ class FakeRig:
         options = f"roothash={root_of(counter)}"
         return BootFiles("Gateway", str(counter), options, {Place.LINUX: kernel})
 
+    def leave_room(self, room_bytes: int) -> None:
+        self._boot.leave_room(room_bytes)
+
     def boot(self) -> Booted | None:
         return self._boot.boot()
 

@@ -12,7 +12,7 @@ from slipstream.delta.manifest import Place
 from slipstream.installer.boot.chooser import boot, choose
 from slipstream.installer.boot.efivar import LOADER_VENDOR, dump_loader_string
 from slipstream.installer.boot.entry import Suffix
-from slipstream.installer.boot.esp import Esp
+from slipstream.installer.boot.esp import SLACK_BYTES, Esp
 from slipstream.installer.boot.systemd_boot import SystemdBoot
 from slipstream.installer.ports import Booted, BootFiles, EntryState
 from tests.installer.boot.conformance import (
@@ -27,19 +27,39 @@ from tests.installer.boot.power import Medium, RecordingEsp, make, states_after
 from tests.installer.boot.uki import make_uki
 
 
+def used_bytes(esp: Path) -> int:
+    return sum(path.stat().st_size for path in esp.rglob("*") if path.is_file())
+
+
+class SmallEsp(Esp):
+    """A boot partition of so many bytes."""
+
+    def __init__(self, root: Path, size: int) -> None:
+        super().__init__(root)
+        self._size = size
+
+    def free_bytes(self) -> int:
+        return self._size - used_bytes(self.root)
+
+
 class EspRig:
     """A folder as ESP, plain files for what the kernel and the firmware would say."""
 
     def __init__(self, folder: Path, kind: Suffix) -> None:
         self.folder = folder
         self.kind = kind
+        self.size: int | None = None
         self.esp = folder / "esp"
         self.esp.mkdir(parents=True)
         self.cmdline = folder / "cmdline"
         self.selected = folder / f"LoaderEntrySelected-{LOADER_VENDOR}"
 
     def control(self, esp: Path | Esp | None = None) -> SystemdBoot:
-        return SystemdBoot(esp or self.esp, cmdline=self.cmdline, selected=self.selected)
+        esp = esp or (self.esp if self.size is None else SmallEsp(self.esp, self.size))
+        return SystemdBoot(esp, cmdline=self.cmdline, selected=self.selected)
+
+    def leave_room(self, room_bytes: int) -> None:
+        self.size = used_bytes(self.esp) + SLACK_BYTES + room_bytes
 
     def boot_files(self, counter: int) -> BootFiles:
         title, options = f"Gateway {counter}.0", f"roothash={root_of(counter)} quiet"
@@ -305,7 +325,7 @@ def test_loader_conf_with_a_default_is_refused(rig: EspRig) -> None:
     (rig.esp / "loader").mkdir(exist_ok=True)
     (rig.esp / "loader/loader.conf").write_text("timeout 3\ndefault 0001a*\n")
     with pytest.raises(DeviceFault, match=r"default entry.*default 0001a\*") as caught:
-        rig.control().check()
+        rig.control().check("b", 0)
     assert "Remove the line" in str(caught.value)
 
 
@@ -315,9 +335,9 @@ def test_an_efi_variable_that_goes_first_is_refused(rig: EspRig, variable: str) 
     path = rig.folder / f"{variable}-{LOADER_VENDOR}"
     path.write_bytes(dump_loader_string("0001a.efi"))
     with pytest.raises(DeviceFault, match=variable):
-        rig.control().check()
+        rig.control().check("b", 0)
     path.write_bytes(dump_loader_string(""))
-    rig.control().check()
+    rig.control().check("b", 0)
 
 
 @pytest.mark.parametrize("bits, fault", [(0x6F, True), (0x7F, False)])
@@ -326,9 +346,9 @@ def test_a_boot_loader_that_does_not_count_is_refused(rig: EspRig, bits: int, fa
     path.write_bytes(b"\x06\0\0\0" + bits.to_bytes(8, "little"))
     if fault:
         with pytest.raises(DeviceFault, match="does not count tries"):
-            rig.control().check()
+            rig.control().check("b", 0)
     else:
-        rig.control().check()
+        rig.control().check("b", 0)
 
 
 def test_a_running_release_without_entry_is_refused(rig: EspRig) -> None:
@@ -336,13 +356,13 @@ def test_a_running_release_without_entry_is_refused(rig: EspRig) -> None:
     for path in [*rig.esp.rglob("0001a.efi"), *rig.esp.rglob("0001a.conf")]:
         path.unlink()
     with pytest.raises(DeviceFault, match="no boot entry"):
-        rig.control().check()
+        rig.control().check("b", 0)
 
 
 def test_a_missing_partition_says_so(tmp_path: Path) -> None:
     control = SystemdBoot(tmp_path / "efi", cmdline=tmp_path / "cmdline")
     with pytest.raises(DeviceFault, match=r"no boot partition.*Mount it"):
-        control.check()
+        control.check("b", 0)
 
 
 def test_a_full_partition_says_how_much_is_missing(rig: EspRig) -> None:
@@ -350,11 +370,24 @@ def test_a_full_partition_says_how_much_is_missing(rig: EspRig) -> None:
         def free_bytes(self) -> int:
             return 1000
 
-    with pytest.raises(DeviceFault, match=r"boot partition is full.*got 1000"):
-        rig.control(FullEsp(rig.esp)).check()
+    with pytest.raises(
+        DeviceFault, match=r"too small for this release.*expected 1048676.*got 1000"
+    ):
+        rig.control(FullEsp(rig.esp)).check("b", 100)
     with pytest.raises(DeviceFault, match=r"too small for this release.*got 1000"):
         rig.control(FullEsp(rig.esp)).stage("a", 1, rig.boot_files(1))
     assert list(rig.esp.iterdir()) == []
+
+
+def test_a_copy_that_was_cut_does_not_need_its_room_twice(rig: EspRig) -> None:
+    """A lost entry is put back without a retire before it."""
+    files = rig.boot_files(1)
+    rig.control().stage("a", 1, files)
+    for path in rig.esp.rglob("*"):
+        if path.is_file():
+            path.write_bytes(bytes(path.stat().st_size))
+    rig.leave_room(0)
+    rig.control().stage("a", 1, files)
 
 
 def test_a_slot_is_booted_by_its_root_hash_too(rig: EspRig) -> None:
