@@ -19,13 +19,13 @@ from pydivsufsort import divsufsort, kasai
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
 
 MATCH_BYTES_MIN = 12  # shorter matches cost more as an instruction than as literal bytes
 SWITCH_GAIN_BYTES = 8  # bytes a match must save over the diagonal in use (bsdiff's own constant)
 GAIN_AHEAD_BYTES = 128  # how far two diagonals are compared past a match that saves too little
 _SIGN = -(1 << 63)  # the sign bit of bsdiff's numbers
-_ANY_SIZE = (1 << 31) - 1
-_RANKS_BLOCK = 1 << 19  # ranks looked at together: bounds the 64-bit intermediates
+_RANKS_BLOCK = 1 << 16  # ranks looked at together: their 64-bit intermediates stay in the cache
 _LOOKAHEAD_BYTES = 64  # first stretch compared on a new diagonal; doubles from there
 
 
@@ -73,40 +73,47 @@ def longest_matches(source: Bytes, target: Bytes) -> tuple[Ints, Ints]:
     common = kasai(text, ranks)  # common[j]: shared prefix of suffixes j and j + 1
     sizes = np.zeros(target_size, np.int32)
     offsets = np.zeros(target_size, np.int32)
-    before = np.concatenate([common[-1:], common[:-1]])  # shared prefix with the rank before
-    _match_with_rank_before(ranks, before, sizes, offsets)
-    _match_with_rank_before(ranks[::-1], common[::-1], sizes, offsets)
+    # Target suffixes stand in chains between source suffixes: three of four ranks are no concern.
+    at = np.flatnonzero(ranks < target_size)
+    heads = np.flatnonzero(np.diff(at, prepend=-2) != 1)
+    first = 0
+    while first < len(heads):  # whole chains, some at a time
+        end = int(np.searchsorted(heads, heads[first] + _RANKS_BLOCK, side="right"))
+        stop = int(heads[end]) if end < len(heads) else len(at)
+        _match_chains(
+            ranks, common, at[heads[first] : stop], heads[first:end] - heads[first], sizes, offsets
+        )
+        first = end
     np.minimum(sizes, np.arange(target_size, 0, -1, dtype=np.int32), out=sizes)
     return sizes, offsets
 
 
-def _match_with_rank_before(ranks: Ints, before: Ints, sizes: Ints, offsets: Ints) -> None:
-    """Match every target suffix with the last source suffix before it in rank order.
+def _match_chains(
+    ranks: Ints, common: Ints, at: Places, heads: Places, sizes: Ints, offsets: Ints
+) -> None:
+    """Match target suffixes, at the ranks `at`, with the source suffixes next to their chains.
 
-    `before[j]` is the shared prefix of the suffixes ranks[j - 1] and ranks[j]. Keeps in `sizes`
-    and `offsets` what is longer than what stands there.
+    `heads` are the indices in `at` at which a chain begins. Fills in `sizes` and `offsets`.
     """
-    # The shared prefix with that source suffix is the least `before` since. All those minima
-    # come from one running minimum: each source suffix starts a group, later groups lie lower.
-    target_size = len(sizes)
-    least = 0  # carried into the next block, as is the source suffix that it belongs to
-    source_suffix = target_size
-    for first in range(0, len(ranks), _RANKS_BLOCK):
-        block = ranks[first : first + _RANKS_BLOCK]
-        of_source = block >= target_size
-        group = np.cumsum(of_source, dtype=np.int64)
-        depth = (group - of_source) << 32
-        shared = before[first : first + _RANKS_BLOCK] - depth
-        shared[0] = min(int(shared[0]), least)
-        np.minimum.accumulate(shared, out=shared)
-        shared += depth
-        suffixes = np.concatenate([[source_suffix], block[of_source]])
-        at = np.flatnonzero(~of_source)
-        at = at[shared[at] > sizes[block[at]]]
-        sizes[block[at]] = shared[at]
-        offsets[block[at]] = suffixes[group[at]] - target_size
-        least = _ANY_SIZE if of_source[-1] else int(shared[-1])
-        source_suffix = int(suffixes[-1])
+    chain = np.zeros(len(at), np.int64)
+    chain[heads[1:]] = 1
+    np.cumsum(chain, out=chain)
+    # What a suffix shares with the source suffix before its chain is the least `common` since:
+    # a running minimum, which starts anew with each chain because later chains lie lower.
+    depth = chain << 32
+    shared = common[at - 1] - depth  # rank 0 has nothing before it; common ends with a 0
+    np.minimum.accumulate(shared, out=shared)
+    before = (shared + depth).astype(np.int32)
+    # And with the source suffix behind the chain the same, backwards.
+    shared = (common[at] + depth)[::-1]
+    np.minimum.accumulate(shared, out=shared)
+    behind = (shared[::-1] - depth).astype(np.int32)
+    places_before = ranks[at[heads] - 1]
+    places_behind = ranks[(at[np.append(heads[1:], len(at)) - 1] + 1) % len(ranks)]
+    nearer = behind > before
+    suffixes = ranks[at]
+    sizes[suffixes] = np.where(nearer, behind, before)
+    offsets[suffixes] = np.where(nearer, places_behind[chain], places_before[chain]) - len(sizes)
 
 
 def align(
