@@ -230,15 +230,18 @@ class ChunkList:
                 got=got.hex(),
             )
 
-    def matches(self, index: int, data: Data) -> bool:
-        """Whether `data` already is chunk `index`: for the scan of a slot.
+    def matches(self, index: int, leaves: bytes) -> bool:
+        """Whether `leaves`, by leaf_digests(), are those of chunk `index`: for a scan.
 
         Decides what need not be written, never what may be: that is `check`.
         """
-        if len(data) != self.tuple.chunk_range(index).size:
+        size = self.tuple.chunk_range(index).size
+        if len(leaves) != _ceil_div(size, BLOCK_BYTES) * DIGEST_BYTES:
             return False
-        single = self.tuple.data_blocks == 1
-        return chunk_digest(data, self.tuple.salt, single_block=single) == self._digest(index)
+        if self.tuple.data_blocks == 1:
+            return leaves == self._digest(index)
+        block = self.tuple.salt + leaves.ljust(BLOCK_BYTES, b"\0")
+        return hashlib.sha256(block).digest() == self._digest(index)
 
     def levels_above_leaves(self) -> bytes:
         """All levels but the leaf level, root's level first: what precedes it in the hash area.
@@ -289,6 +292,14 @@ def chunk_digest(data: Data, salt: bytes, *, single_block: bool = False) -> byte
     return state.digest()
 
 
+def leaf_digests(data: Data, salt: bytes) -> bytes:
+    """Digests of the blocks of `data`, 32 bytes each; a last partial one is zero padded.
+
+    A chunk that is read in pieces of whole blocks needs no more memory than one of them.
+    """
+    return _leaf_digests(memoryview(data), hashlib.sha256(salt))
+
+
 def leaf_hash_block(data: Data, salt: bytes) -> bytes:
     """The 4096-byte leaf-level hash block over one chunk, as it stands in the hash area."""
     if not 1 <= len(data) <= CHUNK_BYTES:
@@ -326,12 +337,13 @@ def _leaf_digests(view: memoryview, state: "hashlib._Hash") -> bytes:
     where it does not (1.4 GB/s with them, either way).
     """
     digests = []
+    salted = state.copy
     for offset in range(0, len(view), BLOCK_BYTES):
-        block = state.copy()
-        piece = view[offset : offset + BLOCK_BYTES]
-        block.update(piece)
-        if len(piece) < BLOCK_BYTES:
-            block.update(bytes(BLOCK_BYTES - len(piece)))
+        block = salted()
+        block.update(view[offset : offset + BLOCK_BYTES])
+        missing = offset + BLOCK_BYTES - len(view)
+        if missing > 0:
+            block.update(bytes(missing))
         digests.append(block.digest())
     return b"".join(digests)
 

@@ -104,6 +104,7 @@ class FrameSource:
         self._taken = 0  # how many of the wanted frames the consumer has
         self._ready = 0  # how many are in the spool, or need nothing
         self._starved = False
+        self._left = False
         self._changed = asyncio.Event()  # one of the above, or the room in the spool
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -122,6 +123,7 @@ class FrameSource:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._left = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -152,9 +154,13 @@ class FrameSource:
         return self._spool.held_bytes > self._spool_bytes_max // 2
 
     def release(self, before_frame: int) -> None:
-        """Frames below `before_frame` are not needed again, not even after a power cut."""
-        self._spool.release(before_frame)
-        self._notify()
+        """Frames below `before_frame` are not needed again, not even after a power cut.
+
+        Without effect once the source is left: the spool may be another's by then.
+        """
+        if not self._left:
+            self._spool.release(before_frame)
+            self._notify()
 
     async def _produce(self) -> None:
         try:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from slipstream.delta.decode import ChunkAssembler, decode_frame
 from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError
@@ -59,7 +60,7 @@ class FramePipe:
     async def run(self, frames: FrameSource) -> None:
         """Write what the frames make. Raises Rejected, Unavailable, DeviceFault."""
         loop = asyncio.get_running_loop()
-        writing: asyncio.Future[None] | None = None
+        writing: asyncio.Future[int | None] | None = None
         last, since_checkpoint = -1, 0
         # Leaving waits for both threads: nothing goes on writing behind the caller's back.
         with ThreadPoolExecutor(1, "decode") as decoder, ThreadPoolExecutor(1, "write") as writer:
@@ -68,13 +69,12 @@ class FramePipe:
                 pieces = await loop.run_in_executor(decoder, self._decode, frame, encoded)
                 if writing is not None:
                     await writing
-                writing = loop.run_in_executor(writer, self._take, pieces)
-                writing.add_done_callback(_retrieve)
                 last, since_checkpoint = number, since_checkpoint + frame.target.size
-                if since_checkpoint >= CHECKPOINT_TARGET_BYTES or frames.pressure:
-                    await writing
-                    frames.release(await loop.run_in_executor(writer, self._checkpoint, number))
-                    since_checkpoint = 0
+                # The next frame is decoded while this one is made durable.
+                due = since_checkpoint >= CHECKPOINT_TARGET_BYTES or frames.pressure
+                since_checkpoint = 0 if due else since_checkpoint
+                writing = loop.run_in_executor(writer, self._take, number, pieces, due)
+                writing.add_done_callback(partial(_settled, frames))
                 if self._drifted > DRIFTED_FRAMES_MAX:
                     break
             if writing is not None:
@@ -125,15 +125,25 @@ class FramePipe:
         except DeviceFault:
             return None
 
-    def _take(self, pieces: Iterable[_Piece]) -> None:
-        """Check and write the chunks that the pieces complete."""
+    def _take(self, number: int, pieces: Iterable[_Piece], checkpoint: bool) -> int | None:
+        """Check and write the chunks that a frame's pieces complete.
+
+        With `checkpoint`, make them durable: then the first frame that is still needed.
+        """
         for piece in pieces:
             if piece.data is None:
                 self._give_up(piece)
                 continue
-            for index, chunk in self._assembler.feed(piece.offset, piece.data):
+            for index, chunk in self._whole_chunks(piece.offset, piece.data):
                 self._write(index, chunk)
-            self.on_progress(piece.offset + piece.size)
+        self.on_progress(self.index.frames[number].target.end)
+        return self._checkpoint(number) if checkpoint else None
+
+    def _whole_chunks(self, offset: int, data: bytes) -> Iterable[tuple[int, bytes]]:
+        index, within = divmod(offset, CHUNK_BYTES)
+        if not within and len(data) == self.chunks.tuple.chunk_range(index).size:
+            return [(index, data)] if self._wanted(index) else []  # nothing to assemble or to copy
+        return self._assembler.feed(offset, data)
 
     def _write(self, index: int, chunk: bytes) -> None:
         try:
@@ -194,7 +204,13 @@ def frames_of(index: Index, chunks: set[int]) -> list[int]:
     return found
 
 
-def _retrieve(done: "asyncio.Future[None]") -> None:
-    """An error of the last write that something worse overtook is not an unheard one."""
-    if not done.cancelled():
-        done.exception()
+def _settled(frames: FrameSource, writing: "asyncio.Future[int | None]") -> None:
+    """A frame is written: what a checkpoint made durable need not be kept.
+
+    An error of the last write that something worse overtook is not an unheard one.
+    """
+    if writing.cancelled() or writing.exception() is not None:
+        return
+    needed = writing.result()
+    if needed is not None:
+        frames.release(needed)

@@ -5,19 +5,17 @@ written again. The one after it reads past the page cache and must find nothing.
 chunk list hashes up to the signed root, all chunks standing is the root being right.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
-from slipstream.delta.digest import DIGEST_BYTES
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
-from slipstream.delta.tree import ChunkList, chunk_digest
+from slipstream.delta.tree import ChunkList, leaf_digests
 from slipstream.installer.ports import SlotTarget
+from slipstream.installer.slot import PIECE_BYTES
 
-HASH_THREADS = 2  # the boards this is for have two cores or more; SHA-256 lets go of the GIL
-_IN_FLIGHT = 2 * HASH_THREADS  # chunks in memory: 2 MiB
-_ZEROS = bytes(CHUNK_BYTES)
+SCAN_THREADS = 2  # the boards this is for have two cores or more; SHA-256 lets go of the GIL
+_ZEROS = bytes(PIECE_BYTES)
 
 
 def padded_size(target: SlotTarget, image_size: int) -> int:
@@ -35,52 +33,70 @@ def missing_chunks(
 
     A chunk that cannot be read does not stand. `on_progress` gets the bytes read so far.
     """
-    return _differing(_pieces(target, chunks), chunks, on_progress)
+    size = padded_size(target, chunks.tuple.image_size)
+    hasher = _Hasher(chunks.tuple.salt)
+
+    def stands(index: int) -> bool:
+        try:
+            return chunks.matches(index, hasher.leaves(_read(target, index * CHUNK_BYTES, size)))
+        except DeviceFault:
+            return False  # a bad spot: writing it may heal it, and says so if it does not
+
+    # A thread reads and hashes a chunk piece by piece: little memory, and no handing over.
+    with ThreadPoolExecutor(SCAN_THREADS, "scan") as pool:
+        return _missing(pool.map(stands, range(chunks.count)), chunks, on_progress)
 
 
 def wrong_chunks(
     target: SlotTarget, chunks: ChunkList, on_progress: Callable[[int], None]
 ) -> list[int]:
-    """The same, from the medium rather than the page cache. Raises DeviceFault. Blocking."""
-    size = padded_size(target, chunks.tuple.image_size)
-    return _differing(target.read_back(size), chunks, on_progress)
+    """The same, from the medium rather than the page cache. Raises DeviceFault. Blocking.
+
+    One thread hashes while the slot reads ahead: where hashing is slow the medium is slower.
+    """
+    pieces = target.read_back(padded_size(target, chunks.tuple.image_size))
+    hasher = _Hasher(chunks.tuple.salt)
+    standing = (
+        chunks.matches(index, hasher.leaves(_take_chunk(pieces))) for index in range(chunks.count)
+    )
+    return _missing(standing, chunks, on_progress)
 
 
-def _pieces(target: SlotTarget, chunks: ChunkList) -> Iterator[bytes]:
-    size = padded_size(target, chunks.tuple.image_size)
-    for offset in range(0, size, CHUNK_BYTES):
-        try:
-            yield target.read(offset, min(CHUNK_BYTES, size - offset))
-        except DeviceFault:
-            yield b""  # a bad spot: writing it may heal it, and says so if it does not
-
-
-def _differing(
-    pieces: Iterable[bytes], chunks: ChunkList, on_progress: Callable[[int], None]
+def _missing(
+    standing: Iterable[bool], chunks: ChunkList, on_progress: Callable[[int], None]
 ) -> list[int]:
-    found: list[int] = []
-    pending: deque[tuple[int, Future[bool]]] = deque()
-
-    def settle() -> None:
-        index, stands = pending.popleft()
-        if not stands.result():
+    found = []
+    for index, stands in enumerate(standing):
+        if not stands:
             found.append(index)
         on_progress(chunks.tuple.chunk_range(index).end)
-
-    # Empty slots and sparse images are mostly zeros: such a chunk is hashed once for all.
-    zeros = chunk_digest(_ZEROS, chunks.tuple.salt)
-    with ThreadPoolExecutor(HASH_THREADS, "hash") as pool:
-        for index, piece in enumerate(pieces):
-            pending.append((index, pool.submit(_stands, chunks, index, piece, zeros)))
-            if len(pending) == _IN_FLIGHT:
-                settle()
-        while pending:
-            settle()
     return found
 
 
-def _stands(chunks: ChunkList, index: int, piece: bytes, zeros: bytes) -> bool:
-    size = chunks.tuple.chunk_range(index).size
-    if size == CHUNK_BYTES and piece == _ZEROS:
-        return chunks.raw[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] == zeros
-    return not any(piece[size:]) and chunks.matches(index, piece[:size])
+def _read(target: SlotTarget, offset: int, size: int) -> Iterator[bytes]:
+    end = min(offset + CHUNK_BYTES, size)
+    return (target.read(at, min(PIECE_BYTES, end - at)) for at in range(offset, end, PIECE_BYTES))
+
+
+def _take_chunk(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The next pieces until they fill a chunk."""
+    taken = 0
+    while taken < CHUNK_BYTES and (piece := next(pieces, b"")):
+        taken += len(piece)
+        yield piece
+
+
+class _Hasher:
+    """Leaf digests of pieces. Empty slots and sparse images are mostly zeros: hashed once."""
+
+    def __init__(self, salt: bytes) -> None:
+        self._salt = salt
+        self._zeros = leaf_digests(_ZEROS, salt)
+
+    def leaves(self, pieces: Iterable[bytes]) -> bytes:
+        """Of all blocks of the pieces. Bytes behind the image's end in its last block count:
+        they stand for nothing but zeros in the tree.
+        """
+        return b"".join(
+            self._zeros if piece == _ZEROS else leaf_digests(piece, self._salt) for piece in pieces
+        )

@@ -15,6 +15,7 @@ from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import (
     CHUNK_BYTES,
     MEDIA_ATTEMPTS_MAX,
+    MIB,
 )
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList
@@ -24,6 +25,9 @@ from slipstream.installer.pipe import FramePipe, frames_of
 from slipstream.installer.ports import Fetcher, SlotTarget
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
 from slipstream.installer.spool import Spool
+
+# An event is a line of JSON for whoever watches: one for each chunk cost as much as the scan.
+PROGRESS_STEP_BYTES = 4 * MIB
 
 Say = Callable[[str], None]
 OnProgress = Callable[[str, int, int], None]
@@ -100,8 +104,17 @@ class ImageWriter:
         return await asyncio.to_thread(blocking)
 
     def _progress(self, stage: str) -> Callable[[int], None]:
+        """For a pass over the image: a word each PROGRESS_STEP_BYTES and at the end."""
         size = self.chunks.tuple.image_size
-        return lambda done: self.on_progress(stage, done, size)
+        said = 0
+
+        def progress(done: int) -> None:
+            nonlocal said
+            if done - said >= PROGRESS_STEP_BYTES or done == size:
+                said = done
+                self.on_progress(stage, done, size)
+
+        return progress
 
     async def _write(self, missing: list[int]) -> None:
         """Write the missing chunks: from the delta, and what it cannot make from the full payload."""

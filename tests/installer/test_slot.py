@@ -96,7 +96,7 @@ def test_short_writes_are_gone_on_with(disk: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("size", [1, BLOCK_BYTES, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES])
 @pytest.mark.parametrize("direct", [True, False])
-def test_read_back_gives_the_bytes_in_chunks(
+def test_read_back_gives_the_bytes_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, direct: bool
 ) -> None:
     if not direct:
@@ -109,7 +109,7 @@ def test_read_back_gives_the_bytes_in_chunks(
     pieces = list(target.read_back(size))
 
     assert b"".join(pieces) == data[BLOCK_BYTES : BLOCK_BYTES + size]
-    assert {len(piece) for piece in pieces[:-1]} <= {CHUNK_BYTES}
+    assert {len(piece) for piece in pieces[:-1]} <= {slot.PIECE_BYTES}
     target.close()
 
 
