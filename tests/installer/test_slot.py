@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,37 @@ def test_read_back_gives_the_bytes_in_pieces(
 
     assert b"".join(pieces) == data[BLOCK_BYTES : BLOCK_BYTES + size]
     assert {len(piece) for piece in pieces[:-1]} <= {slot.PIECE_BYTES}
+    target.close()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_read_back_begins_when_all_that_was_written_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    if not direct:
+        monkeypatch.setattr(slot.Target, "_open_direct", lambda _: None)
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(2 * CHUNK_BYTES))
+    target = open_partition(PartitionPlace(path), "b/rootfs", 1, [])
+    calls: list[str] = []
+    for name in ("pwrite", "fdatasync", "posix_fadvise", "pread", "preadv"):
+
+        def noted(*words: Any, name: str = name, real: Any = getattr(os, name)) -> Any:
+            calls.append(name)
+            return real(*words)
+
+        monkeypatch.setattr(os, name, noted)
+    target.write(0, b"x" * BLOCK_BYTES)
+    written = len(calls)
+
+    assert calls[-1] == "pwrite"
+    assert b"".join(target.read_back(CHUNK_BYTES)) == bytes(CHUNK_BYTES).replace(
+        bytes(BLOCK_BYTES), b"x" * BLOCK_BYTES, 1
+    )
+    # Advice and direct reads are about clean pages: what is dirty would be read from memory, and
+    # what the medium only acknowledged is not yet on it.
+    assert calls[written] == "fdatasync"
+    assert calls[written + 1] == ("preadv" if direct else "posix_fadvise")
     target.close()
 
 
