@@ -133,7 +133,7 @@ def init_repo(
 
 
 def open_repo(path: Path, *, disk: Disk | None = None) -> Repository:
-    """The repository at `path`; UsageError when there is none."""
+    """The repository at `path`; UsageError when there is none, or none that can be read."""
     try:
         raw = (path / "repo.json").read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -142,7 +142,13 @@ def open_repo(path: Path, *, disk: Disk | None = None) -> Repository:
             where=path,
             hint="slipstream repo init makes one",
         ) from error
-    return Repository(path.absolute(), parse_policy(raw), disk or Disk())
+    try:
+        policy = parse_policy(raw)
+    except FormatError as error:
+        raise UsageError(
+            str(error), where=path / "repo.json", hint="Restore it from the backup"
+        ) from error
+    return Repository(path.absolute(), policy, disk or Disk())
 
 
 @contextmanager

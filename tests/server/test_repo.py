@@ -72,6 +72,14 @@ def test_it_is_opened_as_it_was_made(tmp_path: Path):
     assert json.loads((repo.path / "repo.json").read_bytes())["product"] == "gateway"
 
 
+@pytest.mark.parametrize("raw", ["", "{}", '{"format": "slipstream-repo-1"}', "\0"])
+def test_a_policy_that_cannot_be_read_is_named(tmp_path: Path, raw: str):
+    repo = make_repo(tmp_path)
+    (repo.path / "repo.json").write_text(raw)
+    with pytest.raises(UsageError, match=r"repo/repo\.json: not a repository's repo\.json"):
+        open_repo(repo.path)
+
+
 @pytest.mark.parametrize("there", ["repository", "file", "folder"])
 def test_what_is_there_is_never_replaced(tmp_path: Path, there: str):
     path = tmp_path / "repo"
