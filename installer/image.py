@@ -135,5 +135,5 @@ class ImageInstall:
     def _say(self, text: str) -> None:
         self.on_event(InstallEvent(Stage.WRITE, text, self.one.image.name))
 
-    def _progress(self, stage: str, done: int, total: int) -> None:
-        self.on_event(InstallEvent(Stage(stage), "", self.one.image.name, done, total))
+    def _progress(self, stage: str, done: int, total: int, fetched: int) -> None:
+        self.on_event(InstallEvent(Stage(stage), "", self.one.image.name, done, total, fetched))

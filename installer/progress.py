@@ -22,7 +22,9 @@ class Stage(StrEnum):
 class InstallEvent:
     """Words for people, or, with no text, bytes done of an image's bytes in all.
 
-    May come from a worker thread.
+    `fetched_bytes`, at stage write: bytes of payload frames that this process has received so
+    far, for all images, among them what is still ahead in the spool. May come from a worker
+    thread.
     """
 
     stage: Stage
@@ -30,6 +32,7 @@ class InstallEvent:
     image: str = ""
     done_bytes: int = 0
     total_bytes: int = 0
+    fetched_bytes: int = 0
 
 
 OnEvent = Callable[[InstallEvent], None]

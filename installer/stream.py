@@ -30,7 +30,7 @@ from slipstream.installer.spool import Spool
 PROGRESS_STEP_BYTES = 4 * MIB
 
 Say = Callable[[str], None]
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int, int], None]
 
 
 @dataclass(slots=True)
@@ -57,7 +57,8 @@ class Payloads:
 class ImageWriter:
     """Makes one image stand in its place. `run` is the whole of it.
 
-    `say` gets words for people; `on_progress` a stage, bytes done and bytes in all.
+    `say` gets words for people; `on_progress` a stage, bytes done, bytes in all, and, while
+    frames are fetched, the bytes of frames that came so far.
     """
 
     name: str
@@ -112,7 +113,7 @@ class ImageWriter:
             nonlocal said
             if done - said >= PROGRESS_STEP_BYTES or done == size:
                 said = done
-                self.on_progress(stage, done, size)
+                self.on_progress(stage, done, size, 0)
 
         return progress
 
@@ -144,6 +145,15 @@ class ImageWriter:
         With a source, frames and chunks that come out wrong are left over; without one they
         are Rejected.
         """
+        wanted = frames_of(index, left)
+        spool = Spool(self.spool, index.digest)
+        frames = FrameSource(self.fetcher, payload_blob(index.digest), index, wanted, spool)
+        before = self.counts.bytes_fetched
+
+        def progress(done: int) -> None:
+            fetched = before + frames.bytes_fetched + frames.bytes_read_over
+            self.on_progress("write", done, self.chunks.tuple.image_size, fetched)
+
         pipe = FramePipe(
             index=index,
             source=source,
@@ -151,12 +161,9 @@ class ImageWriter:
             chunks=self.chunks,
             left=left,
             on_checkpoint=self._checkpoint,
-            on_progress=self._progress("write"),
+            on_progress=progress,
         )
-        wanted = frames_of(index, left)
-        spool = Spool(self.spool, index.digest)
-        path = payload_blob(index.digest)
-        async with FrameSource(self.fetcher, path, index, wanted, spool) as frames:
+        async with frames:
             try:
                 await pipe.run(frames)
             finally:

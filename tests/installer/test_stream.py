@@ -13,7 +13,7 @@ from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList, tree_of, verify_chunk_list
-from slipstream.installer import pipe
+from slipstream.installer import pipe, stream
 from slipstream.installer.config import PartitionPlace
 from slipstream.installer.journal import Checkpoint, Journal
 from slipstream.installer.pipe import chunk_span, frames_of
@@ -189,6 +189,40 @@ def test_only_frames_of_missing_chunks_are_fetched(tmp_path: Path) -> None:
     assert rig.writer.counts.bytes_written == BLOCK_BYTES
     sent = rig.fetcher.bytes_sent
     assert sent == sum(rig.delta.frames[number].encoded.size for number in wanted)
+
+
+def test_progress_says_what_was_fetched_for_all_payloads_of_the_process(tmp_path: Path) -> None:
+    image = make_image(2)
+    rig = Rig(tmp_path, image, IMAGE, b"")
+    (tmp_path / "source").write_bytes(os.urandom(len(IMAGE)))  # then the full payload follows
+    seen: list[tuple[str, int, int, int]] = []
+    rig.writer.on_progress = lambda *words: seen.append(words)
+    rig.writer.counts.bytes_fetched = 1000  # of an image before this one
+
+    rig.run()
+
+    stages = list(dict.fromkeys(stage for stage, _, _, _ in seen))
+    assert stages == ["scan", "write", "read back"]
+    fetched = [fetched for stage, _, _, fetched in seen if stage == "write"]
+    assert fetched == sorted(fetched)
+    assert fetched[0] > 1000
+    assert fetched[-1] == 1000 + rig.fetcher.bytes_sent == rig.writer.counts.bytes_fetched
+    assert {fetched for stage, _, _, fetched in seen if stage != "write"} == {0}
+    assert all(total == len(image) for _, _, total, _ in seen)
+
+
+def test_passes_over_the_image_say_so_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PROGRESS_STEP_BYTES", 2 * CHUNK_BYTES)
+    rig = Rig(tmp_path, IMAGE, IMAGE, IMAGE)
+    seen: list[tuple[str, int]] = []
+    rig.writer.on_progress = lambda stage, done, *_: seen.append((stage, done))
+
+    rig.run()
+
+    steps = [2 * CHUNK_BYTES, len(IMAGE)]
+    assert seen == [(stage, done) for stage in ("scan", "read back") for done in steps]
 
 
 def test_checkpoints_never_say_more_than_stands(
