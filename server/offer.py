@@ -14,7 +14,7 @@ class Standing:
     booted_root: str | None  # hex; None: the device does not boot by root hash, or cannot tell
     floor: int  # lowest counter it accepts
     trial: bool  # it tries out a release that is not confirmed
-    failed: frozenset[str]  # releases it fell back from or could not install
+    failed: frozenset[str]  # releases it fell back from, or says it will not try again
 
 
 @dataclass(frozen=True, slots=True)

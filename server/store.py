@@ -29,7 +29,9 @@ from slipstream.server.tables import devices, reports
 
 BUSY_TIMEOUT_S = 10
 _DRIVER = "sqlite+aiosqlite"
-_REFUSING = ("fell_back", "failed")  # reports after which a release is not offered again
+# The report after which a release is not offered again. Not "failed": a full disk or bytes that a
+# proxy hurt are no fault of the release, and the device tries again by itself, ever more slowly.
+_REFUSING = "fell_back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +142,13 @@ class Store:
         return None if row is None else Device(*row)
 
     async def find_standing(self, token_digest: bytes) -> tuple[Device, frozenset[str]] | None:
-        """The device that has this token, and the releases it fell back from or failed to install.
+        """The device that has this token, and the releases it fell back from.
 
         One statement, since it is what every poll costs.
         """
         failed = (
             (reports.c.device == devices.c.id)
-            & reports.c.kind.in_(_REFUSING)
+            & (reports.c.kind == _REFUSING)
             & reports.c.release.is_not(None)
         )
         query = (

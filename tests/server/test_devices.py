@@ -47,14 +47,27 @@ def test_a_new_release_is_seen_without_a_restart(with_fleet, folder):
     with_fleet(test)
 
 
-@pytest.mark.parametrize("kind", ["fell_back", "failed"])
-def test_a_release_that_failed_is_offered_to_others_only(with_fleet, folder, kind):
+def test_an_install_that_failed_may_be_tried_again(with_fleet, folder):
+    # Else one download hurt by a proxy, or one full disk, would keep the release from the device.
+    folder.release("2.0", 2)
+    folder.write()
+
+    async def test(fleet):
+        token = await fleet.add("d1")
+        await fleet.report(token, "d1", kind="failed", release="2.0", counter=2)
+        answer = await (await fleet.poll(token, "d1", release="1.0", counter=1)).json()
+        assert answer["release"] == "2.0"
+
+    with_fleet(test)
+
+
+def test_a_release_that_fell_back_is_offered_to_others_only(with_fleet, folder):
     folder.release("2.0", 2)
     folder.write()
 
     async def test(fleet):
         token, other = await fleet.add("d1"), await fleet.add("d2")
-        await fleet.report(token, "d1", kind=kind, release="2.0", counter=2)
+        await fleet.report(token, "d1", kind="fell_back", release="2.0", counter=2)
         answer = await (await fleet.poll(token, "d1", release="1.0", counter=1)).json()
         assert answer["action"] == "none"
         assert "2.0 failed on this device" in answer["reason"]

@@ -175,11 +175,12 @@ def test_failed_releases(path):
         for number, (device, kind, release) in enumerate(
             [
                 ("d1", "fell_back", "1.0"),
-                ("d1", "failed", "2.0"),
-                ("d1", "failed", "2.0"),
-                ("d1", "failed", None),
+                ("d1", "fell_back", "2.0"),
+                ("d1", "fell_back", "2.0"),
+                ("d1", "fell_back", None),
                 ("d1", "confirmed", "3.0"),
-                ("d2", "failed", "4.0"),
+                ("d1", "failed", "3.5"),
+                ("d2", "fell_back", "4.0"),
             ]
         ):
             await store.add_report(
