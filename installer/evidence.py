@@ -8,7 +8,7 @@ from slipstream.delta.manifest import Manifest, Place
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of, runs
 from slipstream.installer.ports import BootEntry, BootFiles, EntryState
-from slipstream.installer.states import Transaction
+from slipstream.installer.states import Transaction, transaction_id
 
 
 def runs_now(device: Device, transaction: Transaction) -> bool:
@@ -55,7 +55,7 @@ def transaction_of(device: Device, entry: BootEntry) -> Transaction | None:
     if record.manifest is None or record.release is None or record.counter != entry.counter:
         return None
     return Transaction(
-        id=Digest.of(record.manifest.raw + entry.slot.encode()).hex[:16],
+        id=transaction_id(record.manifest, entry.slot),
         manifest=record.manifest,
         release=record.release,
         counter=entry.counter,

@@ -8,18 +8,16 @@ stands, and goes on (docs/states.md, docs/adr/0007).
 import contextlib
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
-from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError
-from slipstream.delta.manifest import Place
 from slipstream.installer.device import Device
+from slipstream.installer.evidence import boot_files
 from slipstream.installer.image import ImageInstall
 from slipstream.installer.plan import Plan
-from slipstream.installer.ports import BootFiles
 from slipstream.installer.prepare import Prepared, gather
 from slipstream.installer.progress import InstallEvent, OnEvent, Stage, ignore
-from slipstream.installer.slots import Report, SlotRecord, SlotState
+from slipstream.installer.reports import queue_report
+from slipstream.installer.slots import SlotRecord, SlotState
 from slipstream.installer.states import (
     BootStaged,
     Failed,
@@ -28,6 +26,7 @@ from slipstream.installer.states import (
     ReadBack,
     Retired,
     Transaction,
+    transaction_id,
 )
 from slipstream.installer.stream import Counts
 
@@ -74,7 +73,7 @@ async def install(
 def _open(device: Device, plan: Plan) -> Transaction:
     digest = device.slots.keep_manifest(plan.manifest_raw)
     transaction = Transaction(
-        id=Digest.of(digest.raw + plan.slot.encode()).hex[:16],
+        id=transaction_id(digest, plan.slot),
         manifest=digest,
         release=plan.manifest.release,
         counter=plan.manifest.counter,
@@ -118,13 +117,7 @@ def _stage(device: Device, plan: Plan, on_event: OnEvent) -> None:
     """Everything that the boot entry needs is in place, durable and hidden after this."""
     manifest = plan.manifest
     on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
-    files: dict[Place, Path] = {
-        one.image.place: device.boot_file(plan.slot, one.image.name)
-        for one in plan.images
-        if one.image.place is not Place.PARTITION
-    }
-    boot = BootFiles(manifest.boot.title, manifest.release, manifest.boot.options, files)
-    device.boot.stage(plan.slot, manifest.counter, boot)
+    device.boot.stage(plan.slot, manifest.counter, boot_files(device, manifest, plan.slot))
     device.slots.remember(_record_of(plan, SlotState.INSTALLED))
     device.journal.record(BootStaged())
 
@@ -134,8 +127,8 @@ def _commit(device: Device, plan: Plan, transaction: Transaction, on_event: OnEv
     manifest = plan.manifest
     on_event(InstallEvent(Stage.PUBLISH, "publishing the boot entry"))
     device.boot.publish(plan.slot, manifest.counter)
+    queue_report(device, transaction, "installed")
     device.journal.record(Published())
-    _report(device, transaction, "installed", "")
     on_event(InstallEvent(Stage.DONE, f"release {manifest.release} is tried at the next boot"))
 
 
@@ -156,23 +149,9 @@ def _record_of(plan: Plan, state: SlotState) -> SlotRecord:
 def _record_failure(device: Device, transaction: Transaction, error: SlipstreamError) -> None:
     """Say that the release cannot be installed. The error itself matters more than this record."""
     with contextlib.suppress(SlipstreamError):
+        queue_report(device, transaction, "failed", str(error))
+    with contextlib.suppress(SlipstreamError):
         device.journal.record(Failed(str(error)))
-        _report(device, transaction, "failed", str(error))
-
-
-def _report(device: Device, transaction: Transaction, kind: str, reason: str) -> None:
-    root = device.boot.booted().root
-    device.slots.report(
-        Report(
-            key=f"{transaction.id}-{kind}",
-            kind=kind,
-            release=transaction.release,
-            counter=transaction.counter,
-            reason=reason,
-            at=int(device.now().timestamp()),
-            booted_root="" if root is None else root.hex,
-        )
-    )
 
 
 def _result(plan: Plan, counts: Counts) -> InstallResult:

@@ -35,6 +35,11 @@ class Transaction:
     restages: int = 0
 
 
+def transaction_id(manifest: Digest, slot: str) -> str:
+    """The id of a release on its way into a slot: the same whenever it is tried."""
+    return Digest.of(manifest.raw + slot.encode()).hex[:16]
+
+
 class Outcome(StrEnum):
     """How a transaction ended."""
 
@@ -206,7 +211,13 @@ Event = (
 
 
 class Effect(StrEnum):
-    """What the shell does after a step. The journal is written before any of them."""
+    """What belongs to a step, for the shell to do.
+
+    What begins something (retire, write, stage, publish, health, condemn, reboot) is done after
+    the step is in the journal: cut in between, the journal says what to begin again. What ends
+    something (raise the floor, deny, report) is done before, and the step is the last word: cut in
+    between, the journal still says that it has to be done. All of it can be done twice.
+    """
 
     RETIRE = "retire the slot's boot entry"
     WRITE = "write the images"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from slipstream.delta.errors import DeviceFault, NothingToDo
+from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import (
     boot_files,
@@ -33,7 +33,8 @@ from slipstream.installer.findings import (
 from slipstream.installer.health import HealthResult, reason_of, run_health
 from slipstream.installer.ports import BootEntry, EntryState
 from slipstream.installer.reboots import REBOOTS_MAX, reboots_of
-from slipstream.installer.slots import Denied, Report
+from slipstream.installer.reports import queue_report
+from slipstream.installer.slots import Denied
 from slipstream.installer.states import (
     Abandon,
     BootedNew,
@@ -46,9 +47,11 @@ from slipstream.installer.states import (
     Failed,
     FellBack,
     Idle,
+    Opened,
     Published,
     Refused,
     Staged,
+    Streaming,
     Transaction,
     Trial,
     Verified,
@@ -119,12 +122,19 @@ async def confirm(device: Device) -> Outcome:
     """
     with device.lock():
         state = device.journal.state
-        if isinstance(state, Condemned):
-            raise Refused(
-                f"release {state.transaction.release} was found bad: {state.reason}",
-                hint="Reboot into the other release",
-            )
-        if isinstance(state, Staged | Committed | Trial) and runs_now(device, state.transaction):
+        if isinstance(state, Staged | Committed | Trial | Condemned):
+            release = state.transaction.release
+            if not runs_now(device, state.transaction):
+                raise NothingToDo(
+                    f"release {release} does not run, so there is no trial to end",
+                    hint="Reboot to try it; if the device fell back from it, `slipstream device "
+                    "confirm` without --force says why",
+                )
+            if isinstance(state, Condemned):
+                raise Refused(
+                    f"release {release} was found bad: {state.reason}",
+                    hint="Reboot into the other release",
+                )
             if not isinstance(state, Trial):
                 device.journal.record(BootedNew())
             return _confirm(device, state.transaction)
@@ -137,14 +147,17 @@ async def confirm(device: Device) -> Outcome:
 async def rollback(device: Device) -> Outcome:
     """Give up the running release, or the one that the next boot would try.
 
-    Afterwards a reboot brings the other one back. Raises DeviceFault if there is no other good
-    one, Refused while an install is under way.
+    Where the running one is given up, a reboot brings the other one back. Raises DeviceFault if
+    there is no other good one, Refused while an install is under way.
     """
     with device.lock():
         state = device.journal.state
-        if isinstance(state, Staged | Committed) and not runs_now(device, state.transaction):
-            device.boot.condemn(state.transaction.slot, state.transaction.counter)
-            return _fell_back(device, state.transaction, ROLLED_BACK)
+        if isinstance(state, Opened | Streaming | Verified):
+            raise _under_way(state.transaction)
+        if isinstance(state, Staged | Committed | Trial | Condemned) and not runs_now(
+            device, state.transaction
+        ):
+            return _take_back(device, state)
         entry = running_entry(device)
         if entry is None:
             raise DeviceFault("the running release has no boot entry that could be given up")
@@ -165,6 +178,25 @@ async def rollback(device: Device) -> Outcome:
         return Outcome(Verdict.CONDEMNED, release, entry.counter, ROLLED_BACK)
 
 
+def _take_back(device: Device, state: Staged | Committed | Trial | Condemned) -> Outcome:
+    """Another release runs: give up the one that waits for its trial, or was left already."""
+    transaction = state.transaction
+    entry = entry_of(transaction, device.boot.entries())
+    if entry is None and isinstance(state, Staged):
+        raise _under_way(transaction)
+    if entry is not None:
+        device.boot.condemn(transaction.slot, transaction.counter)
+    left = isinstance(state, Condemned) or (entry is not None and entry.state is EntryState.BAD)
+    return _fell_back(device, transaction, _why(state) if left else ROLLED_BACK)
+
+
+def _under_way(transaction: Transaction) -> Refused:
+    return Refused(
+        f"an install of release {transaction.release} is under way: there is nothing to go back to",
+        hint="`slipstream device install` ends it; nothing of it boots before that",
+    )
+
+
 # --- a release that the journal knows
 
 
@@ -177,9 +209,9 @@ async def _settle_published(
     on_event(f"release {transaction.release}: {found}")
     if isinstance(state, Staged):
         # The power went between the rename and its record, or the record of its report.
+        queue_report(device, transaction, "installed")
         if found in (Finding.WAITS, Finding.LOST):
             device.journal.record(Published())
-        _report(device, transaction, "installed", "")
     match found:
         case Finding.RUNS:
             device.journal.record(BootedNew())
@@ -231,7 +263,7 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
         return _confirm(device, transaction, results)
     on_event(f"release {transaction.release}: {reason}")
     if not other_good(device, entry):
-        _report(device, transaction, "failed", reason)
+        queue_report(device, transaction, "failed", reason)
         return Outcome(Verdict.UNHEALTHY, transaction.release, transaction.counter, reason, results)
     device.journal.record(Condemn(reason))  # durable before the entry goes: it is why
     device.boot.condemn(transaction.slot, transaction.counter)
@@ -244,7 +276,7 @@ def _confirm(
     """The entry, then the floor: a floor that rose first could leave nothing that may boot."""
     device.boot.confirm(transaction.slot, transaction.counter)
     _raise_floor(device, transaction)
-    _report(device, transaction, "confirmed", "")
+    queue_report(device, transaction, "confirmed")
     if not isinstance(device.journal.state, Idle):
         device.journal.record(Confirm())
     return Outcome(Verdict.CONFIRMED, transaction.release, transaction.counter, health=health)
@@ -261,7 +293,7 @@ def _fell_back(device: Device, transaction: Transaction, reason: str) -> Outcome
             int(device.now().timestamp()),
         )
     )
-    _report(device, transaction, "fell_back", reason)
+    queue_report(device, transaction, "fell_back", reason)
     if not isinstance(device.journal.state, Idle):
         device.journal.record(FellBack(reason))
     return Outcome(Verdict.FELL_BACK, transaction.release, transaction.counter, reason)
@@ -292,14 +324,17 @@ def _wait(device: Device, state: Staged | Committed | Trial | Condemned) -> Outc
 def _restage(device: Device, transaction: Transaction) -> Outcome:
     """Put a lost boot entry back, from the boot files that are kept on the state partition."""
     manifest = device.slots.manifest(transaction.manifest)
-    if manifest is None:
-        reason = "its boot entry was lost, and its manifest too"
-        _report(device, transaction, "failed", reason)
+    try:
+        if manifest is None:
+            raise DeviceFault("its manifest is lost too")
+        files = boot_files(device, manifest, transaction.slot)
+        device.boot.stage(transaction.slot, transaction.counter, files)
+    except (Rejected, DeviceFault) as error:
+        # Not for ever: a device that only tried to put it back would never take another release.
+        reason = f"its boot entry was lost and could not be put back: {error}"
+        queue_report(device, transaction, "failed", reason)
         device.journal.record(Failed(reason))
         return Outcome(Verdict.NOTHING, transaction.release, transaction.counter, reason)
-    device.boot.stage(
-        transaction.slot, transaction.counter, boot_files(device, manifest, transaction.slot)
-    )
     if isinstance(device.journal.state, Verified):
         device.journal.record(BootStaged())
     device.boot.publish(transaction.slot, transaction.counter)
@@ -375,18 +410,3 @@ def _raise_floor(device: Device, transaction: Transaction) -> None:
         device.notices.append(f"no manifest of release {transaction.release}: the floor stays")
         return
     device.floors.raise_to(manifest.floor)
-
-
-def _report(device: Device, transaction: Transaction, kind: str, reason: str) -> None:
-    root = device.boot.booted().root
-    device.slots.report(
-        Report(
-            key=f"{transaction.id}-{kind}",
-            kind=kind,
-            release=transaction.release,
-            counter=transaction.counter,
-            reason=reason,
-            at=int(device.now().timestamp()),
-            booted_root="" if root is None else root.hex,
-        )
-    )

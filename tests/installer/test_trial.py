@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,13 @@ from slipstream.delta.digest import Digest
 from slipstream.delta.errors import Busy, DeviceFault, NothingToDo, Rejected
 from slipstream.installer import trial
 from slipstream.installer.boot import chooser
+from slipstream.installer.boot.esp import Esp
+from slipstream.installer.boot.systemd_boot import SystemdBoot
 from slipstream.installer.device import Device
 from slipstream.installer.findings import LOST_TWICE, NEVER_FINISHED, NEVER_REACHED, NEVER_STARTED
 from slipstream.installer.ports import EntryState
 from slipstream.installer.reboots import REBOOTS_MAX, note_reboot
+from slipstream.installer.slots import Slots
 from slipstream.installer.states import Condemned, Idle, Outcome, Refused, Trial
 from slipstream.installer.trial import Verdict
 from tests.installer.lab import Killed, Lab, LabFetcher, change, make_image
@@ -215,6 +219,21 @@ def test_the_last_try_still_counts(rig: Rig) -> None:
     assert rig.boot() == "b"
 
 
+def test_a_cut_before_the_report_of_the_install_loses_no_report(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object) -> None:
+        raise Killed
+
+    rig.release(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "report", cut)
+        with pytest.raises(Killed):
+            rig.install()
+    assert rig.settle().verdict is Verdict.REBOOT
+    assert rig.reports() == [("installed", "2.0", "")]
+
+
 def test_not_yet_rebooted(rig: Rig) -> None:
     rig.release(2)
     rig.install()
@@ -282,6 +301,31 @@ def test_a_lost_entry_whose_manifest_is_lost_too_is_not_put_back(rig: Rig) -> No
     assert rig.settle().verdict is Verdict.NOTHING
     assert rig.reports()[-1][0] == "failed"
     assert isinstance(rig.device().journal.state, Idle)
+
+
+@pytest.mark.parametrize("lost", ["boot files", "room"])
+def test_an_entry_that_cannot_be_put_back_does_not_hold_the_device(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.lose_entry("b")
+    assert rig.boot() == "a"
+    if lost == "boot files":
+        (rig.folder / "state/files/b/kernel").unlink()
+    else:
+        shutil.rmtree(rig.folder / "esp/slipstream/0002b")
+        monkeypatch.setattr(Esp, "free_bytes", lambda _: 1000)
+    outcome = rig.settle()
+    assert outcome.verdict is Verdict.NOTHING
+    assert "could not be put back" in outcome.reason
+    assert rig.reports()[-1][0] == "failed"
+    assert rig.denied() == []  # its bytes are good: it may be installed again
+    monkeypatch.undo()
+    rig.install()
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.CONFIRMED
 
 
 def test_an_entry_that_goes_while_its_release_runs(rig: Rig) -> None:
@@ -397,6 +441,15 @@ def test_confirm_before_the_reboot_has_nothing_to_confirm(rig: Rig) -> None:
         asyncio.run(trial.confirm(rig.device()))
 
 
+def test_confirm_after_a_fall_back_has_nothing_to_confirm(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    for _ in range(4):
+        rig.boot()
+    with pytest.raises(NothingToDo, match=r"release 2\.0 does not run.*without --force"):
+        asyncio.run(trial.confirm(rig.device()))
+
+
 def test_confirm_of_a_condemned_release_is_refused(rig: Rig) -> None:
     rig.release(2)
     rig.install()
@@ -430,6 +483,50 @@ def test_rollback_before_the_reboot_takes_the_update_back(rig: Rig) -> None:
     assert asyncio.run(trial.rollback(rig.device())).verdict is Verdict.FELL_BACK
     assert rig.boot() == "a"
     assert rig.denied() == [("2.0", trial.ROLLED_BACK)]
+
+
+def test_rollback_of_a_lost_entry_gives_the_release_up(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.lose_entry("b")
+    assert asyncio.run(trial.rollback(rig.device())).verdict is Verdict.FELL_BACK
+    assert rig.settle().verdict is Verdict.NOTHING
+    assert rig.denied() == [("2.0", trial.ROLLED_BACK)]
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["condemned", "tries ran out"])
+def test_rollback_after_a_fall_back_keeps_the_reason(rig: Rig, settled: bool) -> None:
+    rig.release(2)
+    rig.install()
+    rig.well.unlink()
+    for _ in range(1 if settled else 3):
+        rig.boot()
+    if settled:
+        rig.settle()
+    assert rig.boot() == "a"
+    outcome = asyncio.run(trial.rollback(rig.device()))
+    reason = DOWN if settled else NEVER_REACHED
+    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, reason)
+    assert not outcome.reboot_wanted
+    assert rig.entry("a") == (EntryState.GOOD, None)
+
+
+def test_rollback_is_refused_while_an_install_is_under_way(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.release(2)
+
+    def cut(*_: object) -> None:
+        raise Killed
+
+    for verb in ("retire", "stage", "publish"):
+        with monkeypatch.context() as patch:
+            patch.setattr(SystemdBoot, verb, cut)
+            with pytest.raises(Killed):
+                rig.install()
+        with pytest.raises(Refused, match="under way"):
+            asyncio.run(trial.rollback(rig.device()))
+        assert rig.denied() == []
 
 
 def test_rollback_without_another_good_release_is_refused(rig: Rig) -> None:
