@@ -179,9 +179,16 @@ class Files:
         response.content_length = sum(len(part.ours) + part.span.size for part in parts)
         await response.prepare(request)
         if request.method != "HEAD":
-            for part in parts:
-                await response.write(part.ours)
-                await self._send_range(request, response, opened.file, part.span)
+            try:
+                for part in parts:
+                    async with asyncio.timeout(SEND_PIECE_TIMEOUT_S):
+                        await response.write(part.ours)
+                    await self._send_range(request, response, opened.file, part.span)
+            except TimeoutError:
+                # A close would wait, for ever, until the client takes what is buffered.
+                if request.transport is not None:
+                    request.transport.abort()
+                raise
         await response.write_eof()
         return response
 

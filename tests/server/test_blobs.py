@@ -14,6 +14,8 @@ import sys
 import pytest
 from aiohttp import ClientSession
 
+from slipstream.server import blobs
+
 BYTES = random.Random(1).randbytes(3_000_000)
 DIGEST = hashlib.sha256(BYTES).hexdigest()
 BLOB = f"/blobs/{DIGEST}.payload"
@@ -234,6 +236,31 @@ def test_a_file_that_shrinks_while_it_is_sent_is_cut_off(with_fleet, blob, folde
         assert count < 64 * 1024 * 1024
         writer.close()
         await writer.wait_closed()
+
+    with_fleet(test)
+
+
+def test_a_client_that_takes_nothing_is_cut_off(with_fleet, folder, monkeypatch):
+    (folder.public / "blobs" / f"{DIGEST}.payload").write_bytes(bytes(20_000_000))
+    monkeypatch.setattr(blobs, "SEND_PIECE_TIMEOUT_S", 0.1)
+    spans = ",".join(f"{start}-{start + 59_999}" for start in range(0, 17_000_000, 70_000))
+
+    async def test(fleet):
+        server = fleet.client.server
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((server.host, server.port))
+            client.setblocking(False)
+            head = (
+                f"GET /blobs/{DIGEST}.payload HTTP/1.1\r\nHost: x\r\nRange: bytes={spans}\r\n\r\n"
+            )
+            await loop.sock_sendall(client, head.encode())
+            async with asyncio.timeout(20):
+                while not server.runner.server.connections:  # it is accepted
+                    await asyncio.sleep(0)
+                while server.runner.server.connections:
+                    await asyncio.sleep(0.01)
 
     with_fleet(test)
 
