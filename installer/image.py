@@ -48,7 +48,7 @@ class ImageInstall:
                 transaction=self.transaction,
                 target=target,
                 chunks=chunks,
-                payloads=Payloads(await self._open_delta(places), self._full),
+                payloads=Payloads(await self._open_delta(places), self._full, image.full.index),
                 fetcher=device.fetcher,
                 journal=device.journal,
                 spool=device.state / "spool" / image.name,

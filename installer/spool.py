@@ -10,9 +10,10 @@ frame source checks them.
 """
 
 import os
+import shutil
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Spool:
         self._descriptor: int | None = None  # of the segment that is written: the highest
         self._tail: Tail | None = None
         with self._translated():
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_durably(folder)
             self._open_segments()
 
     def __contains__(self, frame: int) -> bool:
@@ -257,6 +258,33 @@ class Spool:
                 got=error.strerror or str(error),
                 hint="Make room in the state folder, or check its disk",
             ) from error
+
+
+def keep_spools(parent: Path, kept: Collection[Digest]) -> None:
+    """Remove every spool below `parent` but those of these payloads, and what else is there.
+
+    A spool's folder is named by spool_folder(). What cannot be removed stays for the next time.
+    """
+    folders = {spool_folder(parent, identity) for identity in kept}
+    with suppress(OSError):
+        for path in list(parent.iterdir()):
+            if path not in folders:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+def spool_folder(parent: Path, identity: Digest) -> Path:
+    """Where the spool of a payload stands: 16 digits tell two payloads of an image apart."""
+    return parent / identity.hex[:16]
+
+
+def _make_durably(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_durably(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def _segment_number(path: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import (
@@ -24,7 +25,7 @@ from slipstream.installer.journal import Checkpoint, Journal
 from slipstream.installer.pipe import FramePipe, frames_of
 from slipstream.installer.ports import Fetcher, SlotTarget
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
-from slipstream.installer.spool import Spool
+from slipstream.installer.spool import Spool, keep_spools, spool_folder
 
 # An event is a line of JSON for whoever watches: one for each chunk cost as much as the scan.
 PROGRESS_STEP_BYTES = 4 * MIB
@@ -47,17 +48,27 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Payloads:
-    """What can make the image. `delta` with its open source, or None; `full` fetches on demand."""
+    """What can make the image. `delta` with its open source, or None; `full` fetches on demand.
+
+    `full_digest` is that of the full payload's index.
+    """
 
     delta: tuple[Index, SlotTarget] | None
     full: Callable[[], Awaitable[Index]]
+    full_digest: Digest
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """Of the indexes of all payloads."""
+        return (self.full_digest, *([] if self.delta is None else [self.delta[0].digest]))
 
 
 @dataclass(slots=True)
 class ImageWriter:
     """Makes one image stand in its place. `run` is the whole of it.
 
-    `say` gets words for people; `on_progress` a stage, bytes done, bytes in all, and, while
+    `spool` is a folder of its own, with a spool for each payload: a drifted delta and the full
+    payload after it do not discard each other's frames. `say` gets words for people; `on_progress` a stage, bytes done, bytes in all, and, while
     frames are fetched, the bytes of frames that came so far.
     """
 
@@ -75,6 +86,7 @@ class ImageWriter:
 
     async def run(self) -> None:
         """Scan, write what is missing, read back. Raises Rejected, Unavailable, DeviceFault."""
+        keep_spools(self.spool, self.payloads.digests)
         missing = await self._missing()
         self.counts.chunks += self.chunks.count
         self.counts.chunks_standing += self.chunks.count - len(missing)
@@ -82,6 +94,7 @@ class ImageWriter:
             await self._write(missing)
             missing = await self._wrong()
             if not missing:
+                keep_spools(self.spool, ())
                 return
             self.say(f"{self.name}: {len(missing)} chunks were not as written when read back")
         raise DeviceFault(
@@ -146,7 +159,7 @@ class ImageWriter:
         are Rejected.
         """
         wanted = frames_of(index, left)
-        spool = Spool(self.spool, index.digest)
+        spool = Spool(spool_folder(self.spool, index.digest), index.digest)
         frames = FrameSource(self.fetcher, payload_blob(index.digest), index, wanted, spool)
         before = self.counts.bytes_fetched
 
@@ -163,14 +176,17 @@ class ImageWriter:
             on_checkpoint=self._checkpoint,
             on_progress=progress,
         )
-        async with frames:
-            try:
+        try:
+            async with frames:
                 await pipe.run(frames)
-            finally:
-                self.counts.bytes_written += pipe.bytes_written
-                self.counts.bytes_fetched += frames.bytes_fetched + frames.bytes_read_over
-                self.counts.bytes_refetched += frames.bytes_refetched
-                self.counts.bytes_reused += frames.bytes_reused
+        except BaseException:
+            spool.close()  # what is in it stays for the next attempt
+            raise
+        finally:
+            self.counts.bytes_written += pipe.bytes_written
+            self.counts.bytes_fetched += frames.bytes_fetched + frames.bytes_read_over
+            self.counts.bytes_refetched += frames.bytes_refetched
+            self.counts.bytes_reused += frames.bytes_reused
         spool.discard()
 
     def _checkpoint(self, frame: int, done_bytes: int) -> None:

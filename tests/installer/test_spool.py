@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.limits import SPOOL_SEGMENT_BYTES
-from slipstream.installer.spool import Spool, Tail
+from slipstream.installer import spool as module
+from slipstream.installer.spool import Spool, Tail, keep_spools, spool_folder
 
 IDENTITY = Digest.of(b"index")
 HEADER_BYTES = 40
@@ -181,3 +182,33 @@ def test_unusable_folder_is_a_device_fault(tmp_path: Path) -> None:
     (tmp_path / "spool").write_bytes(b"a file")
     with pytest.raises(DeviceFault, match="spool"):
         Spool(tmp_path / "spool", IDENTITY)
+
+
+def test_only_the_spools_of_named_payloads_are_kept(tmp_path: Path) -> None:
+    other = Digest.of(b"another index")
+    for identity in (IDENTITY, other):
+        spool = Spool(spool_folder(tmp_path, identity), identity)
+        put(spool, 1, b"abc")
+        spool.close()
+    (tmp_path / "00000001.spool").write_bytes(b"of an earlier version")
+    (tmp_path / "link").symlink_to(tmp_path.parent)
+
+    keep_spools(tmp_path, [IDENTITY])
+
+    assert list(tmp_path.iterdir()) == [spool_folder(tmp_path, IDENTITY)]
+    assert content(Spool(spool_folder(tmp_path, IDENTITY), IDENTITY)) == {1: b"abc"}
+    keep_spools(tmp_path, ())
+    assert list(tmp_path.iterdir()) == []
+    keep_spools(tmp_path / "none", [IDENTITY])
+
+
+def test_the_folders_of_a_spool_are_durable_before_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(module, "sync_folder", synced.append)
+    spool = Spool(tmp_path / "a" / "b", IDENTITY)
+    assert synced == [tmp_path, tmp_path / "a"]
+    put(spool, 1, b"abc")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    spool.close()

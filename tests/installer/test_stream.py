@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.decode import decode_frame
-from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError
+from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError, Unavailable
 from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
 from slipstream.delta.payload import Index
@@ -149,7 +149,7 @@ class Rig:
             transaction="id",
             target=self.target,
             chunks=chunks_of(image),
-            payloads=Payloads((self.delta, self.source), self._full),
+            payloads=Payloads((self.delta, self.source), self._full, self.full.digest),
             fetcher=self.fetcher,
             journal=self.journal,
             spool=folder / "spool",
@@ -167,6 +167,11 @@ class Rig:
             self.target.close()
             self.source.close()
         return (self.folder / "target").read_bytes()
+
+
+def sent(rig: Rig, path: str) -> int:
+    """Bytes of a file that crossed the link."""
+    return sum(size for streamed, size in rig.fetcher.streamed if streamed == path)
 
 
 def test_every_chunk_of_the_image_stands_afterwards(tmp_path: Path) -> None:
@@ -192,7 +197,7 @@ def test_only_frames_of_missing_chunks_are_fetched(tmp_path: Path) -> None:
 
 
 def test_progress_says_what_was_fetched_for_all_payloads_of_the_process(tmp_path: Path) -> None:
-    image = make_image(2)
+    image = change(IMAGE, 5)
     rig = Rig(tmp_path, image, IMAGE, b"")
     (tmp_path / "source").write_bytes(os.urandom(len(IMAGE)))  # then the full payload follows
     seen: list[tuple[str, int, int, int]] = []
@@ -201,6 +206,7 @@ def test_progress_says_what_was_fetched_for_all_payloads_of_the_process(tmp_path
 
     rig.run()
 
+    assert "could not be made" in rig.words[0]
     stages = list(dict.fromkeys(stage for stage, _, _, _ in seen))
     assert stages == ["scan", "write", "read back"]
     fetched = [fetched for stage, _, _, fetched in seen if stage == "write"]
@@ -274,12 +280,61 @@ def test_a_source_that_is_wrong_throughout_is_given_up_early(
     assert "4 chunks could not be made" in rig.words[0]
 
 
+def test_a_cut_in_the_full_payload_after_a_drifted_delta_costs_no_byte_of_it(
+    tmp_path: Path,
+) -> None:
+    image = change(IMAGE, 5)
+
+    def drifted() -> Rig:
+        rig = Rig(tmp_path, image, IMAGE, (tmp_path / "kept").read_bytes())
+        (tmp_path / "source").write_bytes(os.urandom(len(IMAGE)))
+        return rig
+
+    (tmp_path / "kept").write_bytes(b"")
+    first = drifted()
+    full = payload_blob(first.full.digest)
+    body = sum(frame.encoded.size for frame in first.full.frames)
+
+    def cut(path: str) -> None:
+        if path == full and sent(first, full) >= body // 2:
+            raise Unavailable("the link is gone", where=path)
+
+    first.fetcher.hook = cut
+    with pytest.raises(Unavailable, match="gone"):
+        first.run()
+    (tmp_path / "kept").write_bytes((tmp_path / "target").read_bytes())
+    stray = tmp_path / "spool" / "another payload's"
+    stray.mkdir()
+    second = drifted()
+
+    assert second.run()[: len(image)] == image
+    assert "could not be made" in second.words[0]  # the delta was tried again, in between
+    assert sent(first, full) + sent(second, full) == body
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_failure_leaves_no_file_open(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, make_image(2), IMAGE, b"")
+    before = len(os.listdir("/proc/self/fd"))
+
+    def cut(_: str) -> None:
+        if rig.fetcher.bytes_sent:
+            raise Unavailable("the link is gone")
+
+    rig.fetcher.hook = cut
+    with pytest.raises(Unavailable):
+        rig.run()
+
+    assert len(os.listdir("/proc/self/fd")) == before - 2  # source and target are closed too
+    assert list((tmp_path / "spool").glob("*/*.spool"))
+
+
 def test_a_wrong_chunk_of_the_full_payload_is_never_written(tmp_path: Path) -> None:
     good = make_image(3)
     bad = change(good, 2 * CHUNK_BYTES + 1)
     rig = Rig(tmp_path, bad, IMAGE, b"")
     rig.writer.chunks = chunks_of(good)
-    rig.writer.payloads = Payloads(None, rig._full)
+    rig.writer.payloads = Payloads(None, rig._full, rig.full.digest)
 
     with pytest.raises(DigestMismatch, match="chunk"):
         rig.run()
