@@ -11,7 +11,16 @@ from typing import Any
 from slipstream.installer.device import Device
 from slipstream.installer.ports import Booted, BootEntry, EntryState
 from slipstream.installer.slots import Denied, SlotRecord, SlotState
-from slipstream.installer.states import Idle, Outcome, Result, State, Transaction
+from slipstream.installer.states import (
+    Committed,
+    Idle,
+    Outcome,
+    Result,
+    Staged,
+    State,
+    Transaction,
+    Trial,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +36,7 @@ class Status:
     floor: int
     denied: tuple[Denied, ...]
     reports_waiting: int
-    last_contact: datetime | None
+    metadata_stored: datetime | None
     written_bytes: int
     notices: tuple[str, ...]
 
@@ -70,7 +79,9 @@ class Status:
             ],
             "floor": self.floor,
             "reports_waiting": self.reports_waiting,
-            "last_contact": None if self.last_contact is None else self.last_contact.isoformat(),
+            "metadata_stored": None
+            if self.metadata_stored is None
+            else self.metadata_stored.isoformat(),
             "notices": list(self.notices),
         }
 
@@ -87,22 +98,37 @@ class Status:
             if self.written_bytes:
                 lines.append(f"  {self.written_bytes:,} bytes of it stand in the slot")
         elif last is not None:
-            lines.append(_last_words(last))
+            lines.append(last_words(last))
         lines += [f"Not tried again: release {one.release}: {one.reason}" for one in self.denied]
         lines.append(f"Accepts releases with a counter of at least {self.floor}")
         if self.reports_waiting:
             lines.append(f"{self.reports_waiting} reports wait for the server")
-        contact = (
-            "never" if self.last_contact is None else f"{self.last_contact:%Y-%m-%d %H:%M:%SZ}"
-        )
-        lines.append(f"Last contact with the repository: {contact}")
+        stored = self.metadata_stored
+        when = "none yet" if stored is None else f"stored {stored:%Y-%m-%d %H:%M:%SZ}"
+        lines.append(f"Newest metadata of the repository: {when}")
         lines += [f"Note: {notice}" for notice in self.notices]
         return "\n".join(lines)
 
     def _on_trial(self) -> bool:
-        """Whether the booted entry still counts its tries: the file name on the ESP says so."""
-        return any(
-            one.slot == self.booted.slot and one.state is EntryState.TRIAL for one in self.entries
+        """Whether the booted entry still has to prove itself: its file name on the ESP says so.
+
+        At the last try the name has no tries left, as that of a release that was left: then the
+        journal says which it is.
+        """
+        entry = self._entry_of(self.booted.slot or "")
+        if entry is None or entry.state is EntryState.GOOD:
+            return False
+        return entry.state is EntryState.TRIAL or self._is_last_try(entry)
+
+    def _is_last_try(self, entry: BootEntry) -> bool:
+        running = (self.booted.slot, self.booted.counter or entry.counter)
+        transaction = self.transaction
+        return (
+            entry.state is EntryState.BAD
+            and running == (entry.slot, entry.counter)
+            and isinstance(self.state, Staged | Committed | Trial)
+            and transaction is not None
+            and (transaction.slot, transaction.counter) == running
         )
 
     def _release_of(self, slot: str | None) -> str | None:
@@ -126,7 +152,8 @@ class Status:
             return f"Slot {record.slot}: release {record.release}, {record.state}; does not boot"
         tries = "" if entry.tries_left is None else f", {entry.tries_left} tries left"
         name = record.release if record.counter == entry.counter else f"counter {entry.counter}"
-        return f"Slot {record.slot}: release {name}, {entry.state}{tries}"
+        state = "trial, its last try" if self._is_last_try(entry) else f"{entry.state}{tries}"
+        return f"Slot {record.slot}: release {name}, {state}"
 
     def _slot_json(self, record: SlotRecord) -> dict[str, Any]:
         entry = self._entry_of(record.slot)
@@ -151,7 +178,7 @@ def read_status(device: Device) -> Status:
     """The status of a device. Takes no lock: an install may be under way. Raises DeviceFault."""
     records = device.slots.records()
     booted = device.boot.booted()
-    points = device.journal.checkpoints() if isinstance(device.journal.state, Idle) is False else ()
+    points = device.journal.checkpoints() if not isinstance(device.journal.state, Idle) else ()
     written = {point.image: point.done_bytes for point in points}
     return Status(
         device=device.config.device_id,
@@ -163,14 +190,16 @@ def read_status(device: Device) -> Status:
         floor=device.floor(),
         denied=device.slots.denied(),
         reports_waiting=len(device.slots.reports()),
-        last_contact=_last_contact(device),
+        metadata_stored=_metadata_stored(device),
         written_bytes=sum(written.values()),
         notices=tuple(dict.fromkeys(device.notices)),
     )
 
 
-def _last_contact(device: Device) -> datetime | None:
-    """When the newest signed timestamp was stored: every refresh that found one writes it."""
+def _metadata_stored(device: Device) -> datetime | None:
+    """When the newest signed timestamp was stored. Not the last contact: a timestamp that the
+    device has already is not stored again.
+    """
     try:
         changed = (device.state / "metadata" / "timestamp.json").stat().st_mtime
     except OSError:
@@ -187,7 +216,8 @@ def _transaction_json(transaction: Transaction) -> dict[str, Any]:
     }
 
 
-def _last_words(last: Result) -> str:
+def last_words(last: Result) -> str:
+    """How the last update ended, in a line."""
     release = f"release {last.transaction.release}"
     match last.outcome:
         case Outcome.CONFIRMED:

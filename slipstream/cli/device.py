@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import click
 
@@ -21,7 +21,8 @@ from slipstream.installer.install import install as install_release
 from slipstream.installer.notify import Notifier
 from slipstream.installer.prepare import prepare
 from slipstream.installer.progress import InstallEvent
-from slipstream.installer.status import read_status
+from slipstream.installer.states import Idle, Refused
+from slipstream.installer.status import last_words, read_status
 from slipstream.installer.trial import Outcome, Verdict
 
 config_option = click.option(
@@ -56,11 +57,16 @@ def status(config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def check(config: Path, as_json: bool) -> None:
-    """Ask whether there is something to install: exit 0 if so, 3 if not. Installs nothing."""
+    """Ask whether there is something to install: exit 0 if so, 3 if not. Installs nothing.
+
+    Not while a release waits for its trial or is in it: that comes first.
+    """
 
     async def job(found: Device) -> None:
-        release = await _wanted(found, None)
-        plan = await prepare(found, release)
+        try:
+            plan = await prepare(found, await _wanted(found, None))
+        except Refused as error:  # a release is on trial: nothing can be installed now
+            raise NothingToDo(error.what, hint=error.hint) from error
         if as_json:
             answer = {"release": plan.manifest.release, "counter": plan.manifest.counter}
             click.echo(json.dumps({**answer, "fetch_bytes_max": plan.fetch_bytes}))
@@ -127,7 +133,8 @@ def install(config: Path, release: str | None, as_json: bool) -> None:
 def confirm(config: Path, force: bool, as_json: bool) -> None:
     """After a boot: run the health checks; confirm the release if all pass, else give it up.
 
-    Exit 0: confirmed. 1: it failed or the device fell back. 3: nothing was on trial.
+    Exit 0: confirmed. 1: it failed, or the device fell back since the last look. 3: nothing was on
+    trial.
     """
 
     async def job(found: Device) -> None:
@@ -135,7 +142,7 @@ def confirm(config: Path, force: bool, as_json: bool) -> None:
         outcome = await (trial.confirm(found) if force else trial.settle(found, say))
         async with open_contact(found) as contact:
             await contact.deliver(_note)
-        _tell(outcome, as_json=as_json)
+        _tell(found, outcome, as_json=as_json)
 
     _run(config, job)
 
@@ -151,7 +158,8 @@ def rollback(config: Path, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(_outcome_json(outcome)))
         else:
-            click.echo(f"release {outcome.release} is given up: {outcome.reason}. Reboot.")
+            reboot = ". Reboot: the other release comes back" if outcome.reboot_wanted else ""
+            click.echo(f"{_name(outcome)} is given up: {outcome.reason}{reboot}")
 
     _run(config, job)
 
@@ -191,7 +199,8 @@ async def _settle(found: Device) -> None:
     """What the last boot proved comes before a new install."""
     outcome = await trial.settle(found, _note)
     if outcome.verdict in (Verdict.CONFIRMED, Verdict.FELL_BACK):
-        _note(f"release {outcome.release}: {outcome.verdict}")
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        _note(f"{_name(outcome)}: {outcome.verdict}{reason}")
 
 
 async def _wanted(found: Device, release: str | None) -> str | None:
@@ -205,22 +214,46 @@ async def _wanted(found: Device, release: str | None) -> str | None:
     return answer.release
 
 
-def _tell(outcome: Outcome, *, as_json: bool) -> None:
+def _tell(found: Device, outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_outcome_json(outcome)))
-    elif outcome.verdict is not Verdict.NOTHING:
+    else:
         for result in outcome.health:
             click.echo(f"health: {result.name}: " + ("passed" if result.passed else result.reason))
+    name = _name(outcome)
     match outcome.verdict:
         case Verdict.CONFIRMED:
             if not as_json:
-                click.echo(f"release {outcome.release} is confirmed")
+                click.echo(f"{name} is confirmed")
         case Verdict.NOTHING:
-            raise NothingToDo("no release is on trial")
+            state = found.journal.state
+            last = state.last if isinstance(state, Idle) else None
+            raise NothingToDo("no release is on trial", hint=last_words(last) if last else None)
         case Verdict.REBOOT:
-            raise NothingToDo(f"release {outcome.release} is tried at the next boot")
-        case Verdict.CONDEMNED | Verdict.UNHEALTHY | Verdict.FELL_BACK:
-            raise SlipstreamError(f"release {outcome.release}: {outcome.verdict}: {outcome.reason}")
+            why = f" ({outcome.reason})" if outcome.reason else ""
+            raise NothingToDo(f"{name} does not run: the next boot tries it{why}")
+        case Verdict.CONDEMNED:
+            raise SlipstreamError(
+                f"{name} is not healthy and is given up: {outcome.reason}",
+                hint="Reboot: the other release comes back",
+            )
+        case Verdict.UNHEALTHY:
+            raise SlipstreamError(
+                f"{name} is not healthy, and no other good release is there: {outcome.reason}",
+                hint="Mend what the check names and confirm again",
+            )
+        case Verdict.FELL_BACK:
+            raise SlipstreamError(
+                f"{name} did not prove itself, and the device runs the other one: {outcome.reason}",
+                hint="It is not tried again; a newer one is",
+            )
+        case _:
+            assert_never(outcome.verdict)
+
+
+def _name(outcome: Outcome) -> str:
+    """The release in words; its counter where no record of its name is left."""
+    return f"release {outcome.release or f'with counter {outcome.counter}'}"
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_new_device(lab: Lab) -> None:
 
     assert "Booted: nothing that Slipstream installed" in found.to_words()
     assert "Slot a: empty" in found.to_words()
-    assert "Last contact with the repository: never" in found.to_words()
+    assert "Newest metadata of the repository: none yet" in found.to_words()
     assert found.to_json()["state"] == "idle"
     assert found.to_json()["trial"] is False
 
@@ -62,7 +63,7 @@ def test_a_committed_release(lab: Lab, update: LabRelease) -> None:
     document = found.to_json()
 
     assert "Slot b: release 2.0, trial, 3 tries left" in found.to_words()
-    assert "Last contact with the repository: 20" in found.to_words()
+    assert "Newest metadata of the repository: stored 20" in found.to_words()
     assert "1 reports wait for the server" in found.to_words()
     assert document["state"] == "committed"
     assert document["trial"] is False
@@ -80,6 +81,71 @@ def test_a_trial_is_read_from_the_entry(lab: Lab, update: LabRelease) -> None:
     assert "Booted: release 2.0 from slot b, on trial" in found.to_words()
     assert found.to_json()["booted"]["root"] == update.images["rootfs"].tree.tuple.root.hex
     assert found.to_json()["trial"] is True
+
+
+def test_the_last_try_is_still_a_trial(lab: Lab, update: LabRelease) -> None:
+    """Its name has no tries left, as that of a release that was left has."""
+    asyncio.run(lab.install())
+    for _ in range(3):
+        assert lab.reboot() == "b"
+
+    found = status(lab)
+
+    assert "Booted: release 2.0 from slot b, on trial" in found.to_words()
+    assert "Slot b: release 2.0, trial, its last try" in found.to_words()
+    assert found.to_json()["trial"] is True
+    assert lab.reboot() == "a"
+    assert status(lab).to_json()["trial"] is False
+    assert "Slot b: release 2.0, bad, 0 tries left" in status(lab).to_words()
+
+
+def test_an_install_at_work_is_seen_from_outside(lab: Lab, update: LabRelease) -> None:
+    """At every fetch, while the installer holds the lock; and looking changes nothing."""
+    seen: list[Status] = []
+    lab.fetcher.hook = lambda _: seen.append(status(lab))
+
+    asyncio.run(lab.install())
+
+    states = [type(one.state).__name__ for one in seen]
+    assert list(dict.fromkeys(states)) == ["Idle", "Streaming"]
+    assert "Slot b: release 2.0, writing; does not boot" in seen[-1].to_words()
+    assert "Under way: release 2.0 in slot b: streaming" in seen[-1].to_words()
+    assert all(one.booted.slot == "a" and not one.to_json()["trial"] for one in seen)
+
+
+def test_without_its_state_folder_a_device_still_says_what_boots(
+    lab: Lab, update: LabRelease
+) -> None:
+    asyncio.run(lab.install())
+    shutil.rmtree(lab.folder / "state")
+
+    found = status(lab)
+
+    words = found.to_words()
+    assert "Booted: release unknown from slot a" in words
+    assert "Slot a: release counter 1, good" in words
+    assert "Slot b: release counter 2, trial, 3 tries left" in words
+    assert "Note: no stored floor: the running release's is taken (1)" in words
+    assert found.to_json()["state"] == "idle"
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff\x00 junk", b"[1, 2]", b'{"format": "other"}'])
+def test_a_broken_state_folder_is_said_and_set_aside(
+    lab: Lab, update: LabRelease, raw: bytes
+) -> None:
+    asyncio.run(lab.install())
+    names = ("tx.json", "slots.json", "denied.json")
+    for name in (*names, "tx.log", "floor.0", "floor.1", "time.0", "time.1", "reboots.json"):
+        (lab.folder / "state" / name).write_bytes(raw)
+    (lab.folder / "state" / "events.jsonl").write_bytes(raw + b"\n")
+
+    words = status(lab).to_words()
+
+    assert "Slot b: release counter 2, trial, 3 tries left" in words
+    for name in names:
+        assert f"Note: {name} was not readable" in words
+        assert (lab.folder / "state" / f"{name}.broken").read_bytes() == raw
+    assert "no stored floor" in words
 
 
 def test_a_release_that_fell_back_is_named_with_its_reason(lab: Lab, update: LabRelease) -> None:

@@ -1,0 +1,118 @@
+"""`slipstream device`: exit codes and words, for whoever stands in front of the device."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from slipstream.cli import main
+from tests.installer.test_trial import DOWN, Rig, rig, template
+
+__all__ = ["rig", "template"]  # fixtures
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(rig: Rig, capsys: pytest.CaptureFixture[str]) -> Say:
+    """Run `slipstream device WORDS`: exit code, standard output, standard error."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["device", *words, "--config", str(rig.lab.config_path)])
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def updated(rig: Rig, boots: int) -> None:
+    rig.release(2)
+    rig.install()
+    for _ in range(boots):
+        rig.boot()
+
+
+def test_confirm(rig: Rig, say: Say) -> None:
+    updated(rig, 1)
+
+    code, out, _ = say("confirm")
+    assert (code, out) == (0, "health: app: passed\nrelease 2.0 is confirmed\n")
+    code, out, error = say("confirm")
+    assert (code, out) == (3, "")
+    assert error == ("slipstream: no release is on trial. Last update: release 2.0 was confirmed\n")
+
+
+def test_confirm_of_an_unhealthy_release(rig: Rig, say: Say) -> None:
+    updated(rig, 1)
+    rig.well.unlink()
+
+    code, out, error = say("confirm")
+    assert (code, out) == (1, f"health: app: {DOWN}\n")
+    assert error.endswith(
+        f"slipstream: release 2.0 is not healthy and is given up: {DOWN}. "
+        "Reboot: the other release comes back\n"
+    )
+    assert rig.boot() == "a"
+    code, _, error = say("confirm")
+    assert code == 1
+    assert f"did not prove itself, and the device runs the other one: {DOWN}. It is not" in error
+    code, _, error = say("confirm")
+    assert code == 3
+    assert f"release 2.0 did not prove itself and was left: {DOWN}" in error
+
+
+def test_confirm_after_three_failed_boots(rig: Rig, say: Say) -> None:
+    updated(rig, 4)
+
+    assert say("confirm", "--force")[0] == 3
+    code, out, error = say("confirm", "--json")
+    assert code == 1
+    assert json.loads(out)["verdict"] == "fell back"
+    assert "tries ran out" in error
+
+
+def test_confirm_before_the_reboot(rig: Rig, say: Say) -> None:
+    updated(rig, 0)
+
+    code, _, error = say("confirm")
+    assert code == 3
+    assert "release 2.0 does not run: the next boot tries it" in error
+
+
+@pytest.mark.parametrize("boots", [0, 1])
+def test_check_and_plan_while_a_release_is_on_trial(rig: Rig, say: Say, boots: int) -> None:
+    updated(rig, boots)
+
+    code, out, error = say("check")
+    assert (code, out) == (3, "")
+    assert "release 2.0 waits for its trial" in error
+    code, out, error = say("plan")
+    assert (code, out) == (1, "")
+    assert "release 2.0 waits for its trial" in error
+
+
+def test_rollback_says_whether_to_reboot(rig: Rig, say: Say) -> None:
+    updated(rig, 0)
+    code, out, _ = say("rollback")
+    assert (code, out) == (0, "release 2.0 is given up: given up by an operator\n")
+
+    rig.release(3)
+    rig.install()
+    rig.boot()
+    code, out, _ = say("rollback")
+    assert code == 0
+    assert out.endswith("operator. Reboot: the other release comes back\n")
+
+
+def test_status_and_confirm_without_the_state_folder(rig: Rig, say: Say) -> None:
+    """Two commands, two processes: what the first one makes anew does not confuse the second."""
+    updated(rig, 1)
+    for path in sorted((rig.folder / "state").rglob("*"), reverse=True):
+        if path.is_file():
+            path.unlink()
+
+    code, out, _ = say("status")
+    assert code == 0
+    assert "Booted: release unknown from slot b, on trial" in out
+    code, out, _ = say("confirm")
+    assert (code, out.splitlines()[-1]) == (0, "release with counter 2 is confirmed")
