@@ -10,6 +10,7 @@ inputs; it never raises for their content; same inputs, same result. docs/adr/00
 has the measurements.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,19 +134,19 @@ def align(
     # Only the first position of a match can gain most: behind it the same match is shorter.
     starts = sizes >= MATCH_BYTES_MIN
     starts[1:] &= sizes[1:] >= sizes[:-1]
-    at = np.flatnonzero(starts)
+    at = np.flatnonzero(starts).tolist()  # bisect is three times as fast as searchsorted here
     scan = _Scan(source, target, gain_ahead_bytes)
-    looked = position = 0
+    looked = position = following = 0
     while position < len(target):
         looked += 1
         size = int(sizes[position])
         if size >= MATCH_BYTES_MIN and scan.consider(position, size, int(offsets[position])):
             position += size  # settled; what matches from its end on is looked at next
             continue
-        following = int(np.searchsorted(at, position, side="right"))
+        following = bisect_right(at, position, following)
         if following == len(at):
             break
-        position = int(at[following])
+        position = at[following]
     return Alignment(scan.finish(), scan.steps + looked)
 
 
@@ -177,7 +178,8 @@ class _Scan:
         if offset - position == self.shift:
             return True
         end = position + size
-        self._see(end)
+        if self.seen < end:
+            self._see(end)
         gain = int(self.misses[end]) - int(self.misses[position])
         if gain == 0:
             return True
@@ -225,6 +227,9 @@ class _Scan:
     def _differs(self, shift: int, first: int, end: int) -> npt.NDArray[np.bool_]:
         """Where target[first:end] differs from the source on a diagonal; outside it all does."""
         self.steps += end - first
+        if first + shift >= 0 and end + shift <= len(self.source):
+            inside = self.source[first + shift : end + shift]
+            return np.asarray(self.target[first:end] != inside)
         inside_first = min(max(first, -shift), end)
         inside_end = max(min(end, len(self.source) - shift), inside_first)
         differs = np.ones(end - first, np.bool_)

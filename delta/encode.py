@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from slipstream.delta.anchors import find_anchors, pair_anchors
 from slipstream.delta.bsdiff import (
     GAIN_AHEAD_BYTES,
     Bytes,
@@ -40,6 +41,7 @@ _FRAMES_IN_WORK = 2
 _SMALL_STREAM_BYTES = 64 * KIB  # below it trying every codec is cheap, and headers count
 _SOURCE_GAP_BYTES = 4 * KIB  # unused source bytes that are read rather than spend an extent
 _WINDOW_BYTES_MIN = CHUNK_BYTES
+_DENSE = 0.95  # of its size is left of it by zstd's quickest level: compressed content, or random
 _GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_GRAIN_BYTES = 4 * KIB  # halves meet at a multiple of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
@@ -141,6 +143,9 @@ class _Window:
         self.source = source
         self.sources = sources
         self.profile = profile
+        self.segments: tuple[Segment, ...] = ()
+        if self._is_foreign():
+            return
         # Looking past a match saves 3 % on kernel modules and costs 30 % on some libraries.
         matches = longest_matches(source, target)
         self.segments = min(
@@ -150,6 +155,19 @@ class _Window:
             ),
             key=self._guess_diff,
         )
+
+    def _is_foreign(self) -> bool:
+        """Whether aligning is in vain: dense bytes, of which no anchor stands in the source.
+
+        Tables resemble each other without one equal anchor, but they are not dense.
+        """
+        if len(self.source) == 0:
+            return True
+        target = self.target.tobytes()
+        if _guess(target) < _DENSE * len(target):
+            return False
+        pairs = pair_anchors(find_anchors(self.source.tobytes(), 0), find_anchors(target, 0))
+        return len(pairs.targets) == 0
 
     def _guess_diff(self, segments: tuple[Segment, ...]) -> int:
         script = write_script(segments, self.source, self.target)

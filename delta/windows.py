@@ -17,6 +17,10 @@ from slipstream.delta.match import Run, RunKind
 
 COPY_SOURCES_MAX = 256  # extents of one copy frame: keeps rows short, and reads in bounds
 _REACH_BYTES = 64 * KIB  # source bytes beside unclaimed ones that may resemble a changed file
+# Source bytes for each byte of a window, within the profile's budget. 99, 2, 1.5 for one give 1004.5,
+# 1000.0, 1045.7 KB for every third window of a Debian pair: more is slower and brings false matches.
+_SOURCE_FACTOR = 2
+_SOURCE_BYTES_MIN = 256 * KIB
 # Votes per bucket. An equal bucket has BUCKET_BYTES / 128 anchors; a guess counts less than one.
 _EQUAL_WEIGHT = BUCKET_BYTES / 128
 _NEIGHBOUR_WEIGHT = 0.25
@@ -190,4 +194,5 @@ class _SourceFinder:
                 low, high = max(0, shifted), min(self._source_size, shifted + window.size)
                 if low < high:
                     hints.append((ByteRange(low, high - low), _NEIGHBOUR_WEIGHT))
-        return choose_sources(self._pairs.within(window), hints, self._source_size, self._budget)
+        budget = min(self._budget, max(_SOURCE_BYTES_MIN, _SOURCE_FACTOR * window.size))
+        return choose_sources(self._pairs.within(window), hints, self._source_size, budget)
