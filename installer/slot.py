@@ -62,6 +62,7 @@ class Target:
         self._descriptor = descriptor
         self._offset = offset
         self._size = size
+        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
 
     @property
     def name(self) -> str:
@@ -74,6 +75,8 @@ class Target:
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes. Raises DeviceFault."""
         self._check_range(offset, size)
+        if size and self._in_hole(offset, size):
+            return bytes(size)
         pieces = []
         try:
             while size:
@@ -140,6 +143,21 @@ class Target:
                 expected=f"within {self._size} bytes",
                 got=f"{size} at byte {offset}",
             )
+
+    def _in_hole(self, offset: int, size: int) -> bool:
+        """Whether a regular file has nothing there: zeros that need not be read.
+
+        Reading a hole fills the page cache with zeros first: 1 s of processor time for an empty
+        slot of 503 MB. A file system that is wrong about its holes is found out by what is
+        checked anyway: sources by the chunks made of them, slots by the read-back.
+        """
+        if not self._regular:
+            return False
+        begin = self._offset + offset
+        try:
+            return os.lseek(self._descriptor, begin, os.SEEK_DATA) >= begin + size
+        except OSError as error:  # ENXIO: no data from there to the end of the file
+            return error.errno == errno.ENXIO and begin + size <= os.fstat(self._descriptor).st_size
 
     def _write_all(self, offset: int, view: memoryview) -> None:
         try:

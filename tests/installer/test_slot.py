@@ -114,6 +114,47 @@ def test_read_back_gives_the_bytes_in_pieces(
     target.close()
 
 
+def test_what_was_never_written_is_zeros_that_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(4 * CHUNK_BYTES)
+        file.seek(CHUNK_BYTES + BLOCK_BYTES)
+        file.write(b"x" * BLOCK_BYTES)
+    target = open_partition(PartitionPlace(path, BLOCK_BYTES), "b/rootfs", 1, [])
+    read: list[tuple[int, int]] = []
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        read.append((offset, size))
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+    def places() -> list[bytes]:  # before the data, across it, behind it, to the end
+        return [
+            target.read(0, CHUNK_BYTES - BLOCK_BYTES),
+            target.read(CHUNK_BYTES - 1, BLOCK_BYTES + 2),
+            target.read(2 * CHUNK_BYTES, BLOCK_BYTES),
+            target.read(4 * CHUNK_BYTES - 2 * BLOCK_BYTES, BLOCK_BYTES),
+        ]
+
+    assert places() == [
+        bytes(CHUNK_BYTES - BLOCK_BYTES),
+        b"\0" + b"x" * BLOCK_BYTES + b"\0",
+        bytes(BLOCK_BYTES),
+        bytes(BLOCK_BYTES),
+    ]
+    assert read == [(CHUNK_BYTES + BLOCK_BYTES - 1, BLOCK_BYTES + 2)]
+    target.write(2 * CHUNK_BYTES, b"y" * BLOCK_BYTES)
+    assert places()[2] == b"y" * BLOCK_BYTES
+    path.write_bytes(b"")  # somebody cuts the file off: that is no hole
+    with pytest.raises(DeviceFault, match="ends early"):
+        target.read(0, BLOCK_BYTES)
+    target.close()
+
+
 @pytest.mark.parametrize("direct", [True, False])
 def test_read_back_begins_when_all_that_was_written_is_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool
