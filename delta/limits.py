@@ -88,6 +88,7 @@ SPOOL_SEGMENT_BYTES = 4 * MIB  # a segment is removed as a whole: what release()
 SPOOL_SEGMENTS_MAX = 4096  # files read at a restart: far above what SPOOL_BYTES_MAX can hold
 FRAME_FETCHES_MAX = 2  # a frame with a wrong digest is fetched once more: a proxy may have hurt it
 DENIED_RELEASES_MAX = 64
+FAILED_REASON_CHARS_MAX = 128  # in a poll, of each denied release: together within POLL_BYTES_MAX
 DRIFTED_FRAMES_MAX = 32  # frames or chunks that a delta may fail to make before it is given up
 MEDIA_ATTEMPTS_MAX = 3  # write and read back; then the medium is at fault
 EVENTS_KEPT_MAX = 256  # reports not yet delivered; the oldest go first

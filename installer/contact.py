@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from slipstream.delta.errors import Rejected, Unavailable, UsageError
-from slipstream.delta.limits import REASON_CHARS_MAX
+from slipstream.delta.limits import FAILED_REASON_CHARS_MAX
 from slipstream.installer import poll
 from slipstream.installer.device import Device
 from slipstream.installer.ports import EntryState
@@ -112,7 +112,7 @@ def poll_request(device: Device) -> poll.PollRequest:
             for name in sorted(device.config.slots)
         ),
         failed=tuple(
-            poll.FailedRelease(one.release, one.reason[:REASON_CHARS_MAX])
+            poll.FailedRelease(one.release, one.reason[:FAILED_REASON_CHARS_MAX])
             for one in device.slots.denied()
         ),
         trial=running is not None and running.state is EntryState.TRIAL,

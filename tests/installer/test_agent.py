@@ -7,20 +7,27 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import Rejected, SlipstreamError, Unavailable, UsageError
-from slipstream.delta.limits import POLL_INTERVAL_S, POLL_INTERVAL_S_MAX
+from slipstream.delta.limits import (
+    DENIED_RELEASES_MAX,
+    POLL_BYTES_MAX,
+    POLL_INTERVAL_S,
+    POLL_INTERVAL_S_MAX,
+)
 from slipstream.installer import agent
 from slipstream.installer.agent import Agent
 from slipstream.installer.boot import chooser
-from slipstream.installer.contact import Contact
+from slipstream.installer.contact import Contact, poll_request
 from slipstream.installer.device import Device
 from slipstream.installer.notify import Notifier
 from slipstream.installer.poll import Offer, PollAnswer, PollRequest, Receipt, Report, SlotReport
 from slipstream.installer.ports import EntryState
+from slipstream.installer.slots import Denied
 from slipstream.installer.states import Committed, Idle, Open, Transaction, delay_of
 from tests.installer.lab import Lab, LabClock, change, make_image
 
@@ -313,6 +320,17 @@ def test_a_server_that_is_away_does_not_stop_a_trial(fleet: Rig) -> None:
     with pytest.raises(Unavailable):
         fleet.round()
     assert "release 1.0 is confirmed" in fleet.said
+
+
+def test_a_poll_stays_within_its_limit_whatever_was_denied(fleet: Rig) -> None:
+    """A poll that is too large is refused for ever: the device would never be updated again."""
+    for counter in range(DENIED_RELEASES_MAX):
+        fleet.device.slots.deny(
+            Denied(f"{counter:064}", counter, Digest.of(b"%d" % counter), "\U0001f4a5" * 1000, 0)
+        )
+    request = poll_request(fleet.device)
+    assert len(request.failed) == DENIED_RELEASES_MAX
+    assert len(msgspec.json.encode(request)) <= POLL_BYTES_MAX
 
 
 def test_failed_releases_are_told_with_every_poll(fleet: Rig) -> None:
