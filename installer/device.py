@@ -11,12 +11,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 
 from slipstream.delta.errors import Busy, UsageError
-from slipstream.delta.limits import ROOT_BYTES_MAX, STATE_FILE_BYTES_MAX
+from slipstream.delta.limits import (
+    COUNTER_MAX,
+    ROOT_BYTES_MAX,
+    SECONDS_MAX,
+    STATE_FILE_BYTES_MAX,
+)
 from slipstream.installer.boot.systemd_boot import SystemdBoot
 from slipstream.installer.clock import SystemClock
 from slipstream.installer.config import Config, PartitionPlace
@@ -34,8 +39,8 @@ class RunningRelease(msgspec.Struct, frozen=True):
     product: str = ""
     release: str = ""
     counter: int = 0
-    floor: int = 0
-    issued: int = 0
+    floor: Annotated[int, msgspec.Meta(ge=0, le=COUNTER_MAX)] = 0
+    issued: Annotated[int, msgspec.Meta(ge=0, le=SECONDS_MAX)] = 0
 
 
 @dataclass(slots=True)

@@ -39,6 +39,7 @@ class DeviceFacts:
 
     product: str
     hardware: str
+    channel: str
     floor: int
     active: str | None
     target: str
@@ -155,6 +156,7 @@ def plan_install(
     WrongDevice, Rejected.
     """
     _check_device(manifest, facts)
+    _check_channel(manifest, facts)
     _check_counter(manifest, raw, facts)
     _check_images(manifest, facts)
     images = tuple(_plan_image(manifest, image, facts, deltas) for image in manifest.images)
@@ -192,6 +194,18 @@ def _check_device(manifest: Manifest, facts: DeviceFacts) -> None:
             where=f"release {manifest.release}",
             expected=facts.hardware,
             got=", ".join(manifest.hardware),
+        )
+
+
+def _check_channel(manifest: Manifest, facts: DeviceFacts) -> None:
+    # What the server offers is signed by nobody: it must not lead a device into another line.
+    if manifest.channel != facts.channel:
+        raise WrongDevice(
+            "the release is of another channel",
+            where=f"release {manifest.release}",
+            expected=facts.channel,
+            got=manifest.channel,
+            hint="To follow that one, set [device] channel",
         )
 
 

@@ -152,6 +152,7 @@ def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
     return DeviceFacts(
         product=config.product,
         hardware=config.hardware,
+        channel=config.channel,
         floor=device.floor(),
         active=booted.slot,
         target=target,

@@ -254,6 +254,7 @@ def test_bad_bytes_are_refused(
     [
         ({"product": "toaster"}, 4000),
         ({"hardware": ("arm64",)}, 4000),
+        ({"channel": "beta"}, 4000),
         ({}, SLOT_BYTES + 1),
     ],
 )

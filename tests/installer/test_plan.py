@@ -32,6 +32,7 @@ def facts() -> DeviceFacts:
     return DeviceFacts(
         product="gateway",
         hardware="x86-64",
+        channel="stable",
         floor=3,
         active="a",
         target="b",
@@ -104,6 +105,7 @@ def test_the_smallest_delta_wins(release: LabRelease, facts: DeviceFacts) -> Non
     [
         ({"product": "toaster"}, WrongDevice, "another product"),
         ({"hardware": "riscv"}, WrongDevice, "other hardware"),
+        ({"channel": "beta"}, WrongDevice, "another channel"),
         ({"floor": 6}, RolledBack, "older than this device accepts"),
         ({"sizes": {"rootfs": len(IMAGE) - 1}}, WrongDevice, "larger than the partition"),
         ({"sizes": {"usr": 4 * MIB}}, WrongDevice, "no partition for the image"),

@@ -183,6 +183,15 @@ def test_without_any_record_the_floor_is_the_booted_counter(lab: Lab, update: La
     assert status(lab).floor == 1
 
 
+@pytest.mark.parametrize("words", ['"issued": 1e30', '"issued": 99999999999999', '"floor": -1'])
+def test_a_release_file_with_impossible_numbers_is_said(
+    lab: Lab, update: LabRelease, words: str
+) -> None:
+    (lab.folder / "release.json").write_text(f'{{"release": "1.0", {words}}}')
+    assert "says nothing of the running release" in status(lab).to_words()
+    assert lab.device().now() == lab.clock.time
+
+
 def test_the_stored_floor_wins_and_nothing_is_said(lab: Lab, update: LabRelease) -> None:
     lab.device().floors.raise_to(2)
 
