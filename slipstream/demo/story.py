@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slipstream.cli.progress import megabytes
+from slipstream.delta.digest import Digest
 from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.layout import delta_path, full_path
+from slipstream.delta.payload import parse_index
 from slipstream.delta.tree import tree_of
 from slipstream.demo.images import DemoRelease, make_uki
 from slipstream.demo.machine import Machine, make_machine
@@ -129,9 +132,7 @@ class Story:
 
     def serve(self) -> str:
         """Start the server and register the device. Returns the device's token."""
-        words = [
-            *self.command("serve", str(self.repo), "--listen", "127.0.0.1:0", "--open-metrics")
-        ]
+        words = [*self.command("serve", str(self.repo), "--listen", "127.0.0.1:0")]
         self.say("$ " + " ".join(["slipstream", *words[3:]]))
         log = (self.folder / "server.log").open("w")
         self.server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -177,33 +178,53 @@ class Story:
             "--json",
             show=False,
         )
-        before = self.served_bytes()
-        spent = 0.0
-        peak = 0
+        fetched, seconds, peak = 0, 0.0, 0
         if kill:
             killed = self.run(*words, kill_at=KILL_AT_SHARE)
-            self.say(f"  killed with SIGKILL after {killed.seconds:.1f} s; status says:")
+            fetched = max(_int(event, "fetched_bytes") for event in killed.lines)
+            self.say(
+                f"  killed with SIGKILL after {killed.seconds:.1f} s and {megabytes(fetched)}; status says:"
+            )
             self.run("device", "status", *self.config(machine))
-            spent, peak = killed.seconds, killed.peak_kib
+            seconds, peak = killed.seconds, killed.peak_kib
         done = self.run(*words)
         result = done.lines[-1]
-        plan = planned.lines[-1]
+        fetched += _int(result, "bytes_fetched")
         self.say(
-            f"  wrote {megabytes(_int(result, 'bytes_written'))} of {megabytes(_int(result, 'image_bytes'))}; "
+            f"  fetched {megabytes(_int(result, 'bytes_fetched'))}; "
+            f"wrote {megabytes(_int(result, 'bytes_written'))} "
+            f"of {megabytes(_int(result, 'image_bytes'))}; "
             f"{_int(result, 'chunks_standing')} of {_int(result, 'chunks')} chunks stood already"
         )
-        fetched = self.served_bytes() - before
+        frames = self.frame_bytes(release, planned.lines[-1])
         self.rows.append(
             Row(
                 what,
-                _int(result, "image_bytes"),
-                _int(plan, "fetch_bytes_max"),
-                fetched,
-                _int(result, "bytes_refetched"),
-                spent + done.seconds,
-                max(peak, done.peak_kib),
+                image_bytes=_int(result, "image_bytes"),
+                payload_bytes=_int(planned.lines[-1], "fetch_bytes_max"),
+                fetched_bytes=fetched,
+                twice_bytes=max(0, fetched - frames),
+                seconds=seconds + done.seconds,
+                peak_kib=max(peak, done.peak_kib),
             )
         )
+
+    def frame_bytes(self, release: DemoRelease, plan: dict[str, object]) -> int:
+        """Bytes of all frames of the planned payloads: what an install without a kill may fetch."""
+        images = plan["images"]
+        assert isinstance(images, list)
+        total = 0
+        for image in images:
+            root = image["source_root"]
+            path = (
+                full_path(release.version, image["name"])
+                if root is None
+                else delta_path(release.version, image["name"], Digest.parse_hex(root))
+            )
+            folder, _, name = path.rpartition("/")
+            (index,) = (self.repo / "public/targets" / folder).glob(f"*.{name}")
+            total += parse_index(index.read_bytes()).body_size
+        return total
 
     def boots(self, machine: Machine, release: DemoRelease, text: str) -> None:
         """Boot, and check that it is the release that it must be."""
@@ -290,17 +311,6 @@ class Story:
             found = json.load(answer)
         assert isinstance(found, dict)
         return found
-
-    def served_bytes(self) -> int:
-        """Bytes of metadata, targets and blobs that the server has sent so far."""
-        with urllib.request.urlopen(self.url + "/metrics") as answer:
-            text = answer.read().decode()
-        return sum(
-            int(float(value))
-            for value in re.findall(
-                r"^slipstream_served_bytes_total\{[^}]*\} (\S+)", text, re.MULTILINE
-            )
-        )
 
     def stop(self) -> None:
         """End the server."""
