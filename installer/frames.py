@@ -7,7 +7,7 @@ announced when its digest is right and its bytes are durable. Decodes nothing.
 import asyncio
 import hashlib
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +28,8 @@ from slipstream.delta.payload import Frame, Index
 from slipstream.installer.ports import Fetcher
 from slipstream.installer.response import Changed
 from slipstream.installer.spool import Spool
+
+_FRAMES_AT_ONCE = 64  # about what the frame table decodes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,9 @@ class FrameSource:
         if tail is not None and tail.frame != todo[0]:
             self._throw_tail_away()
             tail = None
-        at = self._frames[todo[0]].encoded.offset + (0 if tail is None else tail.have)
+        # The table keeps one stretch decoded; the consumer, further back, is in another.
+        ahead = deque(self._frames[number] for number in todo[:_FRAMES_AT_ONCE])
+        at = ahead[0].encoded.offset + (0 if tail is None else tail.have)
         span = ByteRange(self._body_offset + at, self._frames[todo[-1]].encoded.end - at)
         hasher = hashlib.sha256(self._spool.read_tail())
         fresh = False  # whether all bytes of the frame came through this stream
@@ -229,7 +233,7 @@ class FrameSource:
             async for piece in stream:
                 view = memoryview(piece)
                 while view:
-                    encoded = self._frames[todo[0]].encoded
+                    encoded = ahead[0].encoded
                     if at < encoded.offset:  # a gap that was cheaper to read over
                         skipped = min(encoded.offset - at, len(view))
                         at, view = at + skipped, view[skipped:]
@@ -245,15 +249,19 @@ class FrameSource:
                     self.bytes_fetched += len(part)
                     at, view = at + len(part), view[len(part) :]
                     if at == encoded.end:
-                        await self._finish_frame(todo, Digest(hasher.digest()), fresh=fresh)
+                        got = Digest(hasher.digest())
+                        await self._finish_frame(todo, ahead.popleft().digest, got, fresh=fresh)
+                        if not ahead:
+                            ahead.extend(self._frames[n] for n in todo[:_FRAMES_AT_ONCE])
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
 
-    async def _finish_frame(self, todo: list[int], digest: Digest, *, fresh: bool) -> None:
+    async def _finish_frame(
+        self, todo: list[int], expected: Digest | None, got: Digest, *, fresh: bool
+    ) -> None:
         number = todo[0]
-        expected = self._frames[number].digest
-        if digest != expected:
+        if got != expected:
             self._throw_tail_away()
             raise _WrongBytes(
                 number,
@@ -261,7 +269,7 @@ class FrameSource:
                     f"frame {number} is not what was signed",
                     where=self._path,
                     expected=expected,
-                    got=digest,
+                    got=got,
                     hint="The server or a proxy serves other bytes than were published",
                 ),
                 fresh=fresh,
