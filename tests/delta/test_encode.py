@@ -69,6 +69,17 @@ def test_unrelated_bytes_are_data(source: bytes) -> None:
     assert sum(len(one.encoded) for one in frames) <= len(compress(Codec.LZMA2, target)) + 100
 
 
+def test_dense_bytes_are_aligned_where_one_anchor_stands_in_the_source() -> None:
+    other = _random(500_000, 9)
+    sources = (ByteRange(0, len(other)),)
+    for known in (0, 20_000):
+        target = _random(300_000, 2) + other[:known]
+        frames = encode_window(target, 0, other, sources, BALANCED)
+        assert _decode(frames, other, 0) == target
+        assert sum(len(one.encoded) for one in frames) < 300_000 + 300
+        assert any(one.frame.kind is FrameKind.DIFF for one in frames) == bool(known)
+
+
 def test_long_frames_are_split_at_the_soft_cap() -> None:
     image = _random(MIB + 600 * KIB)
     target = _random(900 * KIB, 3) + image[: 500 * KIB]

@@ -101,6 +101,16 @@ def test_a_changed_stretch_looks_where_its_neighbours_stand() -> None:
     assert source.size <= 128 * KIB
 
 
+def test_a_window_is_aligned_with_twice_its_size_of_source() -> None:
+    at = np.arange(0, 60 * MIB, 128)  # every source bucket is as likely as the next
+    pairs = Pairs(np.full(len(at), MIB), at, np.ones(len(at)))
+    for size, expected in ((64, 256 * KIB), (1024, 2 * MIB), (2048, 4 * MIB)):
+        runs = [Run(C, MIB, size * KIB)]
+        piece = next(plan_pieces(runs, runs, pairs, SOURCE_BYTES, 2 * MIB, 6 * MIB))
+        found = sum(source.size for source in piece.sources)
+        assert expected - 32 * KIB <= found <= expected
+
+
 def test_full_payloads_follow_chunks() -> None:
     runs = _runs((C, 100), (Z, 1024), (C, 1000))
     pieces = list(plan_full(runs, runs[-1].end, 64 * KIB))
