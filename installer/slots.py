@@ -8,8 +8,10 @@ events.jsonl          reports for the server, kept until it has them
 All of it is a hint but denied.json. A missing or broken file is an empty one, said aloud.
 """
 
+import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -155,10 +157,11 @@ class Slots:
 
     def report(self, report: Report) -> None:
         """Queue a report. One with a key that is queued already changes nothing."""
-        queued = self.reports()
-        if any(one.key == report.key for one in queued):
-            return
-        self._write_reports([*queued, report][-EVENTS_KEPT_MAX:])
+        with self._queue():
+            queued = self.reports()
+            if any(one.key == report.key for one in queued):
+                return
+            self._write_reports([*queued, report][-EVENTS_KEPT_MAX:])
 
     def reports(self) -> tuple[Report, ...]:
         """Reports not yet delivered, oldest first. A line that does not parse is dropped."""
@@ -180,7 +183,29 @@ class Slots:
 
     def delivered(self, key: str) -> None:
         """The server has the report with this key."""
-        self._write_reports([one for one in self.reports() if one.key != key])
+        with self._queue():
+            self._write_reports([one for one in self.reports() if one.key != key])
+
+    @contextmanager
+    def _queue(self) -> Iterator[None]:
+        """The queue for one writer, waiting for its turn.
+
+        The agent delivers without the installer's lock, while a command may settle a trial.
+        """
+        path = self._folder / "events.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise state_fault(path, "locked", error) from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def _write_reports(self, reports: list[Report]) -> None:
         path = self._folder / "events.jsonl"

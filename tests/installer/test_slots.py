@@ -1,5 +1,7 @@
 """What the device remembers: it survives, it is bounded, and a broken file costs only itself."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,27 @@ REPORT = Report("key", "installed", "1.0", 1, "", 5, ROOT.hex, {"tries": 1})
 
 def ignore(_: str) -> None:
     pass
+
+
+def test_no_report_is_lost_between_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent delivers while a command settles a trial: delivering holds no installer's lock."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    old = [replace(REPORT, key=f"old-{number}") for number in range(50)]
+    new = [replace(REPORT, key=f"new-{number}") for number in range(50)]
+    for one in old:
+        Slots(tmp_path, ignore).report(one)
+
+    with ThreadPoolExecutor(2) as pool:
+        done = [
+            pool.submit(lambda: [Slots(tmp_path, ignore).report(one) for one in new]),
+            pool.submit(lambda: [Slots(tmp_path, ignore).delivered(one.key) for one in old]),
+        ]
+        for one in done:
+            one.result()
+
+    assert list(Slots(tmp_path, pytest.fail).reports()) == new
 
 
 def test_records_survive(tmp_path: Path) -> None:
