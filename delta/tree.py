@@ -198,8 +198,8 @@ def tree_of(pieces: Iterable[Data], salt: bytes) -> Tree:
 class ChunkList:
     """Chunk digests that hash up to the root of `tuple`. Made by `verify_chunk_list` alone.
 
-    `check` and `matches` may be called from several threads; they hash without the GIL, but see
-    `_leaf_digests` for what a second thread gains.
+    May be used by several threads; hashing lets go of the GIL, but see `_leaf_digests` for what a
+    second thread gains.
     """
 
     tuple: VerityTuple
