@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import (
     Busy,
@@ -31,7 +32,7 @@ from slipstream.installer.ports import EntryState
 from slipstream.installer.prepare import prepare
 from slipstream.installer.slots import Denied, SlotState
 from slipstream.installer.states import BootedNew, Committed, Idle, Outcome, Refused, Streaming
-from tests.installer.lab import SLOT_BYTES, Lab, LabRelease, change, make_image
+from tests.installer.lab import SLOT_BYTES, Lab, LabFetcher, LabRelease, change, make_image
 
 IMAGE = make_image(1)
 
@@ -71,6 +72,27 @@ def test_a_first_install_uses_the_full_payload(lab: Lab) -> None:
     assert lab.holds("a", one)
     assert lab.reboot() == "a"
     assert lab.fake.staged["a", 1].files == {"linux": b"kernel 1.0"}
+
+
+def test_fetching_decoding_and_writing_overlap(lab: Lab) -> None:
+    """The last piece of the payload is held back until the first chunk stands in the slot."""
+    lab.publish("1.0", 1, IMAGE)
+    payload = max(lab.files, key=lambda path: len(lab.files[path]))
+
+    class Waiting(LabFetcher):
+        async def stream(self, path: str, rng: ByteRange) -> AsyncIterator[bytes]:
+            left = rng.size
+            async for piece in super().stream(path, rng):
+                left -= len(piece)
+                if path == payload and not left:
+                    async with asyncio.timeout(30):
+                        while lab.slot("a").read_bytes()[:CHUNK_BYTES] != IMAGE[:CHUNK_BYTES]:
+                            await asyncio.sleep(0.005)
+                yield piece
+
+    lab.fetcher = Waiting(lab.files)
+    run(lab)
+    assert [path for path, _ in lab.fetcher.streamed].count(payload) > 10
 
 
 def test_an_update_uses_the_delta(lab: Lab, update: LabRelease) -> None:
