@@ -21,6 +21,7 @@ from slipstream.delta.errors import DigestMismatch, FormatError, Unavailable
 from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
 from slipstream.delta.limits import READ_OVER_BYTES_MAX
 from slipstream.delta.payload import Index, dump_index, parse_index
+from slipstream.installer import frames as module
 from slipstream.installer.fetch import HttpFetcher
 from slipstream.installer.frames import FrameSource, plan_runs
 from slipstream.installer.spool import Spool
@@ -345,6 +346,38 @@ def test_unavailable_keeps_what_came(tmp_path: Path) -> None:
             async with FrameSource(fetcher, PATH, PAYLOAD.index, ALL, spool) as source:
                 assert await collect(source) == PAYLOAD.wanted(ALL)
             assert fetcher.counters.bytes_received == sum(SIZES)
+            spool.close()
+
+    run(check())
+
+
+def test_release_after_leaving_touches_nothing(tmp_path: Path) -> None:
+    """A checkpoint may end when its source was left: another may use the spool by then."""
+
+    async def check() -> None:
+        async with HostileServer(PAYLOAD.files) as server, fetcher_of(server) as fetcher:
+            spool = Spool(tmp_path, PAYLOAD.index.digest)
+            async with FrameSource(fetcher, PATH, PAYLOAD.index, ALL, spool) as source:
+                await collect(source, release=False)
+            held = spool.frames
+            source.release(len(SIZES))
+            assert spool.frames == held != ()
+            spool.close()
+
+    run(check())
+
+
+def test_one_stream_over_many_stretches_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FRAMES_AT_ONCE", 2)
+
+    async def check() -> None:
+        async with HostileServer(PAYLOAD.files) as server, fetcher_of(server) as fetcher:
+            spool = Spool(tmp_path, PAYLOAD.index.digest)
+            async with FrameSource(fetcher, PATH, PAYLOAD.index, ALL, spool) as source:
+                assert await collect(source) == PAYLOAD.wanted(ALL)
+            assert fetcher.counters.requests == 1
             spool.close()
 
     run(check())
