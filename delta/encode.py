@@ -52,7 +52,7 @@ class Profile:
     """How much effort and device memory a payload takes; sizes in bytes.
 
     window_bytes   target bytes that are aligned, and at most coded, together
-    source_bytes   source bytes that a window is aligned with
+    source_bytes   source bytes that a window is aligned with, at most (windows.py: twice its own)
     absorb_bytes   a shorter equal stretch between changed ones is coded along with them
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
@@ -98,8 +98,8 @@ _LZMA_LEVEL = 3 | 1 << 31
 
 PROFILES = {
     "small": Profile("small", 3 * MIB, 5 * MIB, 64 * KIB, _DELTA_CODECS, None, 19),
-    "balanced": Profile("balanced", 2 * MIB, 6 * MIB, 64 * KIB, _DELTA_CODECS, _LZMA_LEVEL, 12),
-    "fast": Profile("fast", 1 * MIB, 3 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6),
+    "balanced": Profile("balanced", 2 * MIB, 4 * MIB, 64 * KIB, _DELTA_CODECS, _LZMA_LEVEL, 12),
+    "fast": Profile("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6),
 }
 
 
