@@ -129,7 +129,7 @@ class Device:
         """Hold the device for one installer. Raises Busy at once; the lock dies with the process."""
         path = self.state / "lock"
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise state_fault(path, "opened", error) from error
         try:

@@ -91,7 +91,9 @@ class Journal:
         line = f"{zlib.crc32(body):08x} ".encode() + body + b"\n"
         fresh = not self._log.exists()
         try:
-            descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+            descriptor = os.open(
+                self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
             try:
                 while line:
                     line = line[os.write(descriptor, line) :]

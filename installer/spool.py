@@ -211,13 +211,14 @@ class Spool:
                 os.ftruncate(file.fileno(), at)
             self._sizes[number] = at
         if last:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _start_segment(self) -> None:
         self._close_descriptor()
         number = max(self._sizes, default=0) + 1
         self._descriptor = os.open(
-            self._path(number), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._path(number),
+            os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
         )
         self._sizes[number] = 0
         self._write(self._header)

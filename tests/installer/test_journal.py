@@ -153,3 +153,16 @@ def test_a_disk_that_fails_is_a_fault_of_the_device(
     with pytest.raises(DeviceFault, match="Make room"):
         journal.checkpoint(POINTS[0])
     assert journal.state == Idle()
+
+
+def test_a_link_planted_for_the_log_is_not_written_through(tmp_path: Path) -> None:
+    """Whoever may write into the state folder must not choose which file root writes."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "tx.log").symlink_to(victim)
+
+    with pytest.raises(DeviceFault):
+        Journal(tmp_path / "state", ignore).checkpoint(POINTS[0])
+
+    assert victim.read_bytes() == b"precious"
