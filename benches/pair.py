@@ -7,7 +7,8 @@ Every command runs in processes of its own. Seconds are wall clock and processor
 whole process tree; memory is the highest sum of proportional set sizes over that tree, sampled
 ten times a second, and for decoders also the kernel's own account of the peak. Our decoder runs
 in a process that imports what a device imports, no more. Every decoded target is compared by
-SHA-256.
+SHA-256. --full adds the full payload's row: `make bench` (480 MiB) and `make bench-large` (1200
+MiB) so show the decoder's memory for two image sizes, delta and full, which must be below 96 MiB.
 """
 
 import argparse
