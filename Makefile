@@ -23,7 +23,7 @@ demo: setup
 	scripts/packages demo
 	$(BIN)/slipstream demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(TARGET),--target "$(TARGET)")
 
-# Figures beside the peers, for the Debian pair of the demonstration: about 20 minutes.
+# Figures beside the peers, for the Debian pair of the demonstration: about 5 minutes.
 # make bench SOURCE=a.img TARGET=b.img: for any two images. PEERS=none: ours alone.
 # make bench-large: 1200 MiB images with a kernel; an hour with the peers.
 PEERS ?= xdelta3,zstd
