@@ -5,9 +5,10 @@ one would otherwise be a safety setting that is silently not there. Every error 
 file, line and key. The settings are documented in docs/device.md.
 """
 
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -126,8 +127,30 @@ def load_config(path: Path) -> Config:
     return _parse(path.absolute(), text, document)
 
 
+# Checked first: a misspelt key would otherwise be reported as the required one that is missing.
+_SECTION_KEYS = {
+    "device": ("id", "product", "hardware", "channel", "state"),
+    "server": ("url", "root", "token_file", "ca_file"),
+    "boot": ("adapter", "esp", "tries", "cmdline", "entry", "reboot"),
+    "health": ("name", "command", "timeout_s"),
+    "release": ("file",),
+    "install": ("verity", "memory"),
+}
+_KEYS = (*_SECTION_KEYS, "slots")
+
+
+def _check_keys(section: "_Section", known: tuple[str, ...]) -> None:
+    for key in section.entries():
+        if key not in known:
+            section.refuse(key, known)
+
+
 def _parse(path: Path, text: str, document: dict[str, Any]) -> Config:
     root = _Section(path, text, "", document)
+    _check_keys(root, _KEYS)
+    for name, keys in _SECTION_KEYS.items():
+        for section in root.tables(name):
+            _check_keys(section, keys)
     device = root.section("device")
     server = root.section("server")
     boot = root.section("boot")
@@ -191,6 +214,7 @@ def _place(slot: "_Section", image: str) -> PartitionPlace:
     if isinstance(value, str):
         return PartitionPlace(slot.path(image))
     table = slot.section(image)
+    _check_keys(table, ("path", "offset", "size"))
     place = PartitionPlace(
         table.path("path"),
         table.size("offset", 0),
@@ -240,8 +264,26 @@ class _Section:
         """Refuse keys that nothing asked for."""
         for key in self._table:
             if key not in self._asked:
-                known = ", ".join(sorted(self._asked))
-                self.fail(key, "unknown key", f"one of {known}", None)
+                self.refuse(key, self._asked)
+
+    def refuse(self, key: str, known: Iterable[str]) -> NoReturn:
+        """Raise UsageError for a key that is not known; with the near name, if there is one."""
+        names = sorted(known)
+        near = difflib.get_close_matches(key, names, 1)
+        what = f"unknown key, did you mean {near[0]}?" if near else "unknown key"
+        self.fail(key, what, f"one of {', '.join(names)}", None)
+
+    def tables(self, key: str) -> list["_Section"]:
+        """The table or the tables of that name; none where it is missing or not a table."""
+        value = self._table.get(key)
+        if isinstance(value, dict):
+            return [_Section(self._path, self._text, key, value)]
+        rows = value if isinstance(value, list) else []
+        return [
+            _Section(self._path, self._text, key, row, n)
+            for n, row in enumerate(rows)
+            if isinstance(row, dict)
+        ]
 
     def peek(self, key: str) -> Any:
         self._asked.add(key)

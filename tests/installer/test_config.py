@@ -124,7 +124,21 @@ def test_what_may_be_left_out_has_a_default(tmp_path: Path) -> None:
         ('["reboot", "now"]', '"reboot now"', 25, "boot.reboot: not a command"),
         ("timeout_s = 10", "timeout_s = 9999999", 30, "health.timeout_s"),
         ('command = ["true"]', "", 32, "health.command: not a command"),
-        ('name = "disk"', 'nme = "disk"', 32, "health.name: missing"),
+        ('name = "disk"', 'nme = "disk"', 33, "health.nme: unknown key, did you mean name?"),
+        (
+            'product = "gateway"',
+            'prodct = "gateway"',
+            3,
+            "device.prodct: unknown key, did you mean product?",
+        ),
+        ('url = "https', 'uri = "https', 9, "server.uri: unknown key, did you mean url?"),
+        ("[server]", "[sever]", 8, "sever: unknown key, did you mean server?"),
+        (
+            'path = "disk.img"',
+            'pth = "disk.img"',
+            17,
+            "slots.b.rootfs.pth: unknown key, did you mean path?",
+        ),
         ('verity = "append"', 'verity = "yes"', 40, "install.verity"),
         ('memory = "128MiB"', "memory = -1", 41, "install.memory"),
         ("[boot]", "[boot", 19, "not TOML"),
@@ -145,7 +159,7 @@ def test_errors_name_file_line_and_key(
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="server: missing"):
-        load(tmp_path, FULL.replace("[server]", "[sever]"))
+        load(tmp_path, FULL[: FULL.index("[server]")] + FULL[FULL.index("[slots.a]") :])
 
 
 def test_one_slot_is_too_few(tmp_path: Path) -> None:
