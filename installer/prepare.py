@@ -52,7 +52,12 @@ async def gather(device: Device, release: str | None) -> Prepared:
     """
     refuse_while_on_trial(device)
     trusted = await refresh(
-        device.fetcher, device.metadata, device.root(), device.now(), say=device.notices.append
+        device.fetcher,
+        device.metadata,
+        device.root(),
+        device.now(),
+        say=device.notices.append,
+        root_name=f"{device.config.path}: server.root {device.config.server.root}",
     )
     entry = find_release(device, trusted, release)
     raw = await fetch_target(

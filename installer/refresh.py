@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from slipstream.delta.errors import DigestMismatch, Expired, FormatError, Rejected, RolledBack
+from slipstream.delta.errors import (
+    DigestMismatch,
+    Expired,
+    FormatError,
+    Rejected,
+    RolledBack,
+    SignatureError,
+)
 from slipstream.delta.limits import ROOT_ROTATIONS_MAX
 from slipstream.delta.trust import MetadataFile, RoleWanted, TargetFile, TrustedSet
 from slipstream.installer.fetch import NotFound
@@ -43,22 +50,51 @@ async def refresh(
     *,
     layout: Layout = PUBLIC,
     say: Say = quiet,
+    root_name: object = "the first root",
 ) -> TrustedSet:
     """Bring the device's view of the repository up to date; TUF specification, section 5.
 
     `root` is the root that the running image carries: every chain starts there, so that an edited
     state folder gains nothing. `now` is the trusted time of the whole refresh (aware; see
     metadata_store.trusted_time). `say` hears of everything that was lost or unsound in the store.
+    `root_name` is where `root` stands, for messages.
 
-    Raises Rejected (bad metadata), Unavailable (network), DeviceFault (store).
+    Raises Rejected (bad metadata), Unavailable (network), DeviceFault (store). A root of another
+    repository than the one trusted so far is refused before anything stored is touched.
     """
-    trusted = TrustedSet(root, now)
     try:
-        await _walk_roots(trusted, fetcher, store, layout, say)
-    finally:
-        _settle_root(trusted, store, say)
-    trusted.close_root()
-    await _update_timestamp(trusted, fetcher, store, layout, say)
+        trusted = TrustedSet(root, now)
+    except Rejected as error:
+        raise Rejected(
+            f"the first trusted root is not sound: {error}",
+            where=root_name,
+            hint="Put the repository's 1.root.json there",
+        ) from error
+    _refuse_foreign(trusted, store, root_name)
+    first_version = trusted.root.version
+    fresh = store.read("timestamp") is None
+    try:
+        try:
+            await _walk_roots(trusted, fetcher, store, layout, say)
+        finally:
+            _settle_root(trusted, store, say)
+        trusted.close_root()
+        await _update_timestamp(trusted, fetcher, store, layout, say)
+    except SignatureError as error:
+        if not fresh:
+            raise
+        # Nothing was ever trusted here: more likely the wrong file than an attack.
+        raise SignatureError(
+            error.what,
+            where=error.where,
+            expected=error.expected,
+            got=error.got,
+            hint=f"Is {root_name} the root of another repository? "
+            "Put this repository's 1.root.json there",
+        ) from error
+    # Only now: nothing signed by the keys of a wrong root ever arrives here.
+    if store.read_root(first_version) != root:
+        store.write_root(first_version, root)
     await _update_snapshot(trusted, fetcher, store, layout, say)
     await _load_role(RoleWanted("targets", "root"), trusted, fetcher, store, layout, say)
     return trusted
@@ -112,6 +148,33 @@ async def fetch_target(
     )
     target.check(raw)
     return raw
+
+
+def _refuse_foreign(first: TrustedSet, store: MetadataStore, root_name: object) -> None:
+    """Refuse a first root that differs from the stored one of its version.
+
+    A wrong path in the configuration would otherwise look like keys that were revoked, and drop
+    the memory that rollback is noticed by. Stored bytes that are not a sound root are damage.
+    """
+    if store.read("timestamp") is None:
+        return  # nothing to lose, and the stored root may be the wrong one
+    version = first.root.version
+    for stored in (store.read_root(version), store.read("root")):
+        if stored is None:
+            continue
+        try:
+            known = TrustedSet(stored, first.now).root
+        except Rejected:
+            continue
+        if known.version == version and known != first.root:
+            raise Rejected(
+                "this is the root of another repository",
+                where=root_name,
+                expected=f"root {version} that this device trusted so far, as in {store.folder}",
+                got=f"another root {version}",
+                hint="Correct server.root. If the repository was really replaced, remove "
+                f"{store.folder} and {store.folder.parent / 'spool'}",
+            )
 
 
 async def _walk_roots(

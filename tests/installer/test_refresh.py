@@ -293,9 +293,49 @@ def test_whoever_edits_the_state_folder_gains_nothing(device: Device, tmp_path: 
 
 def test_an_unsound_first_root_asks_nobody(device: Device) -> None:
     device.first_root = device.first_root.replace(b'"root"', b'"toor"')
-    with pytest.raises(Rejected):
+    with pytest.raises(Rejected, match=r"the first root: .*not sound"):
         device.refresh()
     assert device.fetcher.asked == []
+
+
+def make_foreign_first() -> bytes:
+    """The first root of a repository that has nothing to do with the device's."""
+    repository = Repository()
+    for role in ("root", "timestamp", "snapshot", "targets"):
+        repository.rotate(role)
+    repository.publish("root", bump=False)
+    return repository.files["metadata/1.root.json"]
+
+
+@pytest.mark.parametrize("rotations", [0, 2])
+def test_a_foreign_root_is_refused_before_anything_stored_is_touched(
+    device: Device, rotations: int
+) -> None:
+    for _ in range(rotations):
+        device.repository.publish("root")
+    device.refresh()
+    stored = {path: path.read_bytes() for path in device.store.folder.rglob("*.json")}
+    good, device.first_root = device.first_root, make_foreign_first()
+
+    with pytest.raises(Rejected, match=r"the first root: .*another repository.*server\.root") as it:
+        device.refresh()
+
+    assert "trusted so far" in str(it.value)
+    assert "spool" in str(it.value)
+    assert device.fetcher.asked == []
+    assert {path: path.read_bytes() for path in device.store.folder.rglob("*.json")} == stored
+    device.first_root = good
+    device.refresh()
+    assert not any("revoked" in line for line in device.said)
+
+
+def test_a_foreign_root_on_a_fresh_device_can_be_corrected(device: Device) -> None:
+    good, device.first_root = device.first_root, make_foreign_first()
+    with pytest.raises(SignatureError, match=r"Is the first root the root of another repository\?"):
+        device.refresh()
+    device.first_root = good
+    device.refresh()
+    device.refresh()
 
 
 # --- root chain
@@ -306,7 +346,7 @@ def test_a_device_that_slept_for_years_walks_every_root(device: Device) -> None:
         device.repository.rotate_root()
     device.refresh()
     assert device.stored()["root"] == 21
-    assert len(list((device.store.folder / "root_history").iterdir())) == 20
+    assert len(list((device.store.folder / "root_history").iterdir())) == 21
 
 
 def test_one_refresh_walks_a_bounded_number_of_roots(device: Device) -> None:
