@@ -4,6 +4,8 @@ A device without a token has a static repository and no contact: nothing is told
 release is wanted. What is wanted is never trusted: only signed metadata decides what may run.
 """
 
+import os
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -71,13 +73,17 @@ class Contact:
 
 @asynccontextmanager
 async def open_contact(device: Device) -> AsyncIterator[Contact]:
-    """The contact that the configuration asks for. Raises UsageError for an unreadable token."""
+    """The contact that the configuration asks for.
+
+    Raises UsageError for a token that cannot be read, or that others can read.
+    """
     config = device.config.server
     if config.token_file is None:
         yield Contact(device, None)
         return
     try:
         with config.token_file.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             token = file.read(TOKEN_BYTES_MAX).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
@@ -86,6 +92,14 @@ async def open_contact(device: Device) -> AsyncIterator[Contact]:
             got=error,
             hint="Write the token that the server gave this device into it, mode 0600",
         ) from error
+    if mode & 0o077:
+        raise UsageError(
+            "others can read the device's token",
+            where=config.token_file,
+            expected="mode 0600",
+            got=f"{mode:04o}",
+            hint="Run chmod 600 on it; if others had access, register the device again",
+        )
     async with poll.Server(config.url, token, clock=device.clock, ca_file=config.ca_file) as server:
         yield Contact(device, server)
 

@@ -92,7 +92,9 @@ class Journal:
         fresh = not self._log.exists()
         try:
             descriptor = os.open(
-                self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._log,
+                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
+                0o600,
             )
             try:
                 while line:

@@ -219,6 +219,7 @@ class Spool:
         self._descriptor = os.open(
             self._path(number),
             os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o600,
         )
         self._sizes[number] = 0
         self._write(self._header)

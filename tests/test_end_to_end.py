@@ -91,6 +91,7 @@ class Lab:
         token_line = ""
         if token is not None:
             (folder / "token").write_text(token)
+            (folder / "token").chmod(0o600)
             token_line = 'token_file = "token"\n'
         # The health check looks into the booted slot for what release 3 has wrong with it.
         check = "import sys; from pathlib import Path; slot = Path('run/slot').read_text(); "

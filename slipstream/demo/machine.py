@@ -98,6 +98,7 @@ def make_machine(folder: Path, *, url: str, root: Path, token: str, image_bytes:
     offsets = {name: FIRST_SLOT_BYTES + n * slot_bytes for n, name in enumerate("ab")}
     (folder / "layout.json").write_text(json.dumps(offsets))
     (folder / "esp/loader/loader.conf").write_text("timeout 0\n")
+    (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(token + "\n")
     (folder / "token").chmod(0o600)
     (folder / "root.json").write_bytes(root.read_bytes())

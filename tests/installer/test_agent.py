@@ -508,6 +508,18 @@ def test_a_missing_token_file_is_a_usage_error(static: Rig) -> None:
         asyncio.run(agent.run(static.device, say=static.said.append))
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_token_that_others_can_read_is_refused(static: Rig, mode: int) -> None:
+    (static.folder / "token").write_text("secret\n")
+    (static.folder / "token").chmod(mode)
+    text = static.lab.config_path.read_text()
+    static.lab.config_path.write_text(
+        text.replace('root = "root.json"', 'root = "root.json"\ntoken_file = "token"')
+    )
+    with pytest.raises(UsageError, match=rf"token: others can read.*{mode:04o}.*chmod 600"):
+        asyncio.run(agent.run(static.device, say=static.said.append))
+
+
 def test_a_whole_update_through_a_real_server(static: Rig) -> None:
     """poll.Server over loopback: the token is sent, the report arrives, SIGTERM ends it."""
     requests: list[tuple[str, str, dict[str, object]]] = []
@@ -539,6 +551,7 @@ def test_a_whole_update_through_a_real_server(static: Rig) -> None:
         await site.start()
         port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         (static.folder / "token").write_text("secret\n")
+        (static.folder / "token").chmod(0o600)
         text = static.lab.config_path.read_text()
         text = text.replace("127.0.0.1:1/", f"127.0.0.1:{port}/")
         text = text.replace('root = "root.json"', 'root = "root.json"\ntoken_file = "token"')

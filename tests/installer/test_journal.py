@@ -166,3 +166,9 @@ def test_a_link_planted_for_the_log_is_not_written_through(tmp_path: Path) -> No
         Journal(tmp_path / "state", ignore).checkpoint(POINTS[0])
 
     assert victim.read_bytes() == b"precious"
+
+
+def test_the_log_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    Journal(tmp_path, ignore).checkpoint(POINTS[0])
+
+    assert (tmp_path / "tx.log").stat().st_mode & 0o777 == 0o600
