@@ -57,7 +57,7 @@ from slipstream.delta.windows import (
     settle,
     unclaimed_source,
 )
-from slipstream.server.image import ImageFile
+from slipstream.server.image import ImageFile, check_output
 from slipstream.server.patch import read_index
 
 _PIECE_BYTES = 4 * MIB  # read and hashed at a time
@@ -96,10 +96,12 @@ def build_payload(
 
     `memory_bytes` is what the installer may hold on the device. `reuse` is an earlier full
     payload whose frames may be taken over where the target bytes are equal; the result has the
-    same bytes without it. UsageError, OSError; the output is then untouched.
+    same bytes without it. The output must be a regular file or not exist, and none of the inputs.
+    UsageError, OSError; the output is then untouched.
     """
     if profile not in PROFILES:
         raise UsageError("unknown profile", expected=" or ".join(PROFILES), got=profile)
+    check_output(output, (source, target, reuse), device=False)
     effort = PROFILES[profile].within(memory_bytes)
     jobs = min(jobs or os.cpu_count() or 1, _JOBS_MAX)
     with ExitStack() as stack:

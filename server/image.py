@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -53,3 +54,38 @@ class ImageFile:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_output(output: Path, inputs: Iterable[Path | None], *, device: bool) -> None:
+    """Refuse, before the first byte, an output that cannot be written or that is an input.
+
+    `device`: the output may be a block device. Links are followed. UsageError, OSError.
+    """
+    if not output.parent.is_dir():
+        raise UsageError(
+            f"the folder {output.parent} does not exist",
+            where=output,
+            hint="Make it, or name another output",
+        )
+    try:
+        there = output.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(there.st_mode) and not (device and stat.S_ISBLK(there.st_mode)):
+        # A rename would put a file in the place of /dev/null, of a pipe, or of a device's node.
+        kinds = "neither a regular file nor a block device" if device else "not a regular file"
+        raise UsageError(f"output is {kinds}", where=output, hint="Name another output")
+    for path in inputs:
+        if path is not None and path.exists() and _is_same(there, path.stat()):
+            raise UsageError(
+                "output is also an input, which would be destroyed",
+                where=output,
+                expected=f"something other than {path}",
+                hint="Name another output",
+            )
+
+
+def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
+    if stat.S_ISBLK(one.st_mode) and stat.S_ISBLK(other.st_mode):
+        return one.st_rdev == other.st_rdev  # one device may have several nodes
+    return os.path.samestat(one, other)

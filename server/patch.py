@@ -17,7 +17,7 @@ from slipstream.delta.errors import DigestMismatch, FormatError, UsageError, Wro
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import MIB
 from slipstream.delta.payload import INDEX_PREFIX_BYTES, Index, parse_index, parse_index_size
-from slipstream.server.image import ImageFile
+from slipstream.server.image import ImageFile, check_output
 
 _PIECE_BYTES = MIB  # of the source, hashed at a time
 
@@ -29,10 +29,11 @@ def apply_payload(
 ) -> None:
     """Write to `output` the target that `payload` makes of `source` (None: of nothing).
 
-    A regular file appears whole and verified, or not at all; a block device is written in place.
+    The output must be none of the inputs. A regular file appears whole and verified, or not at all; a block device is written in place.
     `on_progress` is told target bytes done and in all. Raises Rejected for a payload that is
     broken or made for another source, WrongDevice for a device too small, UsageError, OSError.
     """
+    check_output(output, (source, payload), device=True)
     report = on_progress or _silent
     with ImageFile(payload) as encoded:
         index = read_index(encoded)
@@ -107,9 +108,6 @@ def _write(
                 )
             _write_target(index, payload, source, device, report, sparse=False)
         return
-    if output.exists() and not output.is_file():
-        # A rename would put a file in the place of /dev/null, or of a pipe.
-        raise UsageError("output is neither a regular file nor a block device", where=output)
     temporary = output.with_name(f".{output.name}.tmp")
     try:
         with temporary.open("wb", buffering=0) as file:

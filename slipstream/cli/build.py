@@ -45,7 +45,8 @@ def diff(
 ) -> None:
     """Make a payload that turns SOURCE into TARGET. Both are files or block devices of any size.
 
-    SOURCE - makes a full payload, which needs no source.
+    SOURCE - makes a full payload, which needs no source. The output is a regular file, and
+    neither SOURCE nor TARGET.
     """
     from slipstream.server.build import build_payload  # noqa: PLC0415 - needs the build extra
 
@@ -100,7 +101,8 @@ def diff(
 def patch(source: Path, payload: Path, output: Path, as_json: bool) -> None:
     """Make the target from SOURCE and PAYLOAD. SOURCE - stands for none (full payloads).
 
-    The result is checked against the digest in the payload before it gets its name.
+    The result is checked against the digest in the payload before it gets its name. The output
+    is neither SOURCE nor PAYLOAD.
     """
     from slipstream.server.patch import apply_payload  # noqa: PLC0415 - needs the build extra
 

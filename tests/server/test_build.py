@@ -236,3 +236,39 @@ def test_block_devices(tmp_path: Path, loop_device: tuple[Path, Path]) -> None:
     build_payload(None, tmp_path / "short", payload, memory_bytes=MEMORY)
     apply_payload(None, payload, device)
     assert backing.read_bytes()[: MIB - 5000] == target[:-5000]
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    source, target, link = tmp_path / "source", tmp_path / "target", tmp_path / "link"
+    source.write_bytes(b"one")
+    target.write_bytes(b"two")
+    os.link(target, link)
+    for given, output in ((None, target), (None, link), (source, source), (source, target)):
+        with pytest.raises(UsageError, match="output is also an input"):
+            build_payload(given, target, output, memory_bytes=MEMORY)
+    assert (source.read_bytes(), target.read_bytes()) == (b"one", b"two")
+
+
+def test_an_output_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    target, pipe = tmp_path / "target", tmp_path / "pipe"
+    target.write_bytes(b"two")
+    os.mkfifo(pipe)
+    for output in (pipe, Path("/dev/null"), tmp_path):
+        with pytest.raises(UsageError, match="output is not a regular file"):
+            build_payload(None, target, output, memory_bytes=MEMORY)
+    with pytest.raises(UsageError, match=r"the folder .*nowhere does not exist"):
+        build_payload(None, target, tmp_path / "nowhere" / "made", memory_bytes=MEMORY)
+    assert pipe.is_fifo()
+
+
+def test_a_device_is_no_output_and_not_both_ends(
+    tmp_path: Path, loop_device: tuple[Path, Path]
+) -> None:
+    device, image = loop_device
+    payload = tmp_path / "payload"
+    with pytest.raises(UsageError, match="output is not a regular file"):
+        build_payload(None, image, device, memory_bytes=MEMORY)
+    build_payload(device, image, payload, memory_bytes=MEMORY)
+    with pytest.raises(UsageError, match="output is also an input"):
+        apply_payload(device, payload, device)
+    assert device.is_block_device()

@@ -55,9 +55,19 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, delta: Path) -> None:
         assert os.path.samestat(output.stat(), before)
 
 
-def test_source_may_be_its_own_output(tmp_path: Path, delta: Path) -> None:
-    apply_payload(tmp_path / "source", delta, tmp_path / "source")
-    assert (tmp_path / "source").read_bytes() == TARGET
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path, delta: Path) -> None:
+    source, link = tmp_path / "source", tmp_path / "link"
+    link.symlink_to(source)
+    for output in (source, link, delta):
+        before = output.read_bytes()
+        with pytest.raises(UsageError, match="output is also an input"):
+            apply_payload(source, delta, output)
+        assert output.read_bytes() == before
+
+
+def test_an_output_in_no_folder_is_refused(tmp_path: Path, delta: Path) -> None:
+    with pytest.raises(UsageError, match=r"the folder .*nowhere does not exist"):
+        apply_payload(tmp_path / "source", delta, tmp_path / "nowhere" / "made")
 
 
 @pytest.mark.usefixtures("delta")
