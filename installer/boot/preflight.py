@@ -15,10 +15,20 @@ from slipstream.installer.ports import EntryState
 
 
 def check_partition(esp: Esp) -> None:
-    """The boot partition is there."""
+    """The boot partition is there: a folder with EFI or loader in it, not an empty mount point."""
     if not esp.root.is_dir():
         raise DeviceFault(
             "no boot partition", where=esp.root, hint="Mount it, or correct [boot] esp"
+        )
+    names = esp.names(esp.root)
+    if not {name.lower() for name in names} & {"efi", "loader"}:  # FAT knows no case
+        raise DeviceFault(
+            "the boot partition is not mounted here, or holds no boot loader",
+            where=esp.root,
+            expected="a folder EFI or loader in it",
+            got=", ".join(sorted(names)[:5]) or "an empty folder",
+            hint="Mount it, or correct [boot] esp; a new partition gets its boot loader from "
+            "bootctl install",
         )
 
 

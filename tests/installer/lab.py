@@ -200,7 +200,7 @@ class Lab:
         real_boot: bool = False,
     ) -> None:
         self.folder = folder
-        (folder / "esp").mkdir(parents=True, exist_ok=True)
+        (folder / "esp" / "EFI").mkdir(parents=True, exist_ok=True)
         self.clock = LabClock()
         self.files: dict[str, bytes] = {}
         self.fetcher = LabFetcher(self.files)

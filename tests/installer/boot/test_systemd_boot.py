@@ -50,7 +50,7 @@ class EspRig:
         self.kind = kind
         self.size: int | None = None
         self.esp = folder / "esp"
-        self.esp.mkdir(parents=True)
+        (self.esp / "EFI").mkdir(parents=True)
         self.cmdline = folder / "cmdline"
         self.selected = folder / f"LoaderEntrySelected-{LOADER_VENDOR}"
 
@@ -365,6 +365,15 @@ def test_a_missing_partition_says_so(tmp_path: Path) -> None:
         control.check("b", 0)
 
 
+def test_an_empty_mount_point_is_no_partition(tmp_path: Path) -> None:
+    (tmp_path / "efi").mkdir()
+    control = SystemdBoot(tmp_path / "efi", cmdline=tmp_path / "cmdline")
+    with pytest.raises(
+        DeviceFault, match=r"not mounted here.*got an empty folder.*bootctl install"
+    ):
+        control.check("b", 0)
+
+
 def test_a_full_partition_says_how_much_is_missing(rig: EspRig) -> None:
     class FullEsp(Esp):
         def free_bytes(self) -> int:
@@ -376,7 +385,7 @@ def test_a_full_partition_says_how_much_is_missing(rig: EspRig) -> None:
         rig.control(FullEsp(rig.esp)).check("b", 100)
     with pytest.raises(DeviceFault, match=r"too small for this release.*got 1000"):
         rig.control(FullEsp(rig.esp)).stage("a", 1, rig.boot_files(1))
-    assert list(rig.esp.iterdir()) == []
+    assert [path for path in rig.esp.rglob("*") if path.is_file()] == []
 
 
 def test_a_copy_that_was_cut_does_not_need_its_room_twice(rig: EspRig) -> None:
