@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -100,6 +102,9 @@ def plan(config: Path, release: str | None, as_json: bool) -> None:
 def install(config: Path, release: str | None, as_json: bool) -> None:
     """Install a release into the inactive slot; the next boot tries it. Resumes what was cut off.
 
+    Before that it settles a trial that the last boot left, as `confirm` does: it runs the health
+    checks. Ctrl-C loses nothing: running it again goes on where it was.
+
     With --json: a line for each event, the last one is the result.
     """
 
@@ -123,7 +128,11 @@ def install(config: Path, release: str | None, as_json: bool) -> None:
                 "Reboot to try it."
             )
 
-    _run(config, job)
+    try:
+        _run(config, job)
+    except KeyboardInterrupt:
+        _note("interrupted; nothing is lost. Run it again: it goes on where it was")
+        raise
 
 
 @device.command()
@@ -179,6 +188,28 @@ def run(config: Path) -> None:
         await agent.run(found, say=click.echo, notifier=notifier)
 
     _run(config, job)
+
+
+@device.command()
+@config_option
+def unit(config: Path) -> None:
+    """Print the systemd unit of the agent, for this installation and this configuration.
+
+    slipstream device unit > /etc/systemd/system/slipstream.service
+    """
+    load_config(config)  # a unit for a configuration that does not load would only fail later
+    lines = files("slipstream.installer").joinpath("dist/slipstream.service").read_text()
+    program = Path(sys.executable).parent / "slipstream"  # the script of this environment
+    command = f"ExecStart={_quoted(program)} device run --config {_quoted(config.absolute())}"
+    for line in lines.splitlines():
+        click.echo(command if line.startswith("ExecStart=") else line)
+
+
+def _quoted(path: Path) -> str:
+    """A path as systemd reads it in ExecStart (man systemd.service, "Command lines")."""
+    text = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    text = text.replace("$", "$$")
+    return f'"{text}"' if " " in text or text != str(path) else text
 
 
 def _run(config: Path, job: Callable[[Device], Awaitable[None]]) -> None:

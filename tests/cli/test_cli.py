@@ -26,7 +26,7 @@ CONTRACT = {
     "serve": ["--listen", "--database"],
     **{
         f"device {name}": ["--config"]
-        for name in ("status", "check", "plan", "install", "confirm", "rollback", "run")
+        for name in ("status", "check", "plan", "install", "confirm", "rollback", "run", "unit")
     },
     "demo": ["--source", "--target"],
 }

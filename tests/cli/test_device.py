@@ -1,7 +1,9 @@
 """`slipstream device`: exit codes and words, for whoever stands in front of the device."""
 
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -116,3 +118,26 @@ def test_status_and_confirm_without_the_state_folder(rig: Rig, say: Say) -> None
     assert "Booted: release unknown from slot b, on trial" in out
     code, out, _ = say("confirm")
     assert (code, out.splitlines()[-1]) == (0, "release with counter 2 is confirmed")
+
+
+def test_unit_names_this_installation_and_this_configuration(rig: Rig, say: Say) -> None:
+    code, out, error = say("unit")
+
+    assert (code, error) == (0, "")
+    program = Path(sys.executable).parent / "slipstream"
+    start = f"ExecStart={program} device run --config {rig.lab.config_path}"
+    assert [line for line in out.splitlines() if line.startswith("ExecStart=")] == [start]
+    assert "RequiredBy=boot-complete.target" in out
+
+
+def test_an_interrupted_install_says_how_to_go_on(
+    rig: Rig, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slipstream.cli.device.load_config", interrupted)
+    code, _, error = say("install")
+
+    assert code == 1
+    assert "nothing is lost. Run it again" in error

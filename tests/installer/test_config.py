@@ -199,3 +199,9 @@ def test_the_documented_example_is_accepted(tmp_path: Path) -> None:
     start = DOCUMENT.index("```toml\n") + len("```toml\n")
 
     load(tmp_path, DOCUMENT[start : DOCUMENT.index("```", start)])
+
+
+def test_the_example_that_is_shipped_loads() -> None:
+    example = Path(__file__).resolve().parents[2] / "installer" / "dist" / "device.toml"
+
+    assert load_config(example).product == "gateway"
