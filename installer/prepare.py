@@ -24,7 +24,7 @@ from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
 from slipstream.installer.ports import EntryState
-from slipstream.installer.refresh import fetch_target, find_target, refresh
+from slipstream.installer.refresh import fetch_target, find_target, open_first_root, refresh
 from slipstream.installer.slot import check_places, identify
 from slipstream.installer.states import Committed, Condemned, Refused, Staged, Trial
 
@@ -57,7 +57,7 @@ async def gather(device: Device, release: str | None) -> Prepared:
         device.root(),
         device.now(),
         say=device.notices.append,
-        root_name=f"{device.config.path}: server.root {device.config.server.root}",
+        root_name=_root_name(device),
     )
     entry = find_release(device, trusted, release)
     raw = await fetch_target(
@@ -82,6 +82,30 @@ async def gather(device: Device, release: str | None) -> Prepared:
     plan = plan_install(manifest, raw, facts, deltas)
     device.boot.check(plan.slot, plan.boot_bytes)
     return Prepared(plan, trusted)
+
+
+def check_configuration(device: Device) -> None:
+    """What an install would refuse whatever is offered. Raises DeviceFault, Rejected, UsageError."""
+    check_slots(device)
+    check_root(device)
+
+
+def check_slots(device: Device) -> None:
+    """Every place of the slots is there, and no two share bytes. Raises DeviceFault."""
+    check_places(
+        (f"slot {slot.name} {image}", place)
+        for slot in device.config.slots.values()
+        for image, place in slot.partitions.items()
+    )
+
+
+def check_root(device: Device) -> None:
+    """The first root is sound, and the one that was trusted so far. Raises Rejected, UsageError."""
+    open_first_root(device.metadata, device.root(), device.now(), _root_name(device))
+
+
+def _root_name(device: Device) -> str:
+    return f"{device.config.path}: server.root {device.config.server.root}"
 
 
 def refuse_while_on_trial(device: Device) -> None:
@@ -146,11 +170,7 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
 def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
     """The device as a plan sees it. Raises DeviceFault when a slot is not what it should be."""
     config = device.config
-    check_places(
-        (f"slot {slot.name} {image}", place)
-        for slot in config.slots.values()
-        for image, place in slot.partitions.items()
-    )
+    check_slots(device)
     booted = device.boot.booted()
     target = choose_target(config.slots, booted.slot, entries=len(device.boot.entries()))
     places = config.slots[target].partitions

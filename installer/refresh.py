@@ -62,15 +62,7 @@ async def refresh(
     Raises Rejected (bad metadata), Unavailable (network), DeviceFault (store). A root of another
     repository than the one trusted so far is refused before anything stored is touched.
     """
-    try:
-        trusted = TrustedSet(root, now)
-    except Rejected as error:
-        raise Rejected(
-            f"the first trusted root is not sound: {error}",
-            where=root_name,
-            hint="Put the repository's 1.root.json there",
-        ) from error
-    _refuse_foreign(trusted, store, root_name)
+    trusted = open_first_root(store, root, now, root_name)
     first_version = trusted.root.version
     fresh = store.read("timestamp") is None
     try:
@@ -148,6 +140,23 @@ async def fetch_target(
     )
     target.check(raw)
     return raw
+
+
+def open_first_root(
+    store: MetadataStore, root: bytes, now: datetime, root_name: object
+) -> TrustedSet:
+    """The trusted set that begins with `root`; nothing is written or fetched. Raises Rejected if
+    it is not sound, or is not the root that the device trusted so far."""
+    try:
+        trusted = TrustedSet(root, now)
+    except Rejected as error:
+        raise Rejected(
+            f"the first trusted root is not sound: {error}",
+            where=root_name,
+            hint="Put the repository's 1.root.json there",
+        ) from error
+    _refuse_foreign(trusted, store, root_name)
+    return trusted
 
 
 def _refuse_foreign(first: TrustedSet, store: MetadataStore, root_name: object) -> None:

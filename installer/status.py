@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from slipstream.delta.errors import SlipstreamError
 from slipstream.installer.device import Device
 from slipstream.installer.ports import Booted, BootEntry, EntryState
+from slipstream.installer.prepare import check_root, check_slots
 from slipstream.installer.slots import Denied, SlotRecord, SlotState
 from slipstream.installer.states import (
     Committed,
@@ -175,7 +177,15 @@ class Status:
 
 
 def read_status(device: Device) -> Status:
-    """The status of a device. Takes no lock: an install may be under way. Raises DeviceFault."""
+    """The status of a device. Takes no lock: an install may be under way. Raises DeviceFault.
+
+    What is wrong in the configuration stands among the notices: an install would refuse it.
+    """
+    for check in (check_slots, check_root):
+        try:
+            check(device)
+        except SlipstreamError as error:
+            device.notices.append(str(error))
     records = device.slots.records()
     booted = device.boot.booted()
     points = device.journal.checkpoints() if not isinstance(device.journal.state, Idle) else ()

@@ -21,7 +21,7 @@ from slipstream.installer.contact import open_contact
 from slipstream.installer.device import Device, open_device
 from slipstream.installer.install import install as install_release
 from slipstream.installer.notify import Notifier
-from slipstream.installer.prepare import prepare
+from slipstream.installer.prepare import check_configuration, prepare
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.states import Idle, Refused
 from slipstream.installer.status import last_words, read_status
@@ -65,6 +65,7 @@ def check(config: Path, as_json: bool) -> None:
     """
 
     async def job(found: Device) -> None:
+        check_configuration(found)
         try:
             plan = await prepare(found, await _wanted(found, None))
         except Refused as error:  # a release is on trial: nothing can be installed now
@@ -89,6 +90,7 @@ def plan(config: Path, release: str | None, as_json: bool) -> None:
     """Say what an install would fetch and do. Does nothing."""
 
     async def job(found: Device) -> None:
+        check_configuration(found)
         made = await prepare(found, await _wanted(found, release))
         click.echo(json.dumps(made.to_json()) if as_json else made.to_words())
 

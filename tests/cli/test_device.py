@@ -141,3 +141,28 @@ def test_an_interrupted_install_says_how_to_go_on(
 
     assert code == 1
     assert "nothing is lost. Run it again" in error
+
+
+@pytest.mark.parametrize("fault", ["same file", "missing", "root"])
+def test_a_fault_in_the_configuration_is_said_before_anything_is_offered(
+    rig: Rig, say: Say, fault: str
+) -> None:
+    slot, root = rig.lab.slot("b"), rig.lab.folder / "root.json"
+    match fault:
+        case "same file":
+            slot.unlink()
+            slot.hardlink_to(rig.lab.slot("a"))
+            words, refused = "share bytes", 6
+        case "missing":
+            slot.unlink()
+            words, refused = "slot b rootfs", 6
+        case _:
+            root.write_bytes(b"{}")
+            words, refused = f"server.root {root}", 4
+
+    code, out, _ = say("status")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("Note: ") and words in line]
+    for command in ("check", "plan"):
+        code, _, error = say(command)
+        assert (code, words in error) == (refused, True), error
