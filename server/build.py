@@ -12,12 +12,14 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -240,12 +242,16 @@ class _Encoder:
         self._ahead = jobs * _AHEAD
         self._pool: ProcessPoolExecutor | None = None
         if jobs > 1:
+            # Threads are running: a plain fork could inherit a held lock.
+            context = multiprocessing.get_context("spawn")
+            # Only this process holds the end that is never written to: it closes when this
+            # process closes it, or dies of whatever signal, and then the workers end.
+            self._watched, self._held = context.Pipe(duplex=False)
             self._pool = ProcessPoolExecutor(
                 jobs,
-                # Threads are running: a plain fork could inherit a held lock.
-                mp_context=multiprocessing.get_context("spawn"),
+                mp_context=context,
                 initializer=_start_worker,
-                initargs=(source, target, profile),
+                initargs=(source, target, profile, self._watched),
             )
         else:
             self._worker = _Worker(source, target, profile)
@@ -260,7 +266,11 @@ class _Encoder:
         trace: TracebackType | None,
     ) -> None:
         if self._pool is not None:
+            if error is not None:
+                self._held.close()  # no one wants the pieces in work, of seconds each
             self._pool.shutdown(wait=True, cancel_futures=True)
+            self._held.close()
+            self._watched.close()
         else:
             self._worker.close()
 
@@ -322,11 +332,18 @@ class _Worker:
 _worker: _Worker | None = None  # one for each process of the pool
 
 
-def _start_worker(source: Path | None, target: Path, profile: Profile) -> None:
+def _start_worker(source: Path | None, target: Path, profile: Profile, watched: Connection) -> None:
     global _worker
     # Ctrl-C reaches the whole process group; the parent alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     _worker = _Worker(source, target, profile)
+
+
+def _end_with_parent(watched: Connection) -> None:
+    """End this process, whatever it does, once the parent has closed its end or is no more."""
+    watched.poll(None)
+    os._exit(1)
 
 
 def _encode_in_worker(piece: Piece) -> tuple[EncodedFrame, ...]:

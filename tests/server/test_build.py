@@ -1,8 +1,12 @@
 """build.py: any two files, the same bytes whatever the jobs, whole output or none."""
 
 import os
+import select
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -272,3 +276,47 @@ def test_a_device_is_no_output_and_not_both_ends(
     with pytest.raises(UsageError, match="output is also an input"):
         apply_payload(device, payload, device)
     assert device.is_block_device()
+
+
+# Says the ids of the workers once frames are encoded, then waits for a signal.
+_BUILD_LONG = """
+import multiprocessing, signal, sys
+from pathlib import Path
+from slipstream.server.build import build_payload
+
+def told(done, total):
+    if done:
+        print(*[one.pid for one in multiprocessing.active_children()], flush=True)
+        signal.pause()
+
+if __name__ == "__main__":
+    target, output = map(Path, sys.argv[1:])
+    build_payload(
+        None, target, output, jobs=2, memory_bytes=96 << 20, profile="fast", on_progress=told
+    )
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_the_build(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "target").write_bytes(_random(6 * MIB))
+    (tmp_path / "build.py").write_text(_BUILD_LONG)
+    words = [sys.executable, *(str(tmp_path / name) for name in ("build.py", "target", "payload"))]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as build:
+        assert build.stdout is not None
+        pids = [int(word) for word in build.stdout.readline().split()]
+        ends = [os.pidfd_open(pid) for pid in pids]
+        began = time.monotonic()
+        build.send_signal(number)
+        build.wait(5)
+    try:
+        assert len(ends) == 2
+        for end in ends:  # a pidfd is readable when its process has ended
+            assert select.select([end], [], [], 5)[0]
+        assert time.monotonic() - began < 5
+    finally:
+        for end in ends:
+            os.close(end)
+    assert not (tmp_path / "payload").exists()
