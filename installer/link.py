@@ -296,4 +296,11 @@ def _reason(error: BaseException) -> str:
     # Several timeouts of aiohttp and asyncio have no text of their own.
     if isinstance(error, TimeoutError):
         return str(error) or "the server does not answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        # aiohttp's own text is "Cannot connect to host H:P ssl:default [...]".
+        why = (error.os_error.strerror or str(error.os_error))[:200]
+        return (
+            f"the server {error.host}:{error.port} cannot be reached ({why}): check the network, "
+            "that the server runs, and server.url"
+        )
     return str(error)[:300] or type(error).__name__

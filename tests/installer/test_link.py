@@ -10,7 +10,8 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError, Unavailable, UsageError
 from slipstream.delta.limits import RATE_FLOOR_BYTES_PER_S, RATE_FLOOR_WINDOW_S
 from slipstream.installer.fetch import HttpFetcher
-from slipstream.installer.link import RateFloor
+from slipstream.installer.link import Link, RateFloor
+from slipstream.installer.response import Interrupted
 from tests.installer.hostile_server import Answer, Fault, HostileServer
 from tests.installer.test_fetch import BIG, FILES, SMALL, pair, streamed
 from tests.installer.virtual_time import LoopClock, run
@@ -182,5 +183,19 @@ def test_closing_twice_is_fine() -> None:
                 await fetcher.fetch("none", size_max=10)
             await fetcher.close()
             await fetcher.close()
+
+    run(check())
+
+
+def test_a_server_that_is_not_there_is_said_in_plain_words() -> None:
+    async def check() -> None:
+        link = Link("http://127.0.0.1:1", clock=LoopClock())
+        async with link:
+            with pytest.raises(Interrupted) as caught:
+                await link.get("x", {})
+        text = str(caught.value)
+        assert "127.0.0.1:1 cannot be reached (" in text
+        assert "check the network" in text
+        assert "ssl:default" not in text
 
     run(check())
