@@ -54,12 +54,18 @@ def _silent(_done: int, _total: int) -> None:
 def read_index(payload: ImageFile) -> Index:
     """The index at the start of a payload file, which is as long as it says; FormatError."""
     prefix = payload.read(0, min(INDEX_PREFIX_BYTES, payload.size))
-    size = parse_index_size(prefix)
+    try:
+        size = parse_index_size(prefix)
+    except FormatError as error:
+        raise FormatError(f"not a payload: {error}", where=payload.path) from error
     if size > payload.size:
         raise FormatError(
             "payload cut short", where=payload.path, expected=f"{size} bytes", got=payload.size
         )
-    index = parse_index(payload.read(0, size))
+    try:
+        index = parse_index(payload.read(0, size))
+    except FormatError as error:
+        raise FormatError(f"index of the payload is broken: {error}", where=payload.path) from error
     if index.payload_size != payload.size:
         raise FormatError(
             "payload of another length than it says",

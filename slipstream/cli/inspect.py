@@ -78,7 +78,17 @@ def _describe_payload(prefix: bytes, read: Any, size: int, file: Path) -> dict[s
             "neither payload, manifest, nor TUF metadata", where=file, got=repr(prefix[:16])
         ) from error
     assert index_size <= INDEX_BYTES_MAX
-    index = parse_index((prefix + read(max(0, index_size - len(prefix))))[:index_size])
+    if size < index_size:
+        raise FormatError(
+            "payload cut short within its index",
+            where=file,
+            expected=f"{index_size} bytes of index",
+            got=size,
+        )
+    try:
+        index = parse_index((prefix + read(max(0, index_size - len(prefix))))[:index_size])
+    except Rejected as error:
+        raise FormatError(f"index of the payload is broken: {error}", where=file) from error
     found: dict[str, Any] = {
         "kind": "payload" if size > index_size or not index.body_size else "payload index",
         "type": "full" if index.source_digest is None else "delta",
@@ -86,6 +96,7 @@ def _describe_payload(prefix: bytes, read: Any, size: int, file: Path) -> dict[s
         "index_bytes": index_size,
         "payload_bytes": index_size + index.body_size,
         "file_bytes": size,
+        "complete": size == index_size + index.body_size,
         "source_bytes": index.source_size,
         "source_sha256": index.source_digest.hex if index.source_digest else None,
         "target_bytes": index.target_size,
@@ -179,6 +190,8 @@ def _describe_metadata(metadata: Metadata[Any]) -> dict[str, Any]:
 def _words(key: str, value: object) -> str:
     if value is None:
         return "none"
+    if key == "complete":
+        return "yes" if value else "no: the file has another length than its index says"
     if key.endswith("_bytes") and isinstance(value, int):
         return f"{value} ({megabytes(value)})"
     if key == "issued" and isinstance(value, int):

@@ -205,6 +205,23 @@ def test_wrong_input_is_refused_and_loses_nothing(tmp_path: Path) -> None:
         assert done.stderr.startswith("slipstream: "), done.stderr
 
 
+def test_messages_about_a_broken_payload_name_the_file(tmp_path: Path) -> None:
+    target, payload = tmp_path / "target", tmp_path / "payload"
+    target.write_bytes(os.urandom(100_000))
+    assert run("diff", "-", target, "-o", payload).returncode == 0
+    whole = payload.read_bytes()
+    assert "complete         yes" in run("inspect", payload).stdout
+    payload.write_bytes(whole[:-3])
+    assert "complete         no" in run("inspect", payload).stdout
+    assert json.loads(run("inspect", payload, "--json").stdout)["complete"] is False
+    for broken in (b"", os.urandom(5000), whole[:40], whole[:20] + bytes(len(whole) - 20)):
+        payload.write_bytes(broken)
+        for words in (("patch", "-", payload, "-o", tmp_path / "made"), ("inspect", payload)):
+            done = run(*words)
+            assert done.returncode == 4
+            assert str(payload) in done.stderr
+
+
 def test_inspect_reads_metadata_and_manifests(tmp_path: Path) -> None:
     repo, image = tmp_path / "repo", tmp_path / "image"
     image.write_bytes(b"image" * 1000)
