@@ -1,10 +1,13 @@
 """The page at /: what it says, and to whom."""
 
 import base64
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from slipstream.server import pages
 from slipstream.server.pages import describe_age, describe_device, describe_size
 from slipstream.server.store import Device, Report
 
@@ -163,3 +166,13 @@ def test_a_repository_that_cannot_be_read_or_expired_is_said(with_fleet, folder)
         assert "expired at 2020-01-01T00:00:00Z" in page.text
 
     with_fleet(test)
+
+
+def test_on_a_phone_every_cell_names_its_column() -> None:
+    folder = Path(pages.__file__).with_name("pages")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    columns = re.findall(r'<th scope="col">([^<]+)</th>', page)
+    labels = re.findall(r'<td data-label="([^"]+)"', page)
+    assert "<td>" not in page
+    assert labels == [name for name in columns if name not in {"Device", "Release"}]
+    assert "attr(data-label)" in (folder / "style.css").read_text(encoding="utf-8")
