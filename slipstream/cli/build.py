@@ -1,14 +1,17 @@
 """`slipstream diff` and `slipstream patch`: one delta between two image files, and its use."""
 
+import errno
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from slipstream.cli.progress import megabytes, progress
 from slipstream.cli.sizes import SIZE
-from slipstream.delta.errors import UsageError
+from slipstream.delta.errors import SlipstreamError, UsageError
 
 IMAGE = click.Path(path_type=Path, dir_okay=False)
 NO_SOURCE = Path("-")
@@ -54,7 +57,7 @@ def diff(
     if source != NO_SOURCE:
         _exists(source, "SOURCE")
     began = time.monotonic()
-    with progress("diff", quiet=as_json) as report:
+    with progress("diff", quiet=as_json) as report, _writing(output):
         built = build_payload(
             None if source == NO_SOURCE else source,
             target,
@@ -110,13 +113,29 @@ def patch(source: Path, payload: Path, output: Path, as_json: bool) -> None:
     if source != NO_SOURCE:
         _exists(source, "SOURCE")
     began = time.monotonic()
-    with progress("patch", quiet=as_json) as report:
+    with progress("patch", quiet=as_json) as report, _writing(output):
         apply_payload(None if source == NO_SOURCE else source, payload, output, on_progress=report)
     seconds = time.monotonic() - began
     if as_json:
         click.echo(json.dumps({"target": str(output), "seconds": round(seconds, 3)}))
     else:
         click.echo(f"{output}: verified, {seconds:.1f} s")
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Say which output could not be written, and that nothing of it is left."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and error.errno != errno.ENOSPC:
+            raise
+        raise SlipstreamError(
+            "cannot be written",
+            where=output,
+            got=error.strerror,
+            hint="Make room there or name another place; what stood there is unchanged",
+        ) from error
 
 
 def _exists(path: Path, what: str) -> None:

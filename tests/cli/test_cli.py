@@ -334,3 +334,23 @@ def test_usage_errors_exit_2(words: list[str], tmp_path: Path) -> None:
 
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: both fail in write(2)."""
+    target, output = tmp_path / "target", tmp_path / "output"
+    target.write_bytes(os.urandom(300_000))
+    limit = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from slipstream.cli import main; main(sys.argv[1:])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", limit, "diff", "-", target, "-o", output, "--jobs", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert f"slipstream: {output}: cannot be written; got File too large" in done.stderr
+    assert os.listdir(tmp_path) == ["target"]
