@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.byterange import ByteRange
@@ -131,6 +131,7 @@ def test_cut_at_every_byte_of_a_range() -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example(["Content-Length one more"] * 2, 0, 1, ranges=True, etags=True)
 @given(
     names=st.lists(st.sampled_from(sorted(FAULTS)), max_size=6),
     start=st.integers(0, 1000),
@@ -146,7 +147,8 @@ def test_any_sequence_of_faults(
             server.plan([FAULTS[name] for name in names])
             rng = ByteRange(start, size)
             assert await streamed(fetcher, "blobs/big.payload", rng) == BIG[start : start + size]
-            assert await fetcher.fetch("metadata/small.json", size_max=len(SMALL)) == SMALL
+            # Room for the lie of one byte more: at the exact limit it is refused, not tried again.
+            assert await fetcher.fetch("metadata/small.json", size_max=len(SMALL) + 1) == SMALL
 
     run(check())
 
