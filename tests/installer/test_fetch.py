@@ -131,7 +131,7 @@ def test_cut_at_every_byte_of_a_range() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@example(["Content-Length one more"] * 2, 0, 1, ranges=True, etags=True)
+@example(names=["Content-Length one more"] * 2, start=0, size=1, ranges=True, etags=True)
 @given(
     names=st.lists(st.sampled_from(sorted(FAULTS)), max_size=6),
     start=st.integers(0, 1000),
