@@ -37,6 +37,7 @@ NAME_CHARS_MAX = 64  # product, version, image, hardware, channel
 CHUNK_LIST_BYTES_MAX = IMAGE_BYTES_MAX // CHUNK_BYTES * 32
 COUNTER_MAX = (1 << 31) - 1  # release counters and metadata versions
 MANIFEST_HARDWARE_MAX = 64
+CMDLINE_BYTES_MAX = 64 * KIB  # a kernel takes 2 to 4 KiB; a UKI section may be padded
 NOTES_CHARS_MAX = 16 * KIB  # shown to a person
 TITLE_CHARS_MAX = 128  # one line of a boot menu
 BOOT_OPTIONS_CHARS_MAX = 2047  # COMMAND_LINE_SIZE of x86 and arm64 is 2048 with its final zero

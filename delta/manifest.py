@@ -138,8 +138,7 @@ class Manifest:
                 "boot.options beside a UKI, which carries its own", got=repr(self.boot.options[:80])
             )
         roots = {image.tree.root.hex for image in self.images if image.place is Place.PARTITION}
-        # Kernel and systemd read "roothash=..." as they read roothash=...: quotes hide nothing.
-        for root in _ROOT_OPTION.findall(self.boot.options.translate(_NO_QUOTES)):
+        for root in root_options(self.boot.options):
             if root not in roots:
                 raise FormatError(
                     "boot.options name a root that no partition image has",
@@ -153,6 +152,14 @@ class Manifest:
             if image.name == name:
                 return image
         raise FormatError(f"no image {name!r}", where=f"manifest of release {self.release}")
+
+
+def root_options(cmdline: str) -> list[str]:
+    """The values of roothash= and usrhash= on a kernel command line.
+
+    Kernel and systemd read "roothash=..." as they read roothash=...: quotes hide nothing.
+    """
+    return _ROOT_OPTION.findall(cmdline.translate(_NO_QUOTES))
 
 
 def parse_manifest(raw: bytes) -> Manifest:

@@ -16,6 +16,7 @@ from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.layout import DELTAS_ROLE
 from slipstream.delta.manifest import BootEntryTemplate, ImageEntry, Manifest, PayloadRef
+from slipstream.server.boot_files import check_boot_files
 from slipstream.server.keys import KeyRing, Passphrases
 from slipstream.server.payloads import DeltaMade, Payloads, write_targets
 from slipstream.server.releases import (
@@ -34,11 +35,15 @@ _UNKNOWN_PAYLOAD = PayloadRef(Digest(bytes(32)), 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a publish did. `already`: the release was there; only `deltas` made now are new."""
+    """What a publish did. `already`: the release was there; only `deltas` made now are new.
+
+    `notes`: what the publisher should know of how the release boots.
+    """
 
     manifest: Manifest
     already: bool
     deltas: tuple[DeltaMade, ...]
+    notes: tuple[str, ...] = ()
 
 
 def publish(
@@ -71,6 +76,7 @@ def publish(
         )
         if published is not None:
             _check_same(published, draft)
+        notes = check_boot_files(draft, {name: path for name, (_, path) in request.images.items()})
         _check_keys(signing, current, new=published is None, deltas=bool(sources))
 
         payloads = Payloads(repo, record, scanned, request, on_progress)
@@ -80,7 +86,7 @@ def publish(
             targets, delta_targets = write_targets(repo, current, manifest, deltas)
             put_in_force(signing, current, targets=targets, deltas=delta_targets)
         shutil.rmtree(repo.work, ignore_errors=True)
-        return Published(manifest, published is not None, tuple(deltas))
+        return Published(manifest, published is not None, tuple(deltas), notes)
 
 
 def _read_sources(repo: Repository, current: InForce, request: ReleaseRequest) -> list[Manifest]:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from slipstream.delta.durable import rename_durably
 from slipstream.delta.errors import FormatError
+from slipstream.delta.pe import HEADER_BYTES_MAX, first_section, parse_sections
 from slipstream.installer.boot.entry import Suffix, Tries, bump_name, parse_tries
-from slipstream.installer.boot.pe import HEADER_BYTES_MAX, first_section, parse_sections
 from slipstream.installer.boot.version import compare_versions
 
 UKI_FOLDER = Path("EFI/Linux")

@@ -219,6 +219,7 @@ def publish(
                     "counter": manifest.counter,
                     "floor": manifest.floor,
                     "already": published.already,
+                    "notes": list(published.notes),
                     "images": {
                         image.name: {
                             "image_bytes": image.tree.image_size,
@@ -241,6 +242,8 @@ def publish(
             )
         )
         return
+    for note in published.notes:
+        click.echo(f"note: {note}", err=True)
     word = "was already published" if published.already else "published"
     click.echo(f"release {manifest.release} (counter {manifest.counter}) {word}")
     for image in manifest.images:
@@ -250,6 +253,38 @@ def publish(
     for made in published.deltas:
         size = megabytes(made.index.payload_size) if made.index else f"none: {made.why}"
         click.echo(f"  {made.image}: delta from {made.source}, {size}")
+
+
+@repo.command("root-hash")
+@click.argument("path", metavar="REPO", type=FOLDER)
+@click.argument("image", metavar="FILE", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="The whole tuple of the hash tree.")
+def root_hash(path: Path, image: Path, as_json: bool) -> None:
+    """Print the root hash that FILE will have in REPO: what roothash= in its UKI must say."""
+    from slipstream.server.releases import scan_image  # noqa: PLC0415
+    from slipstream.server.repo import open_repo  # noqa: PLC0415
+
+    salt = open_repo(path).policy.salt
+    with Steps(quiet=as_json) as steps:
+        scanned = scan_image(image, salt, lambda done, total: steps.report("hash", done, total))
+    tree = scanned.tree.tuple
+    if not as_json:
+        click.echo(tree.root.hex)
+        return
+    click.echo(
+        json.dumps(
+            {
+                "hash_type": tree.hash_type,
+                "algorithm": tree.algorithm,
+                "data_block_size": tree.data_block_size,
+                "hash_block_size": tree.hash_block_size,
+                "data_blocks": tree.data_blocks,
+                "salt": tree.salt.hex(),
+                "image_size": tree.image_size,
+                "root": tree.root.hex,
+            }
+        )
+    )
 
 
 @repo.command()

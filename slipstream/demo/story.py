@@ -21,12 +21,10 @@ from slipstream.delta.digest import Digest
 from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.layout import delta_path, full_path
 from slipstream.delta.payload import parse_index
-from slipstream.delta.tree import tree_of
 from slipstream.demo.images import DemoRelease, make_uki
 from slipstream.demo.machine import Machine, make_machine
 
 KILL_AT_SHARE = 0.4  # of the root file system's bytes: the middle of the stream
-READ_BYTES = 4 * 1024 * 1024
 EXIT_NOTHING_TO_DO = 3
 
 
@@ -125,10 +123,8 @@ class Story:
 
     def cmdline(self, release: DemoRelease) -> str:
         """The kernel command line that goes into the UKI: it pins the root file system's tree."""
-        salt = bytes.fromhex(json.loads((self.repo / "repo.json").read_text())["salt"])
-        with release.image.open("rb") as image:
-            tree = tree_of(iter(lambda: image.read(READ_BYTES), b""), salt)
-        return f"roothash={tree.tuple.root} gpt panic=10 quiet"
+        asked = self.run("repo", "root-hash", str(self.repo), str(release.image), "--json")
+        return f"roothash={asked.lines[0]['root']} gpt panic=10 quiet"
 
     def serve(self) -> str:
         """Start the server and register the device. Returns the device's token."""

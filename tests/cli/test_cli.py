@@ -21,6 +21,7 @@ CONTRACT = {
     "inspect": ["--json"],
     "repo init": ["--product", "--threshold", "--insecure-no-passphrase"],
     "repo publish": ["--version", "--image", "--delta-from"],
+    "repo root-hash": ["--json"],
     "repo refresh": ["--offline"],
     "repo rotate-key": ["--old"],
     "serve": ["--listen", "--database"],
@@ -354,3 +355,37 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"slipstream: {output}: cannot be written; got File too large" in done.stderr
     assert os.listdir(tmp_path) == ["target"]
+
+
+def test_root_hash_is_what_veritysetup_says(tmp_path: Path) -> None:
+    repo, image, tree = tmp_path / "repo", tmp_path / "image", tmp_path / "tree"
+    image.write_bytes(os.urandom(4096 * 300))
+    made = run("repo", "init", repo, "--product", "gateway", "--insecure-no-passphrase")
+    assert made.returncode == 0
+    salt = json.loads((repo / "repo.json").read_text())["salt"]
+
+    said = run("repo", "root-hash", repo, image)
+    whole = json.loads(run("repo", "root-hash", repo, image, "--json").stdout)
+    reference = subprocess.run(
+        ["/usr/sbin/veritysetup", "format", f"--salt={salt}", image, tree],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+    assert said.stdout.strip() == whole["root"]
+    assert said.stdout.strip() in reference.split()
+    assert (whole["salt"], whole["data_blocks"]) == (salt, 300)
+
+
+def test_publish_refuses_a_uki_that_cannot_boot(tmp_path: Path) -> None:
+    repo, image = tmp_path / "repo", tmp_path / "image"
+    image.write_bytes(b"image" * 1000)
+    run("repo", "init", repo, "--product", "gateway", "--insecure-no-passphrase")
+    words = ["repo", "publish", repo, "--version", "1", "--image", f"rootfs={image}"]
+
+    refused = run(*words, "--image", f"uki={image}")
+    noted = run(*words)
+
+    assert refused.returncode == 2
+    assert "no unified kernel image" in refused.stderr
+    assert noted.returncode == 0
+    assert "note: neither a uki nor a linux image" in noted.stderr

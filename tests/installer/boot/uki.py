@@ -1,6 +1,6 @@
 """Boot files for tests: the smallest unified kernel images that systemd-boot's rules accept."""
 
-from slipstream.installer.boot.pe import dump_pe
+from slipstream.delta.pe import dump_pe
 
 
 def make_uki(

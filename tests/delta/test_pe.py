@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipstream.delta.errors import FormatError
-from slipstream.installer.boot.pe import dump_pe, first_section, parse_sections
+from slipstream.delta.pe import dump_pe, first_section, parse_sections
 
 CONTENTS = {".osrel": b"ID=x\n", ".cmdline": b"quiet", ".linux": b"K" * 100, ".osrel2": b""}
 
