@@ -158,6 +158,7 @@ def plan_install(
     _check_device(manifest, facts)
     _check_channel(manifest, facts)
     _check_counter(manifest, raw, facts)
+    _check_boots(manifest)
     _check_images(manifest, facts)
     images = tuple(_plan_image(manifest, image, facts, deltas) for image in manifest.images)
     return Plan(manifest, raw, facts.active, facts.target, images)
@@ -246,6 +247,17 @@ def _check_counter(manifest: Manifest, raw: bytes, facts: DeviceFacts) -> None:
                 got=denied.reason,
                 hint="Publish a newer release",
             )
+
+
+def _check_boots(manifest: Manifest) -> None:
+    """Found out at the end of an install, the other slot's boot entry would be gone for nothing."""
+    if not any(image.place in (Place.UKI, Place.LINUX) for image in manifest.images):
+        raise Rejected(
+            "the release has nothing that boots",
+            where=f"release {manifest.release}",
+            expected="a uki or a linux image",
+            got=", ".join(image.name for image in manifest.images),
+        )
 
 
 def _check_images(manifest: Manifest, facts: DeviceFacts) -> None:

@@ -12,6 +12,7 @@ from slipstream.delta.entries import DeltaEntry
 from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected, RolledBack, WrongDevice
 from slipstream.delta.layout import delta_path, full_path
 from slipstream.delta.limits import GIB, MIB
+from slipstream.delta.manifest import Place
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
 from slipstream.installer.prepare import prepare
 from slipstream.installer.slots import Denied
@@ -92,6 +93,17 @@ def test_two_roots_with_the_same_16_digits_are_told_apart(
     assert delta_path("2.0", "rootfs", twin) == delta_path("2.0", "rootfs", SOURCE)
     plan = plan_of(release, facts, delta_of(release, twin))
     assert plan.images[0].payload == plan.images[0].full
+
+
+def test_a_release_that_cannot_boot_is_refused_before_anything_is_retired(
+    release: LabRelease, facts: DeviceFacts
+) -> None:
+    images = tuple(one for one in release.manifest.images if one.place is Place.PARTITION)
+    boot = replace(release.manifest.boot, options="")
+    manifest = replace(release.manifest, images=images, boot=boot)
+
+    with pytest.raises(Rejected, match="nothing that boots"):
+        plan_install(manifest, release.raw, facts, {})
 
 
 def test_the_smallest_delta_wins(release: LabRelease, facts: DeviceFacts) -> None:
