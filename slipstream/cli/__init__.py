@@ -5,6 +5,7 @@ Commands are loaded when they are called, so that a device never loads numpy or 
 
 import sys
 from collections.abc import Sequence
+from errno import ENOSPC
 from importlib import import_module
 
 import click
@@ -96,5 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"slipstream: {place}{error.strerror or error}", err=True)
+        hint = (
+            ". Make room and run it again; what was there is whole" if error.errno == ENOSPC else ""
+        )
+        click.echo(f"slipstream: {place}{error.strerror or error}{hint}", err=True)
         sys.exit(1)

@@ -1,5 +1,6 @@
 """The command line as a contract: groups, options, exit codes, messages, JSON."""
 
+import errno
 import json
 import os
 import re
@@ -105,6 +106,27 @@ def test_a_missing_extra_is_named(
 
     assert ended.value.code == 1
     assert f"slipstream-ota[{extra}]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. Make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "repo"), "repo: Permission denied\n"),
+    ],
+)
+def test_errors_of_the_system_are_said_in_one_line(
+    error: OSError, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"slipstream: {text}")
 
 
 def test_every_optional_library_has_its_extra() -> None:
