@@ -26,9 +26,32 @@ FRAME_CODED_TARGET_BYTES_MAX = 8 * MIB  # decoded length of a data or diff frame
 FRAME_SOURCE_BYTES_MAX = 16 * MIB  # source bytes of a diff frame: sit in memory
 FRAME_ENCODED_BYTES_MAX = 16 * MIB  # encoded bytes of a frame (soft cap of the encoder: 256 KiB)
 FRAME_ENCODED_BYTES_SOFT = 256 * KIB  # what a cut may cost on a thin link
+FRAME_PARTS_MAX = 8192  # packed and plain stretches of a frame: 8 MiB of erofs clusters, four times
+RECIPES_MAX = 256  # ways of packing that one payload uses
+STREAMS_MAX = 1 << 18  # packed stretches that are read from: 32 GiB of content in squashfs blocks
+STREAM_SOURCES_MAX = 4096  # extents of one of them: a fragmented file
+BLOCK_CONTENT_BYTES_MAX = 1 * MIB  # content that is unpacked at once; longer streams have a cursor
+UNPACK_CACHE_BYTES = 4 * MIB  # unpacked blocks kept: the next frame mostly reads from the last one's
+UNPACK_CURSORS = 2  # long streams that are read at a time; each has its decoder and window
+UNPACK_MEMORY_BYTES_MAX = 192 * MIB  # one decoder's: zstd --long=27 takes 128 MiB, xz -9 65 MiB
+UNPACK_WINDOW_BYTES_MAX = 256 * MIB  # content kept behind the farthest byte of a long stream
+HELD_BYTES_MAX = 4 * MIB  # target bytes that wait for a long stream's encoder to catch up
 CONTROL_BYTES_MAX = 6 * MIB  # 24 bytes an instruction: 262,144 instructions in a frame
 CODEC_DECODED_BYTES_MAX = 16 * MIB  # decoded length of any one stream
 CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder will allocate
+
+# --- file systems (build machine): what a map of one image may hold
+MAP_NAMES_MAX = 1 << 20  # names and tables; a full Debian root has 25,000, /usr of a desktop 500,000
+MAP_EXTENTS_MAX = 1 << 20  # together; about 180 bytes of memory each
+MAP_BLOCKS_MAX = 1 << 20  # compressed blocks: 128 GiB of squashfs, 4 GiB of packed erofs clusters
+MAP_PATH_CHARS_MAX = 4096  # of one path: Linux's PATH_MAX
+MAP_PATHS_CHARS_MAX = 64 * MIB  # of all paths: deep folders with long names multiply
+MAP_REPEATS_MAX = 4  # bytes of all files per byte of image: Android shares blocks between files
+EXT_GROUPS_MAX = 1 << 17  # 16 TiB in groups of 128 MiB
+FAT_TABLE_BYTES_MAX = 64 * MIB  # 64 GiB in clusters of 4 KiB; the table sits in memory
+FAT_DIRECTORY_BYTES_MAX = 2 * MIB  # the format's own: 65,536 records of 32 bytes
+SQUASHFS_TABLE_BYTES_MAX = 64 * MIB  # unpacked: a million inodes with their block lists; in memory
+PARTITIONS_MAX = 256  # GPT tables have 128; the numbers of Linux end at 256
 
 # --- manifest
 MANIFEST_BYTES_MAX = 256 * KIB
