@@ -1,0 +1,71 @@
+"""Finds the one file system of a partition, or of an image without partitions, by its magic.
+
+Not here: disks (probe.py, disk.py), and any parsing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from slipstream.delta.errors import FormatError
+from slipstream.delta.filemap import FileMap
+from slipstream.delta.filesystem.ext import read_ext
+from slipstream.delta.filesystem.ext_layout import MAGIC as EXT_MAGIC
+from slipstream.delta.filesystem.ext_layout import MAGIC_OFFSET as EXT_MAGIC_OFFSET
+from slipstream.delta.filesystem.fat import SIGNATURE as FAT_SIGNATURE
+from slipstream.delta.filesystem.fat import SIGNATURE_OFFSET as FAT_SIGNATURE_OFFSET
+from slipstream.delta.filesystem.fat import read_fat
+from slipstream.delta.match import Reader
+
+
+class Format(NamedTuple):
+    """What stands in an image that has `magic` at `offset`. `read` raises FormatError."""
+
+    name: str
+    offset: int
+    magic: bytes
+    read: Callable[[Reader], FileMap]
+
+
+def _refuse(reason: str) -> Callable[[Reader], FileMap]:
+    def read(image: Reader) -> FileMap:
+        raise FormatError(reason, got=f"{image.size} bytes")
+
+    return read
+
+
+_NOT_READ = _refuse("this file system is not read; equal bytes are found all the same")
+
+VOLUMES = (
+    Format("ext", EXT_MAGIC_OFFSET, EXT_MAGIC, read_ext),
+    Format("LUKS", 0, b"LUKS\xba\xbe", _refuse("encrypted: nothing in it can be seen")),
+    Format("btrfs", 0x10040, b"_BHRfS_M", _NOT_READ),
+    Format("XFS", 0, b"XFSB", _NOT_READ),
+    Format("F2FS", 1024, b"\x10\x20\xf5\xf2", _NOT_READ),
+    Format("exFAT", 3, b"EXFAT   ", _NOT_READ),
+    Format("NTFS", 3, b"NTFS    ", _NOT_READ),
+    # Last: the signature of a boot sector says least.
+    Format("FAT", FAT_SIGNATURE_OFFSET, FAT_SIGNATURE, read_fat),
+)
+
+
+def read_volume(image: Reader) -> FileMap:
+    """The map of the file system in an image without partitions; as `read_first`."""
+    return read_first(image, VOLUMES)
+
+
+def read_first(image: Reader, formats: Sequence[Format]) -> FileMap:
+    """The map of the first format whose magic is there and whose content is sound.
+
+    Never raises for content: where no format reads it, the map has the kind `raw`, and notes say
+    why. Errors of the image's own Reader (OSError, UsageError) pass.
+    """
+    notes = []
+    for name, offset, magic, read in formats:
+        end = offset + len(magic)
+        if image.size < end or image.read(offset, len(magic)) != magic:
+            continue
+        try:
+            return read(image)
+        except FormatError as error:
+            notes.append(f"{name}: {error}")
+    return FileMap("raw", notes=notes or ["no file system or partition table is known here"])
