@@ -1,0 +1,116 @@
+"""Collects the compressed blocks of an image, and the extents that lie in them.
+
+Readers meet blocks in the order of files, several times where files share them; a map lists them
+once, by place. Until `numbered`, `Extent.block` is therefore the place of the block in the image.
+Knows no format. Not here: paths and uncompressed files (collect.py).
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.errors import FormatError
+from slipstream.delta.filemap import Block, Entry, Extent, Packing
+from slipstream.delta.limits import MAP_BLOCKS_MAX, MAP_EXTENTS_MAX
+
+
+class _Seen(NamedTuple):
+    packing: Packing
+    length: int  # bytes of the image
+    size: int  # unpacked bytes known so far
+
+
+class BlockBook:
+    """Blocks of an image of `image_size` bytes. Everything raises FormatError beyond a limit."""
+
+    def __init__(self, image_size: int) -> None:
+        self._image_size = image_size
+        self._seen: dict[int, _Seen] = {}
+        self._extents = 0
+
+    def add(self, packing: Packing, place: int, length: int, size: int = 0) -> int:
+        """Note `length` bytes of the image from `place` on as a block; returns what its extents name.
+
+        `size` is how many unpacked bytes the caller knows of: the furthest end that a file uses.
+        A block shared by several files has the largest; none known (0) becomes None in the map.
+        """
+        seen = self._seen.get(place)
+        if seen is None:
+            if not 0 <= place < place + length <= self._image_size:
+                raise FormatError(
+                    "block outside the image",
+                    expected=f"within 0..{self._image_size}",
+                    got=f"offset {place}, size {length}",
+                )
+            if len(self._seen) >= MAP_BLOCKS_MAX:
+                raise FormatError("too many blocks of the map", expected=f"<= {MAP_BLOCKS_MAX}")
+            self._seen[place] = _Seen(packing, length, size)
+        elif (seen.packing, seen.length) != (packing, length):
+            raise FormatError(
+                f"two blocks at offset {place}",
+                expected=f"{seen.length} bytes, {seen.packing.value}",
+                got=f"{length} bytes, {packing.value}",
+            )
+        elif size > seen.size:
+            self._seen[place] = seen._replace(size=size)
+        return place
+
+    def extents(self, pieces: Iterable[Extent]) -> tuple[Extent, ...]:
+        """The pieces of one file, joined where they go on.
+
+        Raises FormatError for pieces that overlap, do not rise, or leave the image.
+        """
+        joined: list[Extent] = []
+        end = 0
+        for piece in pieces:
+            if piece.offset < end:
+                raise FormatError(
+                    "extents of a file overlap", expected=f">= {end}", got=piece.offset
+                )
+            end = piece.offset + piece.size
+            if piece.block is None and not 0 <= piece.place <= self._image_size - piece.size:
+                raise FormatError(
+                    "extent outside the image",
+                    expected=f"within 0..{self._image_size}",
+                    got=f"offset {piece.place}, size {piece.size}",
+                )
+            if joined and _goes_on(joined[-1], piece):
+                joined[-1] = joined[-1]._replace(size=joined[-1].size + piece.size)
+                continue
+            self._extents += 1
+            if self._extents > MAP_EXTENTS_MAX:
+                raise FormatError("too many extents of the map", expected=f"<= {MAP_EXTENTS_MAX}")
+            joined.append(piece)
+        return tuple(joined)
+
+    def numbered(self, entries: Iterable[Entry]) -> tuple[list[Block], list[Entry]]:
+        """All blocks by place, and `entries` whose extents name them by number.
+
+        Raises FormatError if blocks overlap.
+        """
+        blocks: list[Block] = []
+        numbers: dict[int | None, int | None] = {None: None}
+        end = 0
+        for place in sorted(self._seen):
+            packing, length, size = self._seen[place]
+            if place < end:
+                raise FormatError("blocks overlap", expected=f">= {end}", got=place)
+            end = place + length
+            numbers[place] = len(blocks)
+            blocks.append(Block(packing, ByteRange(place, length), size or None))
+        return blocks, [
+            entry._replace(
+                extents=tuple(
+                    extent._replace(block=numbers[extent.block]) for extent in entry.extents
+                )
+            )
+            for entry in entries
+        ]
+
+
+def _goes_on(last: Extent, piece: Extent) -> bool:
+    return (
+        last.block == piece.block
+        and last.offset + last.size == piece.offset
+        and last.place + last.size == piece.place
+    )
