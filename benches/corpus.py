@@ -1,0 +1,124 @@
+"""The benchmark corpus: pairs of Debian releases in every kind of image, built once and cached.
+
+    python -m benches.corpus [ROW...] [--cache DIR]
+
+A row is PAIR/KIND, such as full/squashfs-zstd; without words all rows are built, those that most
+depends on first. Prints the two images of each row.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benches.kinds import KINDS, Kind, make_image, missing_for
+from benches.trees import TREES, Tree, unpacked
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipstream" / "corpus"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two releases: the source and the target of a delta."""
+
+    name: str
+    title: str
+    source: Tree
+    target: Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One pair in one kind of image: a row of every table."""
+
+    pair: Pair
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        return f"{self.pair.name}/{self.kind.name}"
+
+
+PAIRS = {
+    pair.name: pair
+    for pair in (
+        Pair(
+            "full",
+            "Debian 12 with kernel, initrd and containerd: main archive to security and updates",
+            TREES["full-1"],
+            TREES["full-2"],
+        ),
+        Pair(
+            "small",
+            "Debian 12 without kernel: main archive to security and updates",
+            TREES["small-1"],
+            TREES["small-2"],
+        ),
+        Pair("one", "one package and one setting change", TREES["one-1"], TREES["small-2"]),
+        Pair("major", "Debian 12 to Debian 13", TREES["major-1"], TREES["major-2"]),
+    )
+}
+
+# What matters most stands first: it is built and measured first.
+_KINDS_OF_PAIRS = (
+    ("full", ("ext4-4k",)),
+    ("small", ("ext4-1k",)),
+    ("full", ("squashfs-zstd", "squashfs-xz", "squashfs-gzip", "erofs-lz4hc")),
+    ("small", ("squashfs-zstd", "squashfs-xz", "squashfs-gzip", "erofs-lz4hc")),
+    ("full", ("kernel", "initrd-gzip", "initrd-zstd", "initrd-xz", "uki")),
+    ("small", ("ext4-4k", "ext4-written", "erofs", "erofs-lz4hc-64k")),
+    ("one", ("ext4-4k", "ext4-written", "squashfs-zstd", "squashfs-xz", "erofs-lz4hc")),
+    ("major", ("ext4-4k", "squashfs-zstd", "squashfs-xz", "erofs-lz4hc")),
+    ("small", ("squashfs-lz4", "squashfs-lzo", "squashfs-zstd-nofrag", "squashfs-xz-1m-nofrag")),
+    ("small", ("squashfs-gzip-1m", "squashfs-xz-1m", "squashfs-zstd-1m")),
+    ("small", ("erofs-lzma", "erofs-deflate", "erofs-zstd")),
+    ("full", ("ext4-written", "erofs", "squashfs-lz4", "squashfs-lzo", "squashfs-zstd-1m")),
+)
+ROWS = {
+    row.name: row
+    for pair, kinds in _KINDS_OF_PAIRS
+    for row in (Row(PAIRS[pair], KINDS[kind]) for kind in kinds)
+}
+
+
+def images_of(row: Row, cache: Path) -> tuple[Path, Path]:
+    """Source and target image of a row, built where they are not there yet."""
+    source = _image(row.pair.source, row.kind, None, cache)
+    return source, _image(row.pair.target, row.kind, source, cache)
+
+
+def digest_of(image: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _image(tree: Tree, kind: Kind, before: Path | None, cache: Path) -> Path:
+    name = f"{tree.name}.{kind.name}"
+    if kind.follows and before is not None:
+        name += f".after-{before.name.partition('.')[0]}"
+    image = cache / "images" / f"{name}.img"
+    if not image.exists():
+        make_image(kind, unpacked(tree, cache / "trees"), tree.image_bytes, image, before)
+    return image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW", choices=list(ROWS))
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    options = parser.parse_args()
+    for name in options.rows:
+        row = ROWS[name]
+        reason = missing_for(row.kind)
+        if reason is not None:
+            print(f"{name}: left out, {reason}", file=sys.stderr, flush=True)
+            continue
+        for image in images_of(row, options.cache):
+            print(f"{name:28}{image.stat().st_size:>14,}  {image}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

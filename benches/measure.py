@@ -1,0 +1,103 @@
+"""Runs one command and says what it cost: seconds, processor seconds, memory of its processes.
+
+Memory is the highest sum of proportional set sizes over the process tree, sampled ten times a
+second, and beside it the kernel's own account of the largest process, which misses no peak.
+"""
+
+import os
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL, SIGXCPU
+from time import monotonic
+
+_SAMPLES_PER_S = 10
+# A command that waits for the disk or for others uses no processor time: it may take this many
+# times its limit on the clock.
+_WALL_PER_CPU = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one command took. `load` is the machine's load average as it began: above the command's
+    own share, the wall time tells of the neighbours too."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    largest_process_bytes: int
+    load: float
+
+
+class OverLimitError(Exception):
+    """The command took longer than it may, and was ended."""
+
+
+def measure(command: list[str], *, limit_s: int | None = None) -> Cost:
+    """Run to the end.
+
+    `limit_s` bounds the processor time of each of its processes, and three times as much the time
+    on the clock. Raises OverLimitError, or CalledProcessError where it fails.
+    """
+    load = os.getloadavg()[0]
+    began = monotonic()
+    # The soft limit ends it with SIGXCPU, which says why; the hard one a second later with SIGKILL.
+    limited = [] if limit_s is None else ["prlimit", f"--cpu={limit_s}:{limit_s + 1}"]
+    process = subprocess.Popen(
+        [*limited, *command],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # so that all that it started can be ended with it
+    )
+    peak = 0
+    over = False
+    ended = threading.Event()
+
+    def sample() -> None:
+        nonlocal peak, over
+        while not ended.wait(1 / _SAMPLES_PER_S):
+            peak = max(peak, tree_memory_bytes(process.pid))
+            if limit_s is not None and monotonic() - began > _WALL_PER_CPU * limit_s:
+                over = True
+                os.killpg(process.pid, SIGKILL)
+                return
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        os.killpg(process.pid, SIGKILL)
+        raise
+    finally:
+        ended.set()
+        sampler.join()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if over or process.returncode == -SIGXCPU:
+        raise OverLimitError(f"over {limit_s} s")
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Cost(
+        wall_s=round(monotonic() - began, 2),
+        cpu_s=round(usage.ru_utime + usage.ru_stime, 2),
+        peak_bytes=peak,
+        largest_process_bytes=usage.ru_maxrss * 1024,
+        load=round(load, 2),
+    )
+
+
+def tree_memory_bytes(pid: int) -> int:
+    """Sum of proportional set sizes of a process and its descendants."""
+    total = 0
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            for task in Path(f"/proc/{one}/task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+            for row in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if row.startswith("Pss:"):
+                    total += int(row.split()[1]) * 1024
+        except (OSError, ValueError):
+            continue  # it ended meanwhile
+    return total
