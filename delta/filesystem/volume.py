@@ -14,6 +14,7 @@ from slipstream.delta.filesystem.ext_layout import MAGIC_OFFSET as EXT_MAGIC_OFF
 from slipstream.delta.filesystem.fat import SIGNATURE as FAT_SIGNATURE
 from slipstream.delta.filesystem.fat import SIGNATURE_OFFSET as FAT_SIGNATURE_OFFSET
 from slipstream.delta.filesystem.fat import read_fat
+from slipstream.delta.filesystem.squashfs import read_squashfs
 from slipstream.delta.match import Reader
 
 
@@ -36,6 +37,7 @@ def _refuse(reason: str) -> Callable[[Reader], FileMap]:
 _NOT_READ = _refuse("this file system is not read; equal bytes are found all the same")
 
 VOLUMES = (
+    Format("squashfs", 0, b"hsqs", read_squashfs),
     Format("ext", EXT_MAGIC_OFFSET, EXT_MAGIC, read_ext),
     Format("LUKS", 0, b"LUKS\xba\xbe", _refuse("encrypted: nothing in it can be seen")),
     Format("btrfs", 0x10040, b"_BHRfS_M", _NOT_READ),
