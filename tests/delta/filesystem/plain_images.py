@@ -1,7 +1,6 @@
 """Images of file systems without compression, made by the tools that people make them with."""
 
 import os
-import random
 import subprocess
 from pathlib import Path
 
@@ -55,7 +54,10 @@ def run(
     *command: str, stdin: str | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """Run a tool; they are where users other than root do not look."""
-    environment = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    environment = os.environ | {
+        "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+        "LC_ALL": "C.UTF-8",  # mtools replaces what the locale does not have
+    }
     return subprocess.run(
         command, check=check, capture_output=True, text=True, input=stdin, env=environment
     )
@@ -75,16 +77,3 @@ def table_places(found: FileMap) -> list[range]:
         if entry.kind is EntryKind.TABLE and entry.path != "journal"
         for extent in entry.extents
     ]
-
-
-def damaged(data: bytes, places: list[range], chance: random.Random) -> bytes:
-    """The image with a few bytes of its tables changed, or cut off."""
-    image = bytearray(data)
-    for _ in range(chance.randrange(1, 6)):
-        # A table first, then a byte of it: small tables are hit as often as large ones.
-        image[chance.choice(chance.choice(places))] = chance.choice(
-            (0, 1, 0x7F, 0xFF, chance.randrange(256))
-        )
-    if chance.randrange(8) == 0:
-        del image[chance.randrange(len(image)) :]
-    return bytes(image)
