@@ -29,16 +29,30 @@ FRAME_ENCODED_BYTES_SOFT = 256 * KIB  # what a cut may cost on a thin link
 FRAME_PARTS_MAX = 8192  # packed and plain stretches of a frame: 8 MiB of erofs clusters, four times
 RECIPES_MAX = 256  # ways of packing that one payload uses
 STREAMS_MAX = 1 << 18  # packed stretches that are read from: 32 GiB of content in squashfs blocks
+LONG_STREAMS_MAX = 64  # with content that is not unpacked at once: kernels, initrds
 STREAM_SOURCES_MAX = 4096  # extents of one of them: a fragmented file
+CARVED_MAX = 1 << 17  # compressed files looked for in one image: each is tried, which takes time
 BLOCK_CONTENT_BYTES_MAX = 1 * MIB  # content that is unpacked at once; longer streams have a cursor
 UNPACK_CACHE_BYTES = 4 * MIB  # unpacked blocks kept: the next frame mostly reads from the last one's
-UNPACK_CURSORS = 2  # long streams that are read at a time; each has its decoder and window
 UNPACK_MEMORY_BYTES_MAX = 192 * MIB  # one decoder's: zstd --long=27 takes 128 MiB, xz -9 65 MiB
 UNPACK_WINDOW_BYTES_MAX = 256 * MIB  # content kept behind the farthest byte of a long stream
 HELD_BYTES_MAX = 4 * MIB  # target bytes that wait for a long stream's encoder to catch up
 CONTROL_BYTES_MAX = 6 * MIB  # 24 bytes an instruction: 262,144 instructions in a frame
 CODEC_DECODED_BYTES_MAX = 16 * MIB  # decoded length of any one stream
 CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder will allocate
+
+# --- packing (what a recipe may ask of a device; memory follows from it, see pack_memory_bytes)
+RECIPE_LIBRARY_CHARS_MAX = 32  # "liblzma 5.4.1"
+PACK_XZ_DICT_BYTES_MAX = 64 * MIB  # xz -9; its encoder takes 700 MB
+PACK_XZ_BLOCK_BYTES_MAX = 192 * MIB  # xz -T cuts at three dictionaries
+PACK_ZSTD_WINDOW_LOG_MAX = 27  # zstd --long and -22 --ultra; more needs a flag to unpack
+PACK_CLUSTER_BYTES_MAX = 1 * MIB  # physical cluster of erofs
+PACK_AHEAD_BYTES_MAX = 64 * KIB  # content behind a block that its encoder saw; LZ4 looks no farther
+PACK_PIECE_BYTES = 128 * KIB  # what an encoder gets at once: ZSTD_CStreamInSize, on which it depends
+GZIP_HEADER_BYTES_MAX = 64 * KIB  # with name and comment; Linux paths end at 4096
+GZIP_ANSWER_TIMEOUT_S = 30.0  # for gzip --version; a board under load takes a second
+RECIPE_SEARCHES_MAX = 16  # blocks of one image for which all candidates are tried
+RECIPES_KEPT_MAX = 8  # recipes of one image that are tried for every block, those that worked last
 
 # --- file systems (build machine): what a map of one image may hold
 MAP_NAMES_MAX = 1 << 20  # names and tables; a full Debian root has 25,000, /usr of a desktop 500,000
@@ -50,6 +64,10 @@ MAP_REPEATS_MAX = 4  # bytes of all files per byte of image: Android shares bloc
 EXT_GROUPS_MAX = 1 << 17  # 16 TiB in groups of 128 MiB
 FAT_TABLE_BYTES_MAX = 64 * MIB  # 64 GiB in clusters of 4 KiB; the table sits in memory
 FAT_DIRECTORY_BYTES_MAX = 2 * MIB  # the format's own: 65,536 records of 32 bytes
+EROFS_DIRECTORY_BYTES_MAX = 64 * MIB  # all directories together: a million names
+EROFS_INDEX_BYTES_MAX = 64 * MIB  # cluster and chunk indexes together: 64 GiB of files at the least
+EROFS_CLUSTER_BYTES_MAX = MIB  # of one packed cluster: the kernel's own
+EROFS_CLUSTER_UNPACKED_BYTES_MAX = 12 * MIB  # the kernel's own
 SQUASHFS_TABLE_BYTES_MAX = 64 * MIB  # unpacked: a million inodes with their block lists; in memory
 PARTITIONS_MAX = 256  # GPT tables have 128; the numbers of Linux end at 256
 
