@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import FileMap
+from slipstream.delta.filesystem.erofs import read_erofs
 from slipstream.delta.filesystem.ext import read_ext
 from slipstream.delta.filesystem.ext_layout import MAGIC as EXT_MAGIC
 from slipstream.delta.filesystem.ext_layout import MAGIC_OFFSET as EXT_MAGIC_OFFSET
@@ -38,6 +39,7 @@ _NOT_READ = _refuse("this file system is not read; equal bytes are found all the
 
 VOLUMES = (
     Format("squashfs", 0, b"hsqs", read_squashfs),
+    Format("erofs", 1024, b"\xe2\xe1\xf5\xe0", read_erofs),
     Format("ext", EXT_MAGIC_OFFSET, EXT_MAGIC, read_ext),
     Format("LUKS", 0, b"LUKS\xba\xbe", _refuse("encrypted: nothing in it can be seen")),
     Format("btrfs", 0x10040, b"_BHRfS_M", _NOT_READ),
