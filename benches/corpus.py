@@ -7,9 +7,12 @@ depends on first. Prints the two images of each row.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +103,21 @@ def _image(tree: Tree, kind: Kind, before: Path | None, cache: Path) -> Path:
     if kind.follows and before is not None:
         name += f".after-{before.name.partition('.')[0]}"
     image = cache / "images" / f"{name}.img"
-    if not image.exists():
-        make_image(kind, unpacked(tree, cache / "trees"), tree.image_bytes, image, before)
+    if image.exists():
+        return image
+    with _building(cache):
+        if not image.exists():  # another run may have built it while this one waited
+            make_image(kind, unpacked(tree, cache / "trees"), tree.image_bytes, image, before)
     return image
+
+
+@contextmanager
+def _building(cache: Path) -> Iterator[None]:
+    """One run at a time builds; the kernel ends the lock with its process."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "building").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from benches.contest import Contender
@@ -30,37 +29,35 @@ def version() -> str:
     ).stdout.strip()
 
 
-def _diff(
-    profile: str, memory: str | None, *, full: bool
-) -> Callable[[Path, Path, Path], list[str]]:
-    def command(source: Path, target: Path, payload: Path) -> list[str]:
+def slipstream(name: str, title: str, *options: str, full: bool = False) -> Contender:
+    """`slipstream diff` with these options; `full` makes the payload that needs no source."""
+
+    def encode(source: Path, target: Path, payload: Path) -> list[str]:
         images = ["-" if full else str(source), str(target)]
         words = [sys.executable, "-m", "slipstream", "diff", *images, "-o", str(payload)]
-        return [*words, "--profile", profile, *(["--memory", memory] if memory else [])]
+        return [*words, *options]
 
-    return command
-
-
-def _patch(*, full: bool) -> Callable[[Path, Path, Path], list[str]]:
-    def command(source: Path, payload: Path, made: Path) -> list[str]:
+    def decode(source: Path, payload: Path, made: Path) -> list[str]:
         return [sys.executable, "-c", _DECODE, "" if full else str(source), str(payload), str(made)]
 
-    return command
-
-
-def _ours(
-    name: str, title: str, profile: str, memory: str | None, *, full: bool = False
-) -> Contender:
-    return Contender(name, title, version, _diff(profile, memory, full=full), _patch(full=full))
+    return Contender(name, title, version, encode, decode, quick=True)
 
 
 OURS = {
     contender.name: contender
     for contender in (
-        _ours("ours-small", "slipstream small, 512 MiB", "small", "512MiB"),
-        _ours("ours-balanced", "slipstream balanced", "balanced", None),
-        _ours("ours-balanced-96", "slipstream balanced, 96 MiB", "balanced", "96MiB"),
-        _ours("ours-fast", "slipstream fast", "fast", None),
-        _ours("ours-full", "slipstream balanced, no source", "balanced", None, full=True),
+        slipstream(
+            "ours-small",
+            "slipstream small, 512 MiB",
+            *("--profile", "small", "--memory", "512MiB"),
+        ),
+        slipstream("ours-balanced", "slipstream balanced", "--profile", "balanced"),
+        slipstream(
+            "ours-balanced-96",
+            "slipstream balanced, 96 MiB",
+            *("--profile", "balanced", "--memory", "96MiB"),
+        ),
+        slipstream("ours-fast", "slipstream fast", "--profile", "fast"),
+        slipstream("ours-full", "slipstream, no source", "--profile", "balanced", full=True),
     )
 }

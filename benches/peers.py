@@ -62,6 +62,7 @@ PEERS = {
                 *f"xdelta3 -d -f -B {window_bytes(source)} -s".split(),
                 *map(str, (source, payload, made)),
             ],
+            quick=True,
             note="source window as large as the image",
         ),
         Contender(
@@ -76,7 +77,6 @@ PEERS = {
                 *["zstd", "-q", "-f", "-d", "--long=31"],
                 *(f"--patch-from={source}", str(payload), "-o", str(made)),
             ],
-            slow=True,
         ),
         Contender(
             "bsdiff",
@@ -85,7 +85,6 @@ PEERS = {
             lambda source, target, payload: ["bsdiff", *map(str, (source, target, payload))],
             lambda source, payload, made: ["bspatch", *map(str, (source, made, payload))],
             image_max_bytes=100 * MB,  # 17 bytes of memory and 3 to 5 us for each byte of source
-            slow=True,
         ),
         Contender(
             "hdiffpatch",
@@ -97,7 +96,6 @@ PEERS = {
             lambda source, payload, made: _module(
                 "hdiffpatch_peer", "decode", source, payload, made
             ),
-            slow=True,
             note="in memory, which finds more than its streaming mode; LZMA2 level 9, 64 MiB window",
         ),
         Contender(
@@ -144,7 +142,6 @@ PEERS = {
             _debian("xz-utils"),
             lambda _source, target, payload: _shell('xz -9e -T1 -c "$1" >"$2"', target, payload),
             lambda _source, payload, made: _shell('xz -dc "$1" >"$2"', payload, made),
-            slow=True,
             note="solid; needs no source",
         ),
     )

@@ -4,7 +4,7 @@ A row's cells belong to the two images that they were measured on, by SHA-256; a
 version of its tool. Where either differs, it is measured again.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -46,10 +46,11 @@ class ResultCache:
         """Keep one cell, beside those of the same images."""
         known = self.load(row)
         kept = known.cells if known is not None and known.same_images(images) else {}
-        images.cells.clear()
-        images.cells.update({**kept, contender: cell})
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self._path(row), msgspec.json.encode(images))
+        _write(
+            self._path(row),
+            msgspec.json.encode(replace(images, cells={**kept, contender: cell})),
+        )
 
     def _path(self, row: str) -> Path:
         return self.folder / f"{row.replace('/', '.')}.json"
@@ -70,13 +71,7 @@ def merged(older: RowResults | None, newer: RowResults) -> RowResults:
     """Cells of both where they are of the same images, the newer ones over the older."""
     if older is None or not older.same_images(newer):
         return newer
-    return RowResults(
-        newer.source_sha256,
-        newer.target_sha256,
-        newer.source_bytes,
-        newer.target_bytes,
-        {**older.cells, **newer.cells},
-    )
+    return replace(newer, cells={**older.cells, **newer.cells})
 
 
 def _write(path: Path, data: bytes) -> None:
