@@ -1,12 +1,12 @@
 # make demo    the main job on real input        make test    the tests
 # make setup   .venv with the slipstream command  make check   lint, types, tests
-# make bench   figures beside the peers
+# make bench   figures beside the peers        make corpus  the images for it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test check demo bench bench-large lint format clean
+.PHONY: setup test check demo corpus bench bench-large bench-matrix lint format clean
 
 setup: $(STAMP)
 
@@ -23,22 +23,36 @@ demo: setup
 	scripts/packages demo
 	$(BIN)/slipstream demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(TARGET),--target "$(TARGET)")
 
-# Figures beside the peers, for the Debian pair of the demonstration: about 5 minutes.
+# Debian release pairs in every kind of image, built once into the cache: half an hour, 15 GB.
+corpus: setup
+	scripts/packages bench
+	$(BIN)/python -m benches.corpus $(ROWS)
+
+# Figures beside the peers, under 5 minutes once its images are built (3 minutes). What takes longer
+# comes from the cache that make bench-matrix fills. Writes docs/benchmarks.md too.
 # make bench SOURCE=a.img TARGET=b.img: for any two images. PEERS=none: ours alone.
-# make bench-large: 1200 MiB images with a kernel; an hour with the peers.
 PEERS ?= xdelta3,zstd
+IMAGES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/slipstream/corpus/images
 bench: setup
-	scripts/packages bench demo
+	scripts/packages bench
 ifdef SOURCE
-	$(BIN)/python benches/pair.py "$(SOURCE)" "$(TARGET)" --full --peers $(PEERS)
+	$(BIN)/python -m benches.pair "$(SOURCE)" "$(TARGET)" --full --peers $(PEERS)
 	$(BIN)/python benches/install.py "$(SOURCE)" "$(TARGET)" --profile balanced
 else
-	$(BIN)/python benches/debian.py --peers $(PEERS)
+	$(BIN)/python -m benches.matrix --quick --report --rows small/ext4-1k small/squashfs-zstd
+	$(BIN)/python benches/install.py $(IMAGES)/small-1.ext4-1k.img $(IMAGES)/small-2.ext4-1k.img --profile balanced
 endif
 
+# The same for 1200 MiB images with a kernel; an hour where no peer is in the cache.
 bench-large: setup
-	scripts/packages bench demo
-	$(BIN)/python benches/debian.py --large --peers $(PEERS)
+	scripts/packages bench
+	$(BIN)/python -m benches.matrix --report --rows full/ext4-4k full/squashfs-zstd
+	$(BIN)/python benches/install.py $(IMAGES)/full-1.ext4-4k.img $(IMAGES)/full-2.ext4-4k.img --profile balanced
+
+# Every contender on every row, or on ROWS. A day or more; goes on where it was interrupted.
+bench-matrix: setup
+	scripts/packages bench
+	$(BIN)/python -m benches.matrix --report $(if $(ROWS),--rows $(ROWS))
 
 lint: setup
 	$(BIN)/ruff format --check .
