@@ -52,28 +52,25 @@ class Collector:
                 raise FormatError(
                     "extents of a file overlap", expected=f">= {offset + length}", got=run.offset
                 )
-            if length:
-                self._append(joined, Extent(offset, length, place), size)
+            self._append(joined, offset, min(length, size - offset), place)
             offset, length, place, _ = run
-        if length:
-            self._append(joined, Extent(offset, length, place), size)
+        self._append(joined, offset, min(length, size - offset), place)
         return tuple(joined)
 
-    def _append(self, extents: list[Extent], extent: Extent, size: int) -> None:
-        extent = extent._replace(size=min(extent.size, size - extent.offset))
-        if extent.size <= 0:  # preallocated behind the end of the file
+    def _append(self, extents: list[Extent], offset: int, size: int, place: int) -> None:
+        if size <= 0:  # none yet, or preallocated behind the end of the file
             return
-        if not 0 <= extent.place <= extent.place + extent.size <= self._image_size:
+        if not 0 <= place <= place + size <= self._image_size:
             raise FormatError(
                 "extent outside the image",
                 expected=f"within 0..{self._image_size}",
-                got=f"offset {extent.place}, size {extent.size}",
+                got=f"offset {place}, size {size}",
             )
         self._extents += 1
-        self._bytes += extent.size
+        self._bytes += size
         _limit("extents of the map", self._extents, MAP_EXTENTS_MAX)
         _limit("bytes of all files", self._bytes, MAP_REPEATS_MAX * self._image_size)
-        extents.append(extent)
+        extents.append(Extent(offset, size, place))
 
     def path(self, folder: str, name: str) -> str:
         """The path of a name in a folder; the root folder is the empty string."""

@@ -14,7 +14,8 @@ from slipstream.delta.filemap import Extent, FileMap
 from slipstream.delta.filesystem.collect import Collector
 from slipstream.delta.filesystem.ext_blocks import INLINE_FLAG, MAP_BYTES, BlockMaps, Inode
 from slipstream.delta.filesystem.ext_directory import read_names
-from slipstream.delta.filesystem.ext_layout import Incompat, Layout, read_layout
+from slipstream.delta.filesystem.ext_features import Incompat
+from slipstream.delta.filesystem.ext_layout import Layout, read_layout
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.limits import MIB
 from slipstream.delta.match import Reader
@@ -137,7 +138,7 @@ class _ExtReader:
         Raises FormatError where a directory has two names: it may then be below itself.
         """
         if _ROOT_INODE not in self._directories:
-            raise FormatError("ext file system without a root directory")
+            raise FormatError("file system without a root directory")
         paths: dict[int, str] = {}
         hidden = 0
         seen = {_ROOT_INODE}
@@ -153,7 +154,7 @@ class _ExtReader:
                     hidden += 1
                 elif number in self._directories:
                     if number in seen:
-                        raise FormatError("ext directory with two names", where=f"/{path}")
+                        raise FormatError("directory with two names", where=f"/{path}")
                     seen.add(number)
                     waiting.append((number, path))
         return paths, hidden
@@ -170,6 +171,6 @@ class _ExtReader:
         for extent in directory.extents:
             for place in range(extent.place, extent.place + extent.size, size):
                 if place in self._listed:
-                    raise FormatError("ext directory block listed twice", where=f"inode {folder}")
+                    raise FormatError("directory block listed twice", where=f"inode {folder}")
                 self._listed.add(place)
                 yield from read_names(self._image.read(place, size))

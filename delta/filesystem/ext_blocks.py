@@ -70,7 +70,7 @@ class BlockMaps:
         wrong_depth = level > _DEPTH_MAX if depth is None else level != depth
         if magic != _NODE_MAGIC or wrong_depth or (count + 1) * _NODE.size > len(node):
             raise FormatError(
-                "broken ext extent tree",
+                "broken extent tree",
                 expected=f"magic {_NODE_MAGIC:#x}, depth {depth}",
                 got=f"magic {magic:#x}, depth {level}, {count} entries in {len(node)} bytes",
             )
@@ -138,9 +138,7 @@ class BlockMaps:
     def _read(self, block: int) -> bytes:
         place = self._place(block, 1)
         if block in self.blocks:
-            raise FormatError(
-                "ext block map read twice: a cycle, or shared", where=f"block {block}"
-            )
+            raise FormatError("block map read twice: a cycle, or shared", where=f"block {block}")
         self.blocks[block] = None
         return self._image.read(place, self._layout.block_size)
 
@@ -148,7 +146,7 @@ class BlockMaps:
         """Byte offset of a block that starts a run of `count`."""
         if not 0 < block < block + count <= self._layout.block_count:
             raise FormatError(
-                "ext extent outside the file system",
+                "extent outside the file system",
                 expected=f"within block 1..{self._layout.block_count}",
                 got=f"{count} from {block} on",
             )
@@ -160,7 +158,7 @@ def _inline_rest(body: bytes) -> tuple[int, int]:
     (extra,) = struct.unpack_from("<H", body, 128) if len(body) > 128 + 4 else (0,)
     start = 128 + extra
     if start + 4 > len(body) or body[start : start + 4] != _ATTRIBUTES_MAGIC.to_bytes(4, "little"):
-        raise FormatError("ext inline data without attributes in the inode")
+        raise FormatError("inline data without attributes in the inode")
     at = first = start + 4
     while at + _ATTRIBUTE.size <= len(body) and any(body[at : at + 4]):
         length, space, offset, _, size = _ATTRIBUTE.unpack_from(body, at)
@@ -168,4 +166,4 @@ def _inline_rest(body: bytes) -> tuple[int, int]:
         if (space, name) == _INLINE_ATTRIBUTE and first + offset + size <= len(body):
             return first + offset, size
         at += _ATTRIBUTE.size + (length + 3 & ~3)
-    raise FormatError("ext inline data is cut off")
+    raise FormatError("inline data is cut off")

@@ -25,13 +25,13 @@ def read_names(block: bytes) -> Iterator[tuple[str, int]]:
             length = (length & 0xFFFC | (length & 3) << 16) if 0 < length < 0xFFFF else _WHOLE_BLOCK
         if length < _HEAD_BYTES + name_length or length & 3 or at + length > len(block):
             raise FormatError(
-                "broken ext directory record",
+                "broken directory record",
                 where=f"byte {at} of a block of {len(block)}",
                 got=f"length {length}, name {name_length}",
             )
         name = block[at + _HEAD_BYTES : at + _HEAD_BYTES + name_length]
         if inode and name not in (b".", b".."):
             if not name or b"/" in name or b"\0" in name:
-                raise FormatError("ext directory with an impossible name", got=name)
+                raise FormatError("directory with an impossible name", got=name)
             yield name.decode("utf-8", "surrogateescape"), inode
         at += length

@@ -8,13 +8,18 @@ Source: the kernel's fs/ext4/ext4.h and fs/ext4/super.c (ext4_fill_super, descri
 """
 
 import struct
-from collections.abc import Iterator
-from enum import IntFlag
 from typing import Any, NamedTuple
 
 from construct import Bytes, Const, ConstructError, Int16ul, Int32ul, Padding, Struct
 
 from slipstream.delta.errors import FormatError
+from slipstream.delta.filesystem.ext_features import (
+    Compat,
+    Incompat,
+    ReadOnlyCompat,
+    name_variant,
+    read_features,
+)
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.limits import EXT_GROUPS_MAX
 
@@ -62,52 +67,6 @@ _DESCRIPTOR_LOW = struct.Struct("<III6xH8xH2x")
 _DESCRIPTOR_HIGH = struct.Struct("<III6xH")  # the same fields without the flags, from 32 on
 
 
-class Compat(IntFlag):
-    """Features that any reader may ignore."""
-
-    HAS_JOURNAL = 0x4
-    SPARSE_SUPER2 = 0x200
-
-
-class Incompat(IntFlag):
-    """Features that a reader must know; all of these are read, or concern writers only."""
-
-    FILETYPE = 0x2
-    RECOVER = 0x4
-    META_BG = 0x10
-    EXTENTS = 0x40
-    BITS64 = 0x80
-    MMP = 0x100
-    FLEX_BG = 0x200
-    EA_INODE = 0x400
-    CSUM_SEED = 0x2000
-    LARGEDIR = 0x4000
-    INLINE_DATA = 0x8000
-    ENCRYPT = 0x10000
-    CASEFOLD = 0x20000
-
-
-class ReadOnlyCompat(IntFlag):
-    """Features that a reader may ignore; writers must know them."""
-
-    SPARSE_SUPER = 0x1
-    HUGE_FILE = 0x8
-    GDT_CSUM = 0x10
-    DIR_NLINK = 0x20
-    EXTRA_ISIZE = 0x40
-    BIGALLOC = 0x200
-    METADATA_CSUM = 0x400
-
-
-_INCOMPAT_KNOWN = sum(Incompat)
-_EXT4_INCOMPAT = _INCOMPAT_KNOWN & ~(Incompat.FILETYPE | Incompat.RECOVER | Incompat.META_BG)
-_EXT4_READ_ONLY = (
-    ReadOnlyCompat.HUGE_FILE
-    | ReadOnlyCompat.GDT_CSUM
-    | ReadOnlyCompat.DIR_NLINK
-    | ReadOnlyCompat.EXTRA_ISIZE
-    | ReadOnlyCompat.METADATA_CSUM
-)
 _INODE_UNINIT, _BLOCK_UNINIT = 0x1, 0x2
 
 
@@ -148,9 +107,9 @@ def read_layout(image: Part) -> Layout:
         fields = _SUPERBLOCK.parse(raw)
     except ConstructError as error:
         raise FormatError(
-            f"no ext superblock ({' '.join(str(error).split())})", where="offset 1024"
+            f"no superblock ({' '.join(str(error).split())})", where="offset 1024"
         ) from error
-    incompat, read_only = _features(fields)
+    incompat, read_only = read_features(fields)
     _expect("block size (exponent)", fields.log_block_size, 0, 6)
     block_size = 1024 << fields.log_block_size
     first_block = 1 if block_size == 1024 else 0
@@ -168,20 +127,23 @@ def read_layout(image: Part) -> Layout:
     inode_size = fields.inode_size if fields.revision else 128
     _expect("inode size", inode_size, 128, block_size)
     if inode_size & (inode_size - 1):
-        raise FormatError("ext inode size", expected="a power of two", got=inode_size)
+        raise FormatError("inode size", expected="a power of two", got=inode_size)
     descriptor_size = 32
     if incompat & Incompat.BITS64:
         descriptor_size = fields.descriptor_size
         _expect("descriptor size", descriptor_size, 64, block_size)
 
-    with_super = [
+    with_super = {
         group for group in range(group_count) if _has_superblock(group, fields, read_only)
-    ]
+    }
     per_block = block_size // descriptor_size
-    primary = list(_descriptor_blocks(fields, incompat, first_block, group_count, per_block))
+    primary = [
+        _descriptor_block(index, per_block, with_super, fields, incompat)
+        for index in range(-(-group_count // per_block))
+    ]
     # Descriptors that stand behind the superblock stand behind its backups too.
     fixed = [block - first_block for block in primary[: _fixed_count(fields, incompat, primary)]]
-    starts = [first_block + group * fields.blocks_per_group for group in with_super]
+    starts = [first_block + group * fields.blocks_per_group for group in sorted(with_super)]
     backups = [
         start + offset for start in starts[1:] for offset in fixed if start + offset < block_count
     ]
@@ -190,7 +152,7 @@ def read_layout(image: Part) -> Layout:
         for block in primary
     )
     layout = Layout(
-        variant=_variant(fields),
+        variant=name_variant(fields),
         block_size=block_size,
         block_count=block_count,
         inode_size=inode_size,
@@ -210,26 +172,9 @@ def read_layout(image: Part) -> Layout:
     return layout
 
 
-def _features(fields: Any) -> tuple[Incompat, ReadOnlyCompat]:
-    if not fields.revision:  # the first ext2 had no features: the bytes mean nothing
-        return Incompat(0), ReadOnlyCompat(0)
-    unknown = fields.incompat & ~_INCOMPAT_KNOWN
-    if unknown:
-        raise FormatError("ext features that this reader does not know", got=hex(unknown))
-    if fields.read_only_compat & ReadOnlyCompat.BIGALLOC:
-        raise FormatError("ext file systems with clusters (bigalloc) are not read")
-    return Incompat(fields.incompat), ReadOnlyCompat(fields.read_only_compat)
-
-
-def _variant(fields: Any) -> str:
-    if fields.incompat & _EXT4_INCOMPAT or fields.read_only_compat & _EXT4_READ_ONLY:
-        return "ext4"
-    return "ext3" if fields.compat & Compat.HAS_JOURNAL else "ext2"
-
-
 def _expect(what: str, got: int, low: int, high: int) -> None:
     if not low <= got <= high:
-        raise FormatError(f"ext {what}", expected=f"{low}..{high}", got=got)
+        raise FormatError(f"{what}", expected=f"{low}..{high}", got=got)
 
 
 def _has_superblock(group: int, fields: Any, read_only: ReadOnlyCompat) -> bool:
@@ -255,17 +200,15 @@ def _fixed_count(fields: Any, incompat: Incompat, primary: list[int]) -> int:
     return len(primary)
 
 
-def _descriptor_blocks(
-    fields: Any, incompat: Incompat, first_block: int, group_count: int, per_block: int
-) -> Iterator[int]:
-    """Block numbers of the descriptors, without backups."""
-    for index in range(-(-group_count // per_block)):
-        if not incompat & Incompat.META_BG or index < fields.first_meta_group:
-            yield first_block + 1 + index
-        else:
-            group = index * per_block
-            has_superblock = _has_superblock(group, fields, ReadOnlyCompat(fields.read_only_compat))
-            yield first_block + group * fields.blocks_per_group + has_superblock
+def _descriptor_block(
+    index: int, per_block: int, with_super: set[int], fields: Any, incompat: Incompat
+) -> int:
+    """The block with the descriptors from group `index * per_block` on, not a backup."""
+    first_block: int = fields.first_block
+    if not incompat & Incompat.META_BG or index < fields.first_meta_group:
+        return first_block + 1 + index
+    group = index * per_block
+    return first_block + int(group * fields.blocks_per_group) + (group in with_super)
 
 
 def _group(
@@ -284,7 +227,7 @@ def _group(
         unused = fields.inodes_per_group
     if unused > fields.inodes_per_group:
         raise FormatError(
-            "ext unused inodes of a group", expected=f"<= {fields.inodes_per_group}", got=unused
+            "unused inodes of a group", expected=f"<= {fields.inodes_per_group}", got=unused
         )
     return Group(
         None if flags & _BLOCK_UNINIT else block_bitmap,
@@ -301,7 +244,7 @@ def _check_tables(layout: Layout) -> None:
     for start in sorted(group.inode_table for group in layout.groups):
         if start < end or start + blocks > layout.block_count:
             raise FormatError(
-                "ext inode tables overlap or leave the file system",
+                "inode tables overlap or leave the file system",
                 expected=f"block {end}..{layout.block_count - blocks}",
                 got=start,
             )

@@ -75,15 +75,15 @@ def _read_volume(image: Part) -> _Volume:
     try:
         fields = _BOOT_SECTOR.parse(image.read(0, BOOT_SECTOR_BYTES))
     except ConstructError as error:
-        raise FormatError(f"no FAT boot sector ({' '.join(str(error).split())})") from error
+        raise FormatError(f"no boot sector ({' '.join(str(error).split())})") from error
     sector = fields.sector_size
     if sector not in (512, 1024, 2048, 4096):
-        raise FormatError("FAT sector size", expected="512..4096", got=sector)
+        raise FormatError("sector size", expected="512..4096", got=sector)
     if fields.cluster_sectors not in (1, 2, 4, 8, 16, 32, 64, 128):
-        raise FormatError("FAT sectors of a cluster", expected="1..128", got=fields.cluster_sectors)
+        raise FormatError("sectors of a cluster", expected="1..128", got=fields.cluster_sectors)
     if not fields.reserved_sectors or not 1 <= fields.table_count <= 2:
         raise FormatError(
-            "FAT tables",
+            "allocation tables",
             expected="1..2 behind a reserved sector",
             got=f"{fields.table_count} behind {fields.reserved_sectors}",
         )
@@ -98,13 +98,15 @@ def _read_volume(image: Part) -> _Volume:
     cluster_count = (sectors * sector - data_offset) // cluster_size
     if cluster_count < 1 or sectors * sector > image.size:
         raise FormatError(
-            "FAT size", expected=f"{data_offset + cluster_size}..{image.size}", got=sectors * sector
+            "size of the file system",
+            expected=f"{data_offset + cluster_size}..{image.size}",
+            got=sectors * sector,
         )
     bits = _entry_bits(is_fat32, cluster_count)
     needed = -(-(cluster_count + _FIRST_CLUSTER) * bits // 8)
     if not needed <= table_size <= FAT_TABLE_BYTES_MAX:
         raise FormatError(
-            "size of the file allocation table",
+            "size of an allocation table",
             expected=f"{needed}..{FAT_TABLE_BYTES_MAX}",
             got=table_size,
         )
@@ -126,7 +128,9 @@ def _entry_bits(is_fat32: bool, cluster_count: int) -> int:
     if is_fat32:
         return 32
     if cluster_count > _FAT16_CLUSTERS_MAX:
-        raise FormatError("FAT16 clusters", expected=f"<= {_FAT16_CLUSTERS_MAX}", got=cluster_count)
+        raise FormatError(
+            "clusters of a FAT16", expected=f"<= {_FAT16_CLUSTERS_MAX}", got=cluster_count
+        )
     return 12 if cluster_count <= _FAT12_CLUSTERS_MAX else 16
 
 
@@ -154,7 +158,7 @@ class _FatReader:
             size = sum(extent.size for extent in extents)
             if size > FAT_DIRECTORY_BYTES_MAX:
                 raise FormatError(
-                    "FAT directory size",
+                    "directory size",
                     where=f"/{folder}",
                     expected=f"<= {FAT_DIRECTORY_BYTES_MAX}",
                     got=size,
@@ -189,7 +193,7 @@ class _FatReader:
         cluster_size = self._volume.cluster_size
         if count is not None and len(clusters) < count:
             raise FormatError(
-                "FAT chain ends before its file",
+                "chain of clusters ends before its file",
                 where=f"/{path}",
                 expected=f"{count} clusters",
                 got=len(clusters),
@@ -213,13 +217,13 @@ class _FatReader:
                 if done and self._is_end(cluster):
                     return
                 raise FormatError(
-                    "FAT chain leaves the file system",
+                    "chain of clusters leaves the file system",
                     where=f"/{path}",
                     expected=f"cluster {_FIRST_CLUSTER}..{end - 1}",
                     got=cluster,
                 )
             if self._followed[cluster]:
-                raise FormatError("FAT cluster in two chains", where=f"/{path}", got=cluster)
+                raise FormatError("cluster in two chains", where=f"/{path}", got=cluster)
             self._followed[cluster] = 1
             yield cluster
             cluster = self._next(cluster)

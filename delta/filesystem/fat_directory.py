@@ -61,7 +61,7 @@ def read_records(content: bytes) -> Iterator[Record]:
             text = _long_name(long_pieces)
         text = text or _short_name(name, extension, case)
         if not text or "/" in text or "\0" in text:
-            raise FormatError("FAT directory with an impossible name", got=text)
+            raise FormatError("directory with an impossible name", got=text)
         is_directory = bool(attributes & _DIRECTORY)
         yield Record(text, is_directory, high << 16 | low, 0 if is_directory else size)
 

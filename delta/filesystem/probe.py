@@ -5,18 +5,14 @@ map of the kind `raw`, and an image without a map still gets a delta by its cont
 """
 
 from slipstream.delta.filemap import FileMap
-from slipstream.delta.filesystem.disk import GPT_MAGIC, SECTOR_SIZES, read_disk
+from slipstream.delta.filesystem.disk import read_disk
 from slipstream.delta.filesystem.fat import SIGNATURE, SIGNATURE_OFFSET
 from slipstream.delta.filesystem.volume import VOLUMES, Format, read_first
 from slipstream.delta.match import Reader
 
 # Behind the volumes: the boot sector of a FAT has the same signature as a partition table, but
 # the parameters of a FAT are hard to hit by chance.
-_FORMATS = (
-    *VOLUMES,
-    *(Format("GPT", sector, GPT_MAGIC, read_disk) for sector in SECTOR_SIZES),
-    Format("MBR", SIGNATURE_OFFSET, SIGNATURE, read_disk),
-)
+_FORMATS = (*VOLUMES, Format("disk", SIGNATURE_OFFSET, SIGNATURE, read_disk))
 
 
 def read_filesystem(image: Reader) -> FileMap:

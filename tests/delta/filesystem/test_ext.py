@@ -226,7 +226,7 @@ def test_an_extent_tree_that_is_its_own_branch(small: Path) -> None:
     looped = patched(data, branch * 1024, node).data
     with pytest.raises(FormatError, match="read twice"):
         read_ext(patched(looped, root, deeper))
-    with pytest.raises(FormatError, match="broken ext extent tree"):
+    with pytest.raises(FormatError, match="broken extent tree"):
         read_ext(MemoryImage(looped))  # of the wrong depth
 
 
