@@ -1,5 +1,7 @@
 """One contender on one pair of images: encode, decode, compare, and what it cost."""
 
+import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -52,6 +54,7 @@ class Cell:
     encode: Cost | None = None
     decode: Cost | None = None
     skipped: str = ""
+    machine: str = ""  # processors that it was measured on
 
 
 def contest(
@@ -79,7 +82,13 @@ def contest(
         raise DigestMismatch(
             "the decoded target differs", where=contender.name, expected=expected, got=got
         )
-    return Cell(version, payload_bytes, encode, decode)
+    return Cell(version, payload_bytes, encode, decode, machine=machine())
+
+
+def machine() -> str:
+    """Number and kind of this machine's processors."""
+    names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{os.cpu_count()} x {names[0] if names else os.uname().machine}"
 
 
 def installed(contender: Contender) -> bool:

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches.kinds import KINDS, Kind, make_image, missing_for
+from benches.kinds import KINDS, MKFS_EROFS, Kind, make_image, missing_for
+from benches.tools import newer_mkfs_erofs
 from benches.trees import TREES, Tree, unpacked
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipstream" / "corpus"
@@ -49,18 +50,23 @@ PAIRS = {
     for pair in (
         Pair(
             "full",
-            "Debian 12 with kernel, initrd and containerd: main archive to security and updates",
+            "Debian 12 with kernel, initrd, containerd: main to security and updates",
             TREES["full-1"],
             TREES["full-2"],
         ),
         Pair(
             "small",
-            "Debian 12 without kernel: main archive to security and updates",
+            "Debian 12 without kernel: main to security and updates",
             TREES["small-1"],
             TREES["small-2"],
         ),
-        Pair("one", "one package and one setting change", TREES["one-1"], TREES["small-2"]),
-        Pair("major", "Debian 12 to Debian 13", TREES["major-1"], TREES["major-2"]),
+        Pair(
+            "one",
+            "Debian 12 without kernel: one package, one setting",
+            TREES["one-1"],
+            TREES["small-2"],
+        ),
+        Pair("major", "Debian 12 to Debian 13, without kernel", TREES["major-1"], TREES["major-2"]),
     )
 }
 
@@ -107,7 +113,9 @@ def _image(tree: Tree, kind: Kind, before: Path | None, cache: Path) -> Path:
         return image
     with _building(cache):
         if not image.exists():  # another run may have built it while this one waited
-            make_image(kind, unpacked(tree, cache / "trees"), tree.image_bytes, image, before)
+            root = unpacked(tree, cache / "trees")
+            mkfs_erofs = newer_mkfs_erofs(cache / "tools") if kind.newer_erofs else MKFS_EROFS
+            make_image(kind, root, tree.image_bytes, image, before, mkfs_erofs)
     return image
 
 

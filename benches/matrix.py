@@ -47,7 +47,11 @@ def main() -> None:
         if reason is not None:
             print(f"\n{name}: left out, {reason}", flush=True)
             continue
-        failures += fill(ROWS[name], options, cache)
+        try:
+            failures += fill(ROWS[name], options, cache)
+        except (SlipstreamError, subprocess.CalledProcessError) as error:
+            failures += 1
+            print(f"\n{name}: no images, {error}", flush=True)
     if options.report:
         write_report(cache)
     sys.exit(1 if failures else 0)

@@ -53,7 +53,7 @@ def _panel(
         color=[OURS_COLOUR if name in OURS else PEER_COLOUR for name in names],
     )
     axes.bar_label(bars, labels=[f" {sizes[name] / MB:,.2f}" for name in names])
-    axes.set_title(row.pair.title, loc="left")
+    axes.set_title(row.pair.title, loc="left", fontsize="medium")
     axes.set_xlabel("payload, MB")
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)

@@ -50,7 +50,7 @@ def write_report(cache: ResultCache, docs: Path = DOCS) -> None:
     save_all(docs / "benchmarks.json", {name: rows[name] for name in ROWS if name in rows})
     plots = docs / "benchmarks"
     plots.mkdir(exist_ok=True)
-    text = _HEAD + _contenders()
+    text = _HEAD + _contenders(rows)
     for kind in KINDS.values():
         measured = [(row, rows[row.name]) for row in rows_of(kind) if row.name in rows]
         if not measured:
@@ -77,13 +77,16 @@ def smallest_peer(results: RowResults) -> int | None:
     return min(sizes, default=None)
 
 
-def _contenders() -> str:
-    lines = [
-        f"- {contender.title}: {contender.note}."
-        for contender in CONTENDERS.values()
-        if contender.note
-    ]
-    return "\n".join(lines) + "\n"
+def _contenders(rows: dict[str, RowResults]) -> str:
+    lines = []
+    for name, contender in CONTENDERS.items():
+        cells = [results.cells[name] for results in rows.values() if name in results.cells]
+        if cells:
+            versions = ", ".join(sorted({cell.version for cell in cells}))
+            remark = f"; {contender.note}" if contender.note else ""
+            lines.append(f"- {contender.title} ({versions}){remark}.")
+    machines = {cell.machine for results in rows.values() for cell in results.cells.values()}
+    return "\n".join((*lines, "", f"Measured on {', '.join(sorted(machines - {''}))}.", ""))
 
 
 def _table(row: Row, results: RowResults) -> str:

@@ -15,14 +15,15 @@ from slipstream.delta.errors import SlipstreamError
 from slipstream.demo.images import LARGE_PACKAGES, PACKAGES, SOURCE_DATE_EPOCH
 
 MIB = 1 << 20
+MAJOR_SUITE = "trixie"  # Debian 13
 # The older version of one package beside today's versions of all others: apt prefers it by a pin.
 # The pin leaves the tree again; a setting of sshd differs as well.
 ONE_PACKAGE = "libssl3"
 _PIN = f"Package: {ONE_PACKAGE}\\nPin: release n=bookworm\\nPin-Priority: 1001\\n"
-_PIN_FILE = '"$1/etc/apt/preferences.d/one"'
+_PIN_FOLDER = '"$1/etc/apt/preferences.d"'
 ONE_CHANGE = (
-    f"--setup-hook=mkdir -p $(dirname {_PIN_FILE}) && printf '{_PIN}' >{_PIN_FILE}",
-    f"--customize-hook=rm {_PIN_FILE}",
+    f"--setup-hook=mkdir -p {_PIN_FOLDER} && printf '{_PIN}' >{_PIN_FOLDER}/one",
+    f"--customize-hook=rm {_PIN_FOLDER}/one",
     '--customize-hook=sed -i "s/^#MaxAuthTries .*/MaxAuthTries 3/" "$1/etc/ssh/sshd_config"',
 )
 
@@ -63,7 +64,7 @@ TREES = {
         Tree("full-2", "bookworm", later=True, large=True, image_bytes=LARGE),
         Tree("one-1", "bookworm", later=True, large=False, image_bytes=SMALL, more=ONE_CHANGE),
         Tree("major-1", "bookworm", later=True, large=False, image_bytes=MAJOR),
-        Tree("major-2", "trixie", later=True, large=False, image_bytes=MAJOR),
+        Tree("major-2", MAJOR_SUITE, later=True, large=False, image_bytes=MAJOR),
     )
 }
 
@@ -100,7 +101,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _bootstrap(tree: Tree, archive: Path) -> None:
     part = archive.with_suffix(".part.tar")
-    packages = (LARGE_PACKAGES if tree.large else PACKAGES).format(arch=_architecture())
+    packages = (LARGE_PACKAGES if tree.large else PACKAGES).format(arch=debian_architecture())
     subprocess.run(
         [
             "mmdebstrap",
@@ -111,7 +112,7 @@ def _bootstrap(tree: Tree, archive: Path) -> None:
             *tree.more,
             tree.suite,
             str(part),
-            *_sources(tree),
+            *sources(tree.suite, later=tree.later),
         ],
         check=True,
         env={**os.environ, "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH},
@@ -119,12 +120,14 @@ def _bootstrap(tree: Tree, archive: Path) -> None:
     part.replace(archive)
 
 
-def _architecture() -> str:
+def debian_architecture() -> str:
+    """As dpkg calls it: amd64, arm64."""
     return _output("dpkg", "--print-architecture").strip()
 
 
-def _sources(tree: Tree) -> list[str]:
-    """Source lines of the tree's archives, on the mirrors that this machine's apt uses."""
+def sources(suite: str, *, later: bool) -> list[str]:
+    """Source lines of a suite's main archive, and with `later` of its updates and security archives,
+    on the mirrors that this machine's apt uses."""
     found = {}
     for row in _output("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)").split("\n"):
         release, _, uri = row.partition(" ")
@@ -138,11 +141,11 @@ def _sources(tree: Tree) -> list[str]:
             hint="Run apt-get update on a Debian 12 machine",
         )
     main, security = found["bookworm"], found["bookworm-security"]
-    lines = [f"deb {main} {tree.suite} main"]
-    if tree.later:
+    lines = [f"deb {main} {suite} main"]
+    if later:
         lines += [
-            f"deb {main} {tree.suite}-updates main",
-            f"deb {security} {tree.suite}-security main",
+            f"deb {main} {suite}-updates main",
+            f"deb {security} {suite}-security main",
         ]
     return lines
 

@@ -31,9 +31,11 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
-def test_a_kind_is_made_or_refused(kind: Kind, trees: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_kind_is_made_twice_the_same(
+    kind: Kind, trees: tuple[Path, Path], tmp_path: Path
+) -> None:
     first, second = tmp_path / "first.img", tmp_path / "second.img"
-    if missing_for(kind) is not None:
+    if missing_for(kind) is not None or (kind.newer_erofs and not has_newer_erofs()):
         with pytest.raises(SlipstreamError):
             make_target(kind, trees, first)
         assert not first.exists()
@@ -65,7 +67,7 @@ def test_an_image_that_was_written_to_holds_the_target(
 ) -> None:
     kind = KINDS["ext4-written"]
     if missing_for(kind) is not None:
-        return  # test_a_kind_is_made_or_refused has seen the refusal
+        return  # test_a_kind_is_made_twice_the_same has seen the refusal
     image = tmp_path / "target.img"
 
     make_target(kind, trees, image)
@@ -77,6 +79,11 @@ def test_an_image_that_was_written_to_holds_the_target(
         ["debugfs", "-R", f"cat /{CHANGED}", image], capture_output=True, check=True
     ).stdout
     assert text == (trees[1] / CHANGED).read_bytes()
+
+
+def has_newer_erofs() -> bool:
+    """Debian 12's mkfs.erofs does not know the option -V; 1.8, with all codecs, does."""
+    return subprocess.run(["mkfs.erofs", "-V"], capture_output=True, check=False).returncode == 0
 
 
 def read_at_another_time(root: Path) -> None:

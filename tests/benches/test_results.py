@@ -18,7 +18,7 @@ ROW = ROWS["small/ext4-1k"]
 
 def cell(payload_bytes: int, version: str = "1", load: float = 0.1) -> Cell:
     cost = replace(COST, load=load)
-    return Cell(version, payload_bytes, cost, cost)
+    return Cell(version, payload_bytes, cost, cost, machine="2 x test")
 
 
 def contender(version: str) -> Contender:
@@ -68,6 +68,7 @@ def test_the_report_keeps_what_other_runs_measured(tmp_path: Path) -> None:
         "| slipstream balanced | 1,000,000 | 0.250 | ~2.0 (1.5) | 300 | ~2.0 (1.5) | 200 |" in page
     )
     assert "| xdelta3 -9 -S lzma | 4,000,000 | 1.000 | 2.0 (1.5) |" in page
+    assert "Measured on 2 x test.\n" in page
     assert "4.00" in (tmp_path / "benchmarks/ext4-1k.svg").read_text()
 
 
