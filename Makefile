@@ -26,7 +26,7 @@ demo: setup
 # Debian release pairs in every kind of image, built once into the cache: half an hour, 15 GB.
 corpus: setup
 	scripts/packages bench
-	$(BIN)/python -m benches.corpus $(ROWS)
+	$(BIN)/python -m benches.corpus $(if $(ROWS),--rows $(ROWS))
 
 # Figures beside the peers, under 5 minutes once its images are built (3 minutes). What takes longer
 # comes from the cache that make bench-matrix fills. Writes docs/benchmarks.md too.

@@ -1,8 +1,8 @@
 """The benchmark corpus: pairs of Debian releases in every kind of image, built once and cached.
 
-    python -m benches.corpus [ROW...] [--cache DIR]
+    python -m benches.corpus [--rows ROW...] [--cache DIR]
 
-A row is PAIR/KIND, such as full/squashfs-zstd; without words all rows are built, those that most
+A row is PAIR/KIND, such as full/squashfs-zstd; all rows are built by default, those that most
 depends on first. Prints the two images of each row.
 """
 
@@ -130,7 +130,7 @@ def _building(cache: Path) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW", choices=list(ROWS))
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW")
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args()
     for name in options.rows:
