@@ -194,10 +194,10 @@ class ContentReader:
         if not self._features & Incompatible.ZERO_PADDING:
             # Before Linux 5.4 the zeros stood behind LZ4's end, which then nothing tells.
             raise FormatError("erofs clusters without zero padding")
-        if length > EROFS_CLUSTER_BYTES_MAX or size > EROFS_CLUSTER_UNPACKED_BYTES_MAX:
+        if not 0 < length <= EROFS_CLUSTER_BYTES_MAX or size > EROFS_CLUSTER_UNPACKED_BYTES_MAX:
             raise FormatError(
-                "cluster too large",
-                expected=f"<= {EROFS_CLUSTER_BYTES_MAX}, {EROFS_CLUSTER_UNPACKED_BYTES_MAX} unpacked",
+                "size of a cluster",
+                expected=f"1..{EROFS_CLUSTER_BYTES_MAX}, {EROFS_CLUSTER_UNPACKED_BYTES_MAX} unpacked",
                 got=f"{length}, {size} unpacked",
             )
         key = self._book.add(packing, place, length, 0 if cluster.partial else size)
@@ -220,15 +220,15 @@ class ContentReader:
         if self._fragments is None:
             raise FormatError("a tail in the packed file, which is not there")
         end = place + size
-        first = bisect_right(self._fragments, place, key=lambda extent: extent.offset) - 1
-        for extent in self._fragments[max(first, 0) :]:
-            if extent.offset >= end:
-                break
+        number = max(0, bisect_right(self._fragments, place, key=lambda piece: piece.offset) - 1)
+        while number < len(self._fragments) and self._fragments[number].offset < end:
+            extent = self._fragments[number]
             begin = max(extent.offset, place)
-            piece = min(extent.offset + extent.size, end) - begin
-            if piece > 0:
+            length = min(extent.offset + extent.size, end) - begin
+            if length > 0:
                 inner = extent.place + begin - extent.offset
-                yield Extent(offset + begin - place, piece, inner, extent.block)
+                yield Extent(offset + begin - place, length, inner, extent.block)
+            number += 1
 
 
 def _align(place: int, unit: int) -> int:

@@ -39,7 +39,8 @@ class Kind(IntEnum):
 class Cluster(NamedTuple):
     """A physical cluster of `blocks` from block number `block`; its content begins at `offset` of the file.
 
-    `partial` content is only the beginning of what the cluster unpacks to.
+    `blocks` is 0 where the index does not say it, as for a tail that stands elsewhere. `partial`
+    content is only the beginning of what the cluster unpacks to.
     """
 
     offset: int
@@ -154,9 +155,7 @@ def _clusters(
             if head is None:
                 raise FormatError("file begins in the middle of a cluster")
             if not counted and head.kind in large:
-                if not entry.low & _COUNT or not entry.low & ~_COUNT:
-                    raise FormatError("cluster without its count of blocks", got=head)
-                head = head._replace(blocks=entry.low & ~_COUNT)
+                head = head._replace(blocks=entry.low & ~_COUNT if entry.low & _COUNT else 0)
             elif entry.low & _COUNT:
                 raise FormatError("count of blocks without its cluster", got=head)
             counted = True

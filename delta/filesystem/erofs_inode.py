@@ -35,6 +35,9 @@ class DataLayout(IntEnum):
     CHUNKS = 4  # in chunks, with an index of them
 
 
+_LAYOUTS = {int(layout): layout for layout in DataLayout}
+
+
 class Inode(NamedTuple):
     """One inode at `place` of the image; what its layout needs follows from `end` on.
 
@@ -67,12 +70,12 @@ def read_inode(image: Part, place: int) -> Inode:
         raw = image.read(place, record.size)
     form, attributes, mode, size, address = record.unpack(raw)
     layout = form >> 1
-    if form >> _FORMAT_BITS or layout > max(DataLayout):
+    if form >> _FORMAT_BITS or layout not in _LAYOUTS:
         raise FormatError("layout of an inode", where=f"inode at {place}", got=f"{form:#x}")
     end = place + record.size
     if attributes:
         end += _XATTR_HEADER_BYTES + _XATTR_BYTES * (attributes - 1)
-    return Inode(place, end, DataLayout(layout), mode, size, address)
+    return Inode(place, end, _LAYOUTS[layout], mode, size, address)
 
 
 def parse_names(block: bytes) -> Iterator[tuple[str, int]]:

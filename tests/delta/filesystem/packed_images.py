@@ -10,6 +10,7 @@ import random
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import lz4.block
@@ -44,9 +45,10 @@ def make_tree(folder: Path) -> Path:
         return b" ".join(chance.choices(words, k=size // 4))[:size]
 
     folder.mkdir(parents=True)
-    for size in (0, 1, 100, 4095, 4096, 4097, 20_000, 131_072, 300_000, 1_500_000):
+    for size in (0, 1, 100, 4095, 4096, 4097, 20_000, 131_072, 300_000):
         (folder / f"text-{size}").write_bytes(text(size))
         (folder / f"noise-{size}").write_bytes(chance.randbytes(size))
+    (folder / "text-1100000").write_bytes(text(1_100_000))
     (folder / "zeros").write_bytes(bytes(200_000))
     (folder / "half-noise").write_bytes(text(70_000) + chance.randbytes(70_000) + text(70_000))
     (folder / "twin-1").write_bytes(text(250_000))
@@ -66,6 +68,36 @@ def make_tree(folder: Path) -> Path:
         (many / f"a-rather-long-name-of-a-small-file-{number:04}").write_bytes(text(number))
     os.setxattr(folder / "text-100", "user.note", text(40))
     os.setxattr(folder / "text-4096", "user.note", text(400))
+    return folder
+
+
+def make_golden_tree(folder: Path) -> Path:
+    """The files of the images in erofs-1.8.6/; made of digests, so that they never change."""
+
+    def noise(seed: str, size: int) -> bytes:
+        return b"".join(sha256(f"{seed} {n}".encode()).digest() for n in range(-(-size // 32)))[
+            :size
+        ]
+
+    def text(seed: str, size: int) -> bytes:
+        choices = noise(seed, size // 4)
+        return b" ".join(f"word{byte % 16}".encode() for byte in choices)[:size]
+
+    long = text("a", 30_000)
+    files = {
+        "text": long,
+        "twin": long,
+        "shifted": noise("b", 137) + long[5_000:22_000] + text("c", 3_000),
+        "begin": long[:17_000] + noise("d", 1_000),
+        "half": text("f", 3_000) + noise("g", 4_500) + text("h", 3_000),
+        "noise": noise("e", 4_200),
+        "short": text("i", 4_500),
+        "empty": b"",
+        **{f"small/{n}": text(f"small {n}", 150 * n) for n in range(1, 6)},
+    }
+    (folder / "small").mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
     return folder
 
 
@@ -142,5 +174,22 @@ def unpack(packing: Packing, packed: bytes, size: int | None) -> bytes:
             lzo = ctypes.CDLL("liblzo2.so.2")
             lzo.lzo1x_decompress_safe(packed, len(packed), out, ctypes.byref(length), None)
             return out.raw[: length.value]
+        case Packing.MICROLZMA:
+            stream = packed.lstrip(b"\0")
+            # The properties stand, inverted, in the place of LZMA's first byte, which is always 0.
+            properties = 255 - stream[0]
+            lzma1 = {
+                "id": lzma.FILTER_LZMA1,
+                "lc": properties % 9,
+                "lp": properties // 9 % 5,
+                "pb": properties // 45,
+                "dict_size": 8 << 20,
+            }
+            decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[lzma1])
+            return decoder.decompress(b"\0" + stream[1:], size or BLOCK_BYTES_MAX)
+        case Packing.DEFLATE:
+            return zlib.decompressobj(-15).decompress(packed.lstrip(b"\0"))
+        case Packing.ZSTD_PADDED:
+            return zstandard.ZstdDecompressor().decompress(packed.lstrip(b"\0"))
         case _:
             raise AssertionError(packing)

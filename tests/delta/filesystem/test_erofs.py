@@ -1,18 +1,23 @@
 """erofs: images of mkfs.erofs read back file by file, and hostile ones refused."""
 
+import lzma
 import random
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slipstream.delta.errors import FormatError
-from slipstream.delta.filemap import FileMap
+from slipstream.delta.filemap import EntryKind, FileMap, Packing
 from slipstream.delta.filesystem.erofs import read_erofs
 from tests.delta.filesystem.packed_images import (
     MemoryImage,
     check_files,
     check_map,
+    make_golden_tree,
     make_tree,
     unpack,
 )
@@ -84,6 +89,60 @@ def test_every_file(folder: Path, options: list[str]) -> None:
     check(make_image(folder, *options), folder)
 
 
+# Images of mkfs.erofs 1.8.6, for what 1.5 does not make yet, of packed_images.make_golden_tree:
+#     mkfs.erofs -T1 -U 00000000-0000-4000-8000-000000000000 --all-root OPTIONS NAME.erofs FOLDER
+GOLDEN = {
+    "lz4-fragments": ("-zlz4 -Efragments", Packing.LZ4_PADDED),
+    "lzma-tails": ("-b1024 -zlzma -C16384 -Eztailpacking", Packing.MICROLZMA),
+    "deflate-fragments": ("-b1024 -zdeflate,level=9 -C8192 -Eall-fragments", Packing.DEFLATE),
+    "zstd-dedupe-tails": (
+        "-b1024 -zzstd,level=9 -C8192 -Ededupe,ztailpacking",
+        Packing.ZSTD_PADDED,
+    ),
+}
+
+
+def read_golden(name: str) -> MemoryImage:
+    path = Path(__file__).parent / "erofs-1.8.6" / f"{name}.erofs.xz"
+    return MemoryImage(lzma.decompress(path.read_bytes()))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_file_of_a_newer_mkfs(tmp_path: Path, name: str) -> None:
+    found = check(read_golden(name), make_golden_tree(tmp_path))
+    assert {block.packing for block in found.blocks} == {GOLDEN[name][1]}
+
+
+def test_fragments_are_extents_of_shared_clusters() -> None:
+    found = read_erofs(read_golden("deflate-fragments"))
+    small = [entry for entry in found.entries if entry.path.startswith("small/")]
+    assert len(small) == 5
+    assert all(extent.block is not None for entry in small for extent in entry.extents)
+    assert len({extent.block for entry in small for extent in entry.extents}) < len(small)
+
+
+def test_a_part_of_a_cluster_does_not_say_how_long_it_is() -> None:
+    """`text` uses the first 17,000 bytes of a cluster that `begin` made, with 540 bytes of noise."""
+    found = read_erofs(read_golden("zstd-dedupe-tails"))
+    entries = {entry.path: entry for entry in found.entries}
+    first = entries["text"].extents[0]
+    assert first.block == entries["begin"].extents[0].block == 0
+    assert (first.size, found.blocks[0].size) == (17_000, 17_540)
+
+
+@pytest.mark.parametrize(
+    "name, hints",
+    [
+        ("lz4-fragments", {"block_size": 4096, "max_distance": 65535}),
+        ("lzma-tails", {"block_size": 1024, "dict_size": 65536}),
+        ("deflate-fragments", {"block_size": 1024, "window": 15}),
+        ("zstd-dedupe-tails", {"block_size": 1024, "window_log": 16}),
+    ],
+)
+def test_hints_are_the_settings_of_the_compressor(name: str, hints: dict[str, int]) -> None:
+    assert read_erofs(read_golden(name)).hints == hints
+
+
 def test_clusters_of_many_blocks_are_found_whole(folder: Path) -> None:
     found = check(make_image(folder, "-zlz4hc", "-C65536"), folder)
     sizes = {block.place.size for block in found.blocks}
@@ -112,3 +171,85 @@ def test_a_full_index(small: Path) -> None:
         place = slice(block.place.offset, block.place.end)
         data[place] = data[place].rstrip(b"\0").rjust(block.place.size, b"\0")
     check(MemoryImage(bytes(data)), small)
+
+
+def test_metadata_is_one_table_of_whole_blocks(small: Path) -> None:
+    image = make_image(small)
+    table = next(entry for entry in read_erofs(image).entries if entry.kind is EntryKind.TABLE)
+    assert table.path == "metadata"
+    assert all(extent.place % 4096 == extent.size % 4096 == 0 for extent in table.extents)
+    content = b"".join(image.read(extent.place, extent.size) for extent in table.extents)
+    assert image.data[1024:1152] in content
+    assert b"deeper" in content
+
+
+# --- hostile images
+
+
+def mutate(image: MemoryImage, offset: int, data: bytes) -> MemoryImage:
+    return MemoryImage(image.data[:offset] + data + image.data[offset + len(data) :])
+
+
+@pytest.fixture(scope="module")
+def targets(small: Path) -> list[tuple[MemoryImage, list[int]]]:
+    """Images, and the places of their metadata."""
+    images = [
+        *(read_golden(name) for name in GOLDEN),
+        make_image(small, "--chunksize=4096"),
+        make_image(small, "-zlz4hc", "-C16384"),
+    ]
+    return [(image, metadata_places(image)) for image in images]
+
+
+def metadata_places(image: MemoryImage) -> list[int]:
+    table = next(entry for entry in read_erofs(image).entries if entry.kind is EntryKind.TABLE)
+    return [
+        place
+        for extent in table.extents
+        for place in range(max(1024, extent.place), extent.place + extent.size)
+        if image.data[place]
+    ]
+
+
+@given(st.data())
+@settings(max_examples=500, deadline=None)
+def test_flipped_bytes_raise_only_our_errors(
+    targets: list[tuple[MemoryImage, list[int]]], data: st.DataObject
+) -> None:
+    image, places = data.draw(st.sampled_from(targets))
+    for place in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=3)):
+        image = mutate(image, place, data.draw(st.binary(min_size=1, max_size=8)))
+    try:
+        found = read_erofs(image)
+    except FormatError:
+        return
+    check_map(image, found)
+
+
+def test_cut_short() -> None:
+    image = read_golden("lzma-tails")
+    for size in (*range(0, 2048, 7), *range(2048, image.size, 997)):
+        with pytest.raises(FormatError):
+            read_erofs(MemoryImage(image.data[:size]))
+
+
+@pytest.mark.parametrize(
+    "name, offset, value",
+    [
+        ("magic", 0, b"SFRE"),
+        ("blocks of 16 GiB", 12, b"\x22"),
+        ("blocks of 256 bytes", 12, b"\x08"),
+        ("root", 14, b"\xff\xff"),
+        ("more blocks than the image has", 36, b"\xff" * 4),
+        ("metadata behind the image", 40, b"\xff" * 4),
+        ("features of tomorrow", 80, struct.pack("<I", 0x80)),
+        ("compressors of tomorrow", 84, b"\xff\xff"),
+        ("directories of larger blocks", 90, b"\1"),
+        ("no packed file", 96, bytes(8)),
+        ("packed file behind the image", 96, b"\xff" * 8),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_impossible_superblocks(name: str, offset: int, value: bytes) -> None:
+    with pytest.raises(FormatError):
+        read_erofs(mutate(read_golden("deflate-fragments"), 1024 + offset, value))
