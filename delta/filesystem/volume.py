@@ -29,8 +29,8 @@ class Format(NamedTuple):
 
 
 def _refuse(reason: str) -> Callable[[Reader], FileMap]:
-    def read(image: Reader) -> FileMap:
-        raise FormatError(reason, got=f"{image.size} bytes")
+    def read(_: Reader) -> FileMap:
+        raise FormatError(reason)
 
     return read
 

@@ -247,6 +247,34 @@ def test_broken_extent_roots(offset: int, new: bytes, message: str, small: Path)
         read_ext(patched(small.read_bytes(), place, new))
 
 
+def test_inode_tables_that_overlap(small: Path) -> None:
+    # Else many groups could name one table, and a small image cost long work.
+    image = small.with_suffix(".groups")
+    run("mke2fs", "-q", "-F", "-t", "ext2", "-b", "1024", "-g", "1024", str(image), "4096")
+    data = image.read_bytes()
+    with pytest.raises(FormatError, match="overlap"):
+        read_ext(patched(data, 2048 + 32 + 8, data[2048 + 8 : 2048 + 12]))
+
+
+@pytest.mark.parametrize(
+    ("offset", "new", "message"),
+    [
+        (128, b"\xff\xff", "without attributes"),  # length of the inode's extra fields
+        (160, bytes(4), "without attributes"),  # magic
+        (164, bytes(4), "cut off"),  # no attribute
+        (164 + 2, b"\xff\xff", "cut off"),  # offset of the value
+        (164 + 8, b"\xff\xff\xff\xff", "cut off"),  # size of the value
+    ],
+)
+def test_broken_inline_data(offset: int, new: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "inline").write_bytes(b"inline" * 20)
+    image = make_ext(tmp_path / "image", tmp_path / "files", "-t ext4 -b 1024 -O inline_data")
+    data = image.read_bytes()
+    with pytest.raises(FormatError, match=message):
+        read_ext(patched(data, inode_place(image, "/inline") + offset, new))
+
+
 @pytest.mark.parametrize(
     ("offset", "new", "message"),
     [

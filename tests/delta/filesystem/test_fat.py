@@ -153,6 +153,13 @@ def test_a_directory_below_itself(small: bytes) -> None:
         read_fat(patched(small, record(small, b"INNER") + 26, b"\x02"))
 
 
+def test_a_directory_larger_than_the_format_allows(small: bytes) -> None:
+    chain = b"".join((cluster + 1).to_bytes(2, "little") for cluster in range(2, 4200))
+    image = patched(small, table(small) + 2 * 2, chain + b"\xff\xff")
+    with pytest.raises(FormatError, match="/outer: directory size"):
+        read_fat(image)
+
+
 def test_a_size_beyond_the_chain(small: bytes) -> None:
     with pytest.raises(FormatError, match="ends before"):
         read_fat(patched(small, record(small, b"FILE") + 28, b"\xff\xff\xff\xff"))
