@@ -13,6 +13,7 @@
       Unavailable              exit 5   network or server: try later
       DeviceFault              exit 6   this disk, this boot loader: a person must look
       Busy                     exit 1   another installer holds the lock
+      PackingUnavailable       exit 1   no such compressor here: take a payload without it
 
 A message says what, where, expected, got and what to do next. A third-party error is
 translated in the one file that imports the library.
@@ -114,3 +115,7 @@ class DeviceFault(SlipstreamError):
 
 class Busy(SlipstreamError):
     """Another installer holds the lock."""
+
+
+class PackingUnavailable(SlipstreamError):
+    """This machine cannot pack bytes as an image has them: take a payload that does not need it."""

@@ -33,7 +33,9 @@ LONG_STREAMS_MAX = 64  # with content that is not unpacked at once: kernels, ini
 STREAM_SOURCES_MAX = 4096  # extents of one of them: a fragmented file
 CARVED_MAX = 1 << 17  # compressed files looked for in one image: each is tried, which takes time
 BLOCK_CONTENT_BYTES_MAX = 1 * MIB  # content that is unpacked at once; longer streams have a cursor
-UNPACK_CACHE_BYTES = 4 * MIB  # unpacked blocks kept: the next frame mostly reads from the last one's
+UNPACK_CACHE_BYTES = (
+    4 * MIB
+)  # unpacked blocks kept: the next frame mostly reads from the last one's
 UNPACK_MEMORY_BYTES_MAX = 192 * MIB  # one decoder's: zstd --long=27 takes 128 MiB, xz -9 65 MiB
 UNPACK_WINDOW_BYTES_MAX = 256 * MIB  # content kept behind the farthest byte of a long stream
 HELD_BYTES_MAX = 4 * MIB  # target bytes that wait for a long stream's encoder to catch up
@@ -48,14 +50,18 @@ PACK_XZ_BLOCK_BYTES_MAX = 192 * MIB  # xz -T cuts at three dictionaries
 PACK_ZSTD_WINDOW_LOG_MAX = 27  # zstd --long and -22 --ultra; more needs a flag to unpack
 PACK_CLUSTER_BYTES_MAX = 1 * MIB  # physical cluster of erofs
 PACK_AHEAD_BYTES_MAX = 64 * KIB  # content behind a block that its encoder saw; LZ4 looks no farther
-PACK_PIECE_BYTES = 128 * KIB  # what an encoder gets at once: ZSTD_CStreamInSize, on which it depends
+PACK_PIECE_BYTES = (
+    128 * KIB
+)  # what an encoder gets at once: ZSTD_CStreamInSize, on which it depends
 GZIP_HEADER_BYTES_MAX = 64 * KIB  # with name and comment; Linux paths end at 4096
 GZIP_ANSWER_TIMEOUT_S = 30.0  # for gzip --version; a board under load takes a second
 RECIPE_SEARCHES_MAX = 16  # blocks of one image for which all candidates are tried
 RECIPES_KEPT_MAX = 8  # recipes of one image that are tried for every block, those that worked last
 
 # --- file systems (build machine): what a map of one image may hold
-MAP_NAMES_MAX = 1 << 20  # names and tables; a full Debian root has 25,000, /usr of a desktop 500,000
+MAP_NAMES_MAX = (
+    1 << 20
+)  # names and tables; a full Debian root has 25,000, /usr of a desktop 500,000
 MAP_EXTENTS_MAX = 1 << 20  # together; about 180 bytes of memory each
 MAP_BLOCKS_MAX = 1 << 20  # compressed blocks: 128 GiB of squashfs, 4 GiB of packed erofs clusters
 MAP_PATH_CHARS_MAX = 4096  # of one path: Linux's PATH_MAX
@@ -131,7 +137,8 @@ SPOOL_SEGMENTS_MAX = 4096  # files read at a restart: far above what SPOOL_BYTES
 FRAME_FETCHES_MAX = 2  # a frame with a wrong digest is fetched once more: a proxy may have hurt it
 DENIED_RELEASES_MAX = 64
 FAILED_REASON_CHARS_MAX = 128  # in a poll, of each denied release: together within POLL_BYTES_MAX
-DRIFTED_FRAMES_MAX = 32  # frames or chunks that a delta may fail to make before it is given up
+DRIFTS_MAX = 32  # frames or chunks that a delta may fail to make before it is given up, ...
+DRIFTED_CHUNKS_MAX = 256  # ... and their chunks in all: a damaged initrd counts once, for 72 of them
 MEDIA_ATTEMPTS_MAX = 3  # write and read back; then the medium is at fault
 EVENTS_KEPT_MAX = 256  # reports not yet delivered; the oldest go first
 
