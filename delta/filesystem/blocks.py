@@ -11,7 +11,7 @@ from typing import NamedTuple
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Block, Entry, Extent, Packing
-from slipstream.delta.limits import MAP_BLOCKS_MAX, MAP_EXTENTS_MAX
+from slipstream.delta.limits import IMAGE_BYTES_MAX, MAP_BLOCKS_MAX, MAP_EXTENTS_MAX
 
 
 class _Seen(NamedTuple):
@@ -55,17 +55,21 @@ class BlockBook:
             self._seen[place] = seen._replace(size=size)
         return place
 
-    def extents(self, pieces: Iterable[Extent]) -> tuple[Extent, ...]:
-        """The pieces of one file, joined where they go on.
+    def extents(self, pieces: Iterable[Extent], size: int) -> tuple[Extent, ...]:
+        """The pieces of one file of `size` bytes, joined where they go on.
 
-        Raises FormatError for pieces that overlap, do not rise, or leave the image.
+        Raises FormatError for pieces that overlap, do not rise, or leave the file or the image.
         """
+        if size > IMAGE_BYTES_MAX:
+            raise FormatError("file size", expected=f"<= {IMAGE_BYTES_MAX}", got=size)
         joined: list[Extent] = []
         end = 0
         for piece in pieces:
-            if piece.offset < end:
+            if not end <= piece.offset < piece.offset + piece.size <= size:
                 raise FormatError(
-                    "extents of a file overlap", expected=f">= {end}", got=piece.offset
+                    "extent of a file",
+                    expected=f"within {end}..{size}",
+                    got=f"offset {piece.offset}, size {piece.size}",
                 )
             end = piece.offset + piece.size
             if piece.block is None and not 0 <= piece.place <= self._image_size - piece.size:

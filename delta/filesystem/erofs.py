@@ -47,7 +47,7 @@ class _ErofsReader:
         if superblock.packed_file is not None:
             self._content.use_fragments(self._inode(superblock.packed_file))
         for inode, path in self._files():
-            extents = self._book.extents(self._content.pieces(inode))
+            extents = self._book.extents(self._content.pieces(inode), inode.size)
             self._found.add_file(path, inode.size, extents)
         self._metadata.read(SUPERBLOCK_PLACE, superblock.size)
         self._found.add_table("metadata", list(self._metadata.runs()))

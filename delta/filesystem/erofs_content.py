@@ -6,6 +6,7 @@ Source: fs/erofs/data.c, zmap.c and decompressor.c of Linux.
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from slipstream.delta.errors import FormatError
@@ -65,7 +66,7 @@ class ContentReader:
 
     def use_fragments(self, packed_file: Inode) -> None:
         """Take the inode whose content is the tails of others. Until then an inode with such a tail is refused."""
-        self._fragments = self._book.extents(self.pieces(packed_file))
+        self._fragments = self._book.extents(self.pieces(packed_file), packed_file.size)
 
     def pieces(self, inode: Inode) -> Iterator[Extent]:
         """The extents of an inode, not joined; `block` is as BlockBook.add returns it."""
@@ -125,17 +126,19 @@ class ContentReader:
             yield from self._fragment(header.fragment_place, inode.size, 0)
             return
         clusters, index_end = self._clusters(inode, header)
-        if not clusters or clusters[0].offset:
-            raise FormatError("file begins without a cluster", where=f"inode at {inode.place}")
-        ends = [*(cluster.offset for cluster in clusters[1:]), inode.size]
-        for cluster, end in zip(clusters, ends, strict=True):
+        end = 0
+        for cluster, following in pairwise(chain(clusters, [None])):
+            # A head at the end of the file or behind it only says that the file ends in a block.
+            if cluster is None or cluster.offset != end or end >= inode.size:
+                break
+            end = min(inode.size, following.offset if following else inode.size)
             size = end - cluster.offset
-            place = cluster.block * self._block_size
-            length = cluster.blocks * self._block_size
             if end == inode.size and header.advice & _FRAGMENT:
                 high = cluster.block << 32 if inode.layout is DataLayout.COMPRESSED_FULL else 0
                 yield from self._fragment(header.fragment_place | high, size, cluster.offset)
                 continue
+            place = cluster.block * self._block_size
+            length = cluster.blocks * self._block_size
             if end == inode.size and header.advice & _INLINE_TAIL:
                 place, length = index_end, header.tail_bytes
                 self._check_tail(inode, place, length)
@@ -144,6 +147,8 @@ class ContentReader:
             else:
                 packing = header.packings[cluster.kind is Kind.HEAD2]
                 yield self._packed(cluster, size, place, length, packing)
+        if end < inode.size:
+            raise FormatError("clusters leave a gap", where=f"inode at {inode.place}", got=end)
 
     def _header(self, inode: Inode) -> _Header:
         if inode.layout is DataLayout.COMPRESSED_FULL and not self._features & _INDEX_FEATURES:
@@ -166,8 +171,8 @@ class ContentReader:
             all_in_fragment=False,
         )
 
-    def _clusters(self, inode: Inode, header: _Header) -> tuple[list[Cluster], int]:
-        """The clusters that begin before the end of the file, and where the index ends."""
+    def _clusters(self, inode: Inode, header: _Header) -> tuple[Iterator[Cluster], int]:
+        """The clusters of a file, and where its index ends."""
         count = -(-inode.size // self._block_size)
         large = frozenset(
             kind
@@ -183,9 +188,6 @@ class ContentReader:
             shape = compact_shape(place, count, dense=bool(header.advice & _DENSE))
             raw = self._read_index(place, shape.size)
             clusters = parse_compact(raw, shape, self._block_size, large)
-        # A head at the end of the file or behind it only says that the file ends in a block.
-        while clusters and clusters[-1].offset >= inode.size:
-            clusters.pop()
         return clusters, place + len(raw)
 
     def _packed(
@@ -219,15 +221,20 @@ class ContentReader:
         """`size` bytes at `offset` of a file, which stand in the packed file from `place` on."""
         if self._fragments is None:
             raise FormatError("a tail in the packed file, which is not there")
-        end = place + size
-        number = max(0, bisect_right(self._fragments, place, key=lambda piece: piece.offset) - 1)
-        while number < len(self._fragments) and self._fragments[number].offset < end:
+        done = 0
+        number = bisect_right(self._fragments, place, key=lambda piece: piece.offset) - 1
+        while done < size:
+            if not 0 <= number < len(self._fragments):
+                raise FormatError(
+                    "tail outside the packed file", got=f"offset {place}, size {size}"
+                )
             extent = self._fragments[number]
-            begin = max(extent.offset, place)
-            length = min(extent.offset + extent.size, end) - begin
-            if length > 0:
-                inner = extent.place + begin - extent.offset
-                yield Extent(offset + begin - place, length, inner, extent.block)
+            skip = place + done - extent.offset
+            length = min(extent.size - skip, size - done)
+            if length <= 0:
+                raise FormatError("tail in a hole of the packed file", got=f"offset {place + done}")
+            yield Extent(offset + done, length, extent.place + skip, extent.block)
+            done += length
             number += 1
 
 

@@ -84,19 +84,19 @@ def compact_shape(place: int, count: int, *, dense: bool) -> CompactShape:
     return CompactShape(first, middle, count - first - middle)
 
 
-def parse_full(raw: bytes, block_size: int, large: frozenset[Kind]) -> list[Cluster]:
-    """The clusters of a full index; heads of a kind in `large` may have more than one block."""
-    return list(_clusters(_full_entries(raw), block_size, large))
+def parse_full(raw: bytes, block_size: int, large: frozenset[Kind]) -> Iterator[Cluster]:
+    """The clusters of a full index, by offset; heads of a kind in `large` may have several blocks."""
+    return _clusters(_full_entries(raw), block_size, large)
 
 
 def parse_compact(
     raw: bytes, shape: CompactShape, block_size: int, large: frozenset[Kind]
-) -> list[Cluster]:
-    """The clusters of a compact index of that shape."""
+) -> Iterator[Cluster]:
+    """The clusters of a compact index of that shape, by offset."""
     low_bits = max(_LOW_BITS_MIN, block_size.bit_length() - 1)
     if low_bits > _LOW_BITS_MAX or (shape.middle and low_bits > _LOW_BITS_MIN):
         raise FormatError("compact index of large blocks", got=f"{block_size} bytes")
-    return list(_clusters(_compact_entries(raw, shape, low_bits, bool(large)), block_size, large))
+    return _clusters(_compact_entries(raw, shape, low_bits, bool(large)), block_size, large)
 
 
 def _full_entries(raw: bytes) -> Iterator[_Entry]:

@@ -22,6 +22,7 @@ from slipstream.delta.filesystem.squashfs_tree import NO_FRAGMENT, SquashfsFile,
 from slipstream.delta.match import Reader
 
 _STORED = 1 << 24  # in the size of a data block or fragment: not packed
+_WORD = struct.Struct("<I")
 _FRAGMENT = struct.Struct("<QI4x")  # place, size
 _XATTR_HEADER = struct.Struct("<QI4x")  # place of the first block of pairs, ids
 
@@ -51,7 +52,7 @@ class _SquashfsReader:
         self._book = BlockBook(image.size)
         self._found = Collector(image.size)
         self._metadata = MetadataReader(image, self._superblock.packing, self._book)
-        self._fragments: list[tuple[int, int]] = []  # place, size with the bit for "stored"
+        self._fragments = b""  # the table of them
 
     def read(self) -> FileMap:
         superblock = self._superblock
@@ -61,7 +62,9 @@ class _SquashfsReader:
         root = _root_offset(superblock.root, inodes)
         tree = SquashfsTree(inodes, listings, superblock.block_size, self._found)
         for file in tree.files(root):
-            self._found.add_file(file.path, file.size, self._book.extents(self._pieces(file)))
+            self._found.add_file(
+                file.path, file.size, self._book.extents(self._pieces(file), file.size)
+            )
         blocks, entries = self._book.numbered(
             [*(table.entry for table in tables if table.data), *self._found.entries]
         )
@@ -125,13 +128,13 @@ class _SquashfsReader:
             _check_word(word, block_size)
             if not word & _STORED:
                 self._book.add(packing, place, word)
-            self._fragments.append((place, word))
+        self._fragments = table.data
 
     def _pieces(self, file: SquashfsFile) -> Iterator[Extent]:
         """The extents of a file, one for each block and its tail; `block` is the block's place."""
         packing, block_size = self._superblock.packing, self._superblock.block_size
         place = file.start
-        for number, word in enumerate(file.words):
+        for number, (word,) in enumerate(_WORD.iter_unpack(file.sizes)):
             offset = number * block_size
             size = min(block_size, file.size - offset)
             if word == 0:  # a hole
@@ -153,14 +156,15 @@ class _SquashfsReader:
     def _tail(self, file: SquashfsFile, size: int) -> Extent:
         """The last `size` bytes of a file, in a fragment."""
         offset, end = file.size - size, file.tail_offset + size
-        if file.fragment >= len(self._fragments) or end > self._superblock.block_size:
+        count = len(self._fragments) // _FRAGMENT.size
+        if file.fragment >= count or end > self._superblock.block_size:
             raise FormatError(
                 "tail outside the fragments",
                 where=file.path,
-                expected=f"{len(self._fragments)} fragments of {self._superblock.block_size} bytes",
+                expected=f"{count} fragments of {self._superblock.block_size} bytes",
                 got=f"fragment {file.fragment}, end {end}",
             )
-        place, word = self._fragments[file.fragment]
+        place, word = _FRAGMENT.unpack_from(self._fragments, file.fragment * _FRAGMENT.size)
         if word & _STORED:
             if end > word ^ _STORED:
                 raise FormatError("tail outside its fragment", where=file.path, got=end)

@@ -134,7 +134,7 @@ class _Builder:
 
     def table(self, book: BlockBook) -> Table:
         """What was appended."""
-        extents = book.extents(self._pieces)
+        extents = book.extents(self._pieces, self._size)
         return Table(self.name, b"".join(self._parts), self._starts, extents)
 
 

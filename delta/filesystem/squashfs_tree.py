@@ -31,15 +31,15 @@ _LISTING_EXTRA_BYTES = 3  # a listing's size counts `.` and `..`, which are not 
 
 
 class SquashfsFile(NamedTuple):
-    """A regular file: blocks of `words` (size, and a bit for "stored") follow each other from `start`.
+    """A regular file: the blocks that `sizes` lists follow each other from place `start` on.
 
-    The tail, if `fragment` is not NO_FRAGMENT, stands in that fragment from `tail_offset` on.
+    `sizes` are little-endian words of 32 bits: a size, and a bit for "stored". The tail, if `fragment` is not NO_FRAGMENT, stands in that fragment from `tail_offset` on.
     """
 
     path: str
     size: int
     start: int
-    words: tuple[int, ...]
+    sizes: bytes
     fragment: int
     tail_offset: int
 
@@ -59,7 +59,7 @@ class SquashfsTree:
         self._inode_bytes_left = len(inodes.data)
         self._listing_bytes_left = len(listings.data)
 
-    def files(self, root: int) -> list[SquashfsFile]:
+    def files(self, root: int) -> Iterator[SquashfsFile]:
         """Every regular file once, under its first path; `root` is an offset in the inode table."""
         paths: dict[int, str] = {}
         seen = {root}
@@ -75,7 +75,8 @@ class SquashfsTree:
                     folders.append((path, child))
                 elif kind == _FILE:
                     paths[child] = min(path, paths.get(child, path))
-        return [self._file(inode, path) for inode, path in paths.items()]
+        for inode, path in paths.items():
+            yield self._file(inode, path)
 
     def _list(self, inode: int) -> Iterator[tuple[str, int, int]]:
         """Name, basic type and inode (an offset in the inode table) of all that a directory holds."""
@@ -136,8 +137,11 @@ class SquashfsTree:
         whole, rest = divmod(size, self._block_size)
         count = whole + (1 if rest and fragment == NO_FRAGMENT else 0)
         self._spend_inode(layout.size + 4 * count)
-        words = self._read(struct.Struct(f"<{count}I"), self._inodes, inode + layout.size)
-        return SquashfsFile(path, size, start, words, fragment, tail_offset)
+        first = inode + layout.size
+        if first + 4 * count > len(self._inodes):
+            raise FormatError("list of blocks leaves the inode table", where=path, got=count)
+        sizes = self._inodes[first : first + 4 * count]
+        return SquashfsFile(path, size, start, sizes, fragment, tail_offset)
 
     def _type(self, inode: int) -> int:
         kind: int = self._read(_TYPE, self._inodes, inode)[0]

@@ -7,6 +7,7 @@ from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Block, Entry, EntryKind, Extent, Packing
 from slipstream.delta.filesystem import blocks
 from slipstream.delta.filesystem.blocks import BlockBook
+from slipstream.delta.limits import IMAGE_BYTES_MAX
 
 
 def make_entry(*extents: Extent) -> Entry:
@@ -19,7 +20,7 @@ def test_blocks_are_numbered_by_place() -> None:
     early = book.add(Packing.ZSTD, 100, 30, 50)
     pieces = [Extent(0, 100, 0, late), Extent(100, 50, 0, early), Extent(150, 10, 700)]
 
-    found, (entry,) = book.numbered([make_entry(*book.extents(pieces))])
+    found, (entry,) = book.numbered([make_entry(*book.extents(pieces, 160))])
 
     assert found == [
         Block(Packing.ZSTD, ByteRange(100, 30), 50),
@@ -50,7 +51,7 @@ def test_a_shared_block_is_as_large_as_its_furthest_use() -> None:
     ],
 )
 def test_extents_are_joined_where_they_go_on(pieces: list[Extent], joined: list[Extent]) -> None:
-    assert BlockBook(1000).extents(pieces) == tuple(joined)
+    assert BlockBook(1000).extents(pieces, 20) == tuple(joined)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,14 @@ def test_extents_are_joined_where_they_go_on(pieces: list[Extent], joined: list[
         [Extent(5, 5, 10), Extent(0, 5, 50)],
         [Extent(0, 5, 996)],
         [Extent(0, 5, -1)],
+        [Extent(0, 0, 10)],
+        [Extent(18, 5, 10)],
+        [Extent(18, 5, 0, 3)],
     ],
 )
 def test_impossible_extents(pieces: list[Extent]) -> None:
     with pytest.raises(FormatError):
-        BlockBook(1000).extents(pieces)
+        BlockBook(1000).extents(pieces, 20)
 
 
 @pytest.mark.parametrize("place, length", [(-1, 5), (0, 0), (0, -5), (996, 5), (1 << 60, 1)])
@@ -97,6 +101,11 @@ def test_no_more_than_a_map_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     book.add(Packing.XZ, 10, 5)
     with pytest.raises(FormatError):
         book.add(Packing.XZ, 20, 5)
-    book.extents([Extent(0, 5, 0), Extent(5, 5, 100)])
+    book.extents([Extent(0, 5, 0), Extent(5, 5, 100)], 10)
     with pytest.raises(FormatError):
-        book.extents([Extent(0, 5, 0)])
+        book.extents([Extent(0, 5, 0)], 10)
+
+
+def test_a_file_larger_than_any_image() -> None:
+    with pytest.raises(FormatError):
+        BlockBook(1000).extents([], IMAGE_BYTES_MAX + 1)
