@@ -5,6 +5,7 @@ import random
 import struct
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import EntryKind, FileMap, Packing
+from slipstream.delta.filesystem import erofs, erofs_content
 from slipstream.delta.filesystem.erofs import read_erofs
 from tests.delta.filesystem.packed_images import (
     MemoryImage,
@@ -253,3 +255,26 @@ def test_cut_short() -> None:
 def test_impossible_superblocks(name: str, offset: int, value: bytes) -> None:
     with pytest.raises(FormatError):
         read_erofs(mutate(read_golden("deflate-fragments"), 1024 + offset, value))
+
+
+def test_a_directory_that_holds_its_parent(small: Path) -> None:
+    image = make_image(small)
+    names = image.data.index(b"...deepernoise")  # behind four records of 12 bytes
+    (root,) = struct.unpack_from("<H", image.data, 1024 + 14)
+    with pytest.raises(FormatError, match="two names"):
+        read_erofs(mutate(image, names - 24, struct.pack("<Q", root)))
+
+
+@pytest.mark.parametrize(
+    "module, limit",
+    [
+        (erofs, "EROFS_DIRECTORY_BYTES_MAX"),
+        (erofs_content, "EROFS_INDEX_BYTES_MAX"),
+        (erofs_content, "EROFS_CLUSTER_BYTES_MAX"),
+        (erofs_content, "EROFS_CLUSTER_UNPACKED_BYTES_MAX"),
+    ],
+)
+def test_limits(monkeypatch: pytest.MonkeyPatch, module: ModuleType, limit: str) -> None:
+    monkeypatch.setattr(module, limit, 100)
+    with pytest.raises(FormatError, match=r"<= 100 bytes|1\.\.100,|, 100 unpacked"):
+        read_erofs(read_golden("zstd-dedupe-tails"))

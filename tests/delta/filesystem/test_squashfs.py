@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import EntryKind, FileMap
+from slipstream.delta.filesystem import squashfs_metadata
 from slipstream.delta.filesystem.squashfs import read_squashfs
 from tests.delta.filesystem.packed_images import (
     MemoryImage,
@@ -246,3 +247,39 @@ def test_cut_short(plain: MemoryImage) -> None:
 def test_impossible_superblocks(plain: MemoryImage, name: str, offset: int, value: bytes) -> None:
     with pytest.raises(FormatError):
         read_squashfs(mutate(plain, offset, value))
+
+
+def test_a_directory_that_holds_its_parent(plain: MemoryImage) -> None:
+    (root,) = struct.unpack_from("<Q", plain.data, 32)
+    name = plain.data.rindex(b"deeper")  # behind inode offset, inode number, type and size
+    image = mutate(plain, name - 8, struct.pack("<H", root & 0xFFFF))
+    with pytest.raises(FormatError, match="two names"):
+        read_squashfs(image)
+
+
+def test_directories_that_list_the_same_names(small: Path) -> None:
+    """Each directory read costs its listing: so no two may share one."""
+    image = make_image(small, "-noI", "-noId", "-noX")
+    (inode_table,) = struct.unpack_from("<Q", image.data, 64)
+    inodes = image.data[inode_table + 2 :]
+    size = struct.calcsize("<HHHHIIIIHHI")
+    listings = [
+        inode_table + 2 + place
+        for place in range(len(inodes) - size)
+        if struct.unpack_from("<HH", inodes, place) == (1, 0o755)
+    ]
+    assert len(listings) == 3
+    places = [struct.unpack_from("<IIHH", image.data, place + 16) for place in listings]
+    largest = max(places, key=lambda fields: fields[2])
+    for place in listings:
+        image = mutate(image, place + 16, struct.pack("<IIHH", *largest))
+    with pytest.raises(FormatError):
+        read_squashfs(image)
+
+
+def test_tables_above_the_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_image(folder)
+    for limit in (100, 4000, 20_000):
+        monkeypatch.setattr(squashfs_metadata, "SQUASHFS_TABLE_BYTES_MAX", limit)
+        with pytest.raises(FormatError):
+            read_squashfs(image)
