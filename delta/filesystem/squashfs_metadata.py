@@ -11,12 +11,12 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from slipstream.delta.errors import FormatError
+from slipstream.delta.errors import FormatError, PackingUnavailable
 from slipstream.delta.filemap import Entry, EntryKind, Extent, Packing
 from slipstream.delta.filesystem.blocks import BlockBook
 from slipstream.delta.filesystem.part import Part
-from slipstream.delta.filesystem.unpack import unpack_block
 from slipstream.delta.limits import SQUASHFS_TABLE_BYTES_MAX
+from slipstream.delta.packing.unpack import unpack
 
 METADATA_BYTES = 8192  # unpacked bytes of every block of a table but the last
 
@@ -97,12 +97,18 @@ class MetadataReader:
         if len(content) != size:
             raise FormatError(f"block at {place} leaves the {builder.name}")
         stored = packed[offset + 1] & (_STORED >> 8)
-        data = content if stored else unpack_block(self._packing, content, METADATA_BYTES)
+        data = content if stored else self._unpack(content)
         key = None
         if not stored:
             key = self._book.add(self._packing, place + _HEADER_BYTES, size, len(data))
         builder.append(place, data, key)
         return _HEADER_BYTES + size
+
+    def _unpack(self, content: bytes) -> bytes:
+        try:
+            return unpack(self._packing, content, METADATA_BYTES)
+        except PackingUnavailable as error:
+            raise FormatError(f"{self._packing.value} metadata cannot be read here") from error
 
 
 class _Builder:

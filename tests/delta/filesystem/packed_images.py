@@ -13,7 +13,6 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
-import lz4.block
 import zstandard
 
 from slipstream.delta.filemap import Entry, EntryKind, FileMap, Packing
@@ -163,11 +162,12 @@ def unpack(packing: Packing, packed: bytes, size: int | None) -> bytes:
             return lzma.decompress(packed)
         case Packing.ZSTD:
             return zstandard.ZstdDecompressor().decompress(packed)
-        case Packing.LZ4:
-            return bytes(lz4.block.decompress(packed, uncompressed_size=size or BLOCK_BYTES_MAX))
-        case Packing.LZ4_PADDED:
-            stream = packed.lstrip(b"\0")
-            return bytes(lz4.block.decompress(stream, uncompressed_size=size or BLOCK_BYTES_MAX))
+        case Packing.LZ4 | Packing.LZ4_PADDED:
+            stream = packed.lstrip(b"\0") if packing is Packing.LZ4_PADDED else packed
+            out = ctypes.create_string_buffer(size or BLOCK_BYTES_MAX)
+            lz4 = ctypes.CDLL("liblz4.so.1")
+            unpacked = lz4.LZ4_decompress_safe(stream, out, len(stream), len(out))
+            return out.raw[:unpacked]
         case Packing.LZO:
             out = ctypes.create_string_buffer(size or BLOCK_BYTES_MAX)
             length = ctypes.c_size_t(len(out))

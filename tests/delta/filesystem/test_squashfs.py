@@ -1,5 +1,6 @@
 """squashfs: images of mksquashfs read back file by file, and hostile ones refused."""
 
+import ctypes
 import random
 import struct
 import subprocess
@@ -13,6 +14,7 @@ from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import EntryKind, FileMap
 from slipstream.delta.filesystem import squashfs_metadata
 from slipstream.delta.filesystem.squashfs import read_squashfs
+from slipstream.delta.packing.libraries import lzos
 from tests.delta.filesystem.packed_images import (
     MemoryImage,
     check_files,
@@ -211,6 +213,23 @@ def test_broken_metadata_blocks_raise_only_our_errors(small: Path, compressor: s
         except FormatError:
             refused += 1
     assert refused
+
+
+def test_metadata_of_a_library_that_is_not_here(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_image(small, "-comp", "lzo")
+
+    def refuse(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    lzos.cache_clear()
+    try:
+        with pytest.raises(FormatError, match="lzo"):
+            read_squashfs(image)
+    finally:
+        lzos.cache_clear()
 
 
 def test_cut_short(plain: MemoryImage) -> None:
