@@ -6,23 +6,24 @@ the payload's maker said: who writes to a slot checks chunks against the tree (t
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import assert_never
+from types import TracebackType
+from typing import Self, assert_never
 
 from slipstream.delta.bspatch import apply_diff
-from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import decompress
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, FrameKind, Sources
+from slipstream.delta.frame import Frame, FrameKind
 from slipstream.delta.limits import CHUNK_BYTES
 from slipstream.delta.payload import Index
+from slipstream.delta.repack import Piece, Repacker
+from slipstream.delta.space import Read, Space
 
 
 def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
-    """The `frame.target.size` bytes that a frame makes; Rejected and no other error.
+    """The `frame.content_size` bytes that a frame decodes to; Rejected and no other error.
 
-    `encoded` is the frame's bytes of the body, `source` its source extents joined. Holds at most
-    `frame.memory_bytes` at once.
+    `encoded` is the frame's bytes of the body, `source` its source extents joined. What becomes
+    of the content is repack.py's business. Holds at most `frame.memory_bytes` at once.
     """
     if len(encoded) != frame.encoded.size:
         raise FormatError(
@@ -44,7 +45,7 @@ def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
             return _decode_streams(frame, encoded)[0]
         case FrameKind.DIFF:
             control, diff, extra = _decode_streams(frame, encoded)
-            return apply_diff(control, diff, extra, source, frame.target.size)
+            return apply_diff(control, diff, extra, source, frame.content_size)
         case _:
             assert_never(frame.kind)
 
@@ -60,56 +61,58 @@ def _decode_streams(frame: Frame, encoded: bytes) -> list[bytes]:
     return decoded
 
 
-@dataclass(frozen=True, slots=True)
-class Wants:
-    """What the decoder needs next: body bytes, and source extents to be joined in order."""
-
-    frame_index: int
-    encoded: ByteRange
-    sources: Sources
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Decoded bytes and their place in the target."""
-
-    offset: int
-    data: bytes
-
-
 class FrameDecoder:
-    """Walks an index frame by frame; starts at any frame, so a cut costs no decoding before it.
+    """Runs the frames of one payload: their sources read, decoded, and packed again.
 
-        while decoder.wants is not None:
-            piece = decoder.feed(encoded, source)   # the bytes that wants names
+        with FrameDecoder(index, read_source, read_target) as decoder:
+            pieces = decoder.feed(number, encoded)     # for rising frame numbers
 
-    A frame that is rejected stays wanted: good bytes may follow bad ones.
+    The two functions give exactly the bytes (offset, size) of their image, or raise; what
+    `read_target` gives must have been made. Frames whose target stands may be left out, but for
+    those of a long stream: of these only the first ones. A frame whose digest is wrong may be fed
+    again: good bytes may follow bad ones.
     """
 
-    def __init__(self, index: Index, first_frame: int = 0) -> None:
-        if not 0 <= first_frame <= len(index.frames):
-            raise FormatError(
-                "no such frame", expected=f"0..{len(index.frames)}", got=f"frame {first_frame}"
-            )
+    def __init__(self, index: Index, read_source: Read, read_target: Read) -> None:
         self._frames = index.frames
-        self._next = first_frame
+        self._last_reads = index.last_reads
+        self._space = Space(
+            index.source_size,
+            index.target_size,
+            index.streams,
+            read_source,
+            read_target,
+        )
+        self._repacker = Repacker(index.frames, read_target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._repacker.drop()
+
+    def feed(self, number: int, encoded: bytes) -> list[Piece]:
+        """Target bytes that are ready now, in order; Rejected, and what reading and packing raise."""
+        frame = self._frames[number]
+        content = decode_frame(frame, encoded, self._space.read(frame.sources))
+        if self._last_reads:
+            read_later = {one for one, last in self._last_reads.items() if last > number}
+            self._space.keep_cursors(read_later)
+        return self._repacker.feed(number, content)
 
     @property
-    def wants(self) -> Wants | None:
-        """The next frame's needs; None behind the last frame."""
-        if self._next == len(self._frames):
-            return None
-        frame = self._frames[self._next]
-        return Wants(self._next, frame.encoded, frame.sources)
+    def due_offset(self) -> int | None:
+        """The first target byte that earlier frames still owe; None where they owe nothing."""
+        return self._repacker.due_offset
 
-    def feed(self, encoded: bytes, source: bytes) -> Piece:
-        """Decode the wanted frame and move on; Rejected, and nothing moves."""
-        if self._next == len(self._frames):
-            raise FormatError("bytes behind the last frame")
-        frame = self._frames[self._next]
-        piece = Piece(frame.target.offset, decode_frame(frame, encoded, source))
-        self._next += 1
-        return piece
+    def drop(self) -> None:
+        """Give up what earlier frames still owe: the target from `due_offset` on will not come."""
+        self._repacker.drop()
 
 
 class ChunkAssembler:

@@ -1,8 +1,12 @@
 """One frame of a payload, as a value that cannot be wrong.
 
 A frame is fetched, checked, decoded and resumed as a whole. It names its source extents, so it
-decodes with no other frame's help. All that follows from something else (target size, encoded
-size, memory) is checked against it here, for frames that are made as for frames that are read.
+decodes with no other frame's help. What decoding gives is its content. Without parts that is the
+target; with parts, stretches of it are packed again on the way (delta/packing/), so that the
+target holds compressed bytes where the content is what they unpack to.
+
+All that follows from something else (target size, encoded size, memory) is checked against it
+here, for frames that are made as for frames that are read.
 """
 
 from collections.abc import Iterable
@@ -18,15 +22,20 @@ from slipstream.delta.limits import (
     CONTROL_BYTES_MAX,
     FRAME_CODED_TARGET_BYTES_MAX,
     FRAME_ENCODED_BYTES_MAX,
+    FRAME_PARTS_MAX,
     FRAME_SOURCE_BYTES_MAX,
     FRAME_SOURCES_MAX,
     FRAME_TARGET_BYTES_MAX,
+    PACK_AHEAD_BYTES_MAX,
 )
+from slipstream.delta.packing.recipe import Recipe, is_streamed, pack_memory_bytes
+from slipstream.delta.stream_table import STREAMED
 
 CONTROL_BYTES = 24  # one instruction: three 8-byte numbers
 
 Sources: TypeAlias = tuple[ByteRange, ...]
 Streams: TypeAlias = tuple["Stream", ...]
+Parts: TypeAlias = tuple["Part", ...]
 
 
 class FrameKind(IntEnum):
@@ -66,6 +75,58 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a frame's content, and what becomes of it.
+
+    size         content bytes
+    packed_size  target bytes that the frame accounts for
+    recipe       how the content is packed; None: it stands as it is, or, with a packed_size of
+                 0, is dropped (an encoder before it looked that far ahead)
+    begins, ends whether the packed stream begins and ends here. A stream that goes on is fed to
+                 one encoder over several frames; its bytes come out when the encoder gives them,
+                 at the latest with the end, and `packed_size` only says which of them need this
+                 frame: unpacking all that the frames before account for gives at least their
+                 content.
+    """
+
+    size: int
+    packed_size: int
+    recipe: Recipe | None = None
+    begins: bool = True
+    ends: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= FRAME_CODED_TARGET_BYTES_MAX:
+            raise FormatError(
+                "part of impossible content size",
+                expected=f"1..{FRAME_CODED_TARGET_BYTES_MAX}",
+                got=self.size,
+            )
+        if self.recipe is None:
+            fits = self.packed_size in (0, self.size) and self.is_whole
+        else:
+            fits = 1 <= self.packed_size <= FRAME_CODED_TARGET_BYTES_MAX
+        if not fits:
+            raise FormatError(
+                "part of impossible packed size",
+                expected=f"0 or {self.size}" if self.recipe is None else "at least 1",
+                got=self.packed_size,
+            )
+        if self.recipe is not None and not self.is_whole and not _can_go_on(self.recipe):
+            raise FormatError("long stream of a packer of single blocks", got=str(self.recipe))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no stream goes on before or behind it."""
+        return self.begins and self.ends
+
+
+def _can_go_on(recipe: Recipe) -> bool:
+    """Whether a recipe packs from pieces, and what it made is unpacked from pieces too."""
+    return is_streamed(recipe) and recipe.packing in STREAMED
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One row of the frame table; raises FormatError unless it is consistent.
 
@@ -75,6 +136,7 @@ class Frame:
     digest    SHA-256 of the encoded bytes (DATA and DIFF; None where there are none)
     streams   DATA: one; DIFF: control, diff, extra; in this order in the encoded bytes
     memory_bytes  `frame_memory_bytes` of the rest
+    parts     what becomes of the content, in order; none: the content is the target
     """
 
     kind: FrameKind
@@ -84,10 +146,13 @@ class Frame:
     digest: Digest | None
     streams: Streams
     memory_bytes: int
+    parts: Parts = ()
 
     def __post_init__(self) -> None:
-        _check_parts(self.kind, self.sources, self.streams, self.digest)
-        size = _target_size(self.kind, self.target, self.sources, self.streams)
+        _check_shape(self.kind, self.sources, self.streams, self.digest)
+        content_size = _content_size(self.kind, self.target, self.sources, self.streams)
+        _check_parts(self.kind, self.parts, content_size)
+        size = sum(part.packed_size for part in self.parts) if self.parts else content_size
         coded = self.kind in {FrameKind.DATA, FrameKind.DIFF}
         size_max = FRAME_CODED_TARGET_BYTES_MAX if coded else FRAME_TARGET_BYTES_MAX
         if self.target.size != size or not 1 <= size <= size_max:
@@ -105,7 +170,7 @@ class Frame:
                 expected=f"{encoded_size} bytes by its streams, at most {FRAME_ENCODED_BYTES_MAX}",
                 got=self.encoded.size,
             )
-        memory = frame_memory_bytes(self.kind, self.target, self.sources, self.streams)
+        memory = frame_memory_bytes(self.kind, self.target, self.sources, self.streams, self.parts)
         if self.memory_bytes != memory:
             raise FormatError(
                 "frame declares another memory", expected=memory, got=self.memory_bytes
@@ -116,6 +181,16 @@ class Frame:
         """Source bytes that it reads."""
         return sum(source.size for source in self.sources)
 
+    @property
+    def content_size(self) -> int:
+        """Bytes that decoding gives, before anything is packed."""
+        return sum(part.size for part in self.parts) if self.parts else self.target.size
+
+    @property
+    def long_part(self) -> Part | None:
+        """The part that it is of a long stream; None where it is none."""
+        return self.parts[0] if self.parts and not self.parts[0].is_whole else None
+
 
 def make_frame(
     kind: FrameKind,
@@ -125,35 +200,51 @@ def make_frame(
     encoded_offset: int = 0,
     digest: Digest | None = None,
     streams: Iterable[Stream] = (),
+    parts: Iterable[Part] = (),
 ) -> Frame:
     """A frame whose encoded size and memory are worked out from the rest."""
     held = tuple(sources)
-    parts = tuple(streams)
-    encoded = ByteRange(encoded_offset, sum(stream.encoded_size for stream in parts))
-    memory = frame_memory_bytes(kind, target, held, parts)
-    return Frame(kind, target, held, encoded, digest, parts, memory)
+    coded = tuple(streams)
+    packed = tuple(parts)
+    encoded = ByteRange(encoded_offset, sum(stream.encoded_size for stream in coded))
+    memory = frame_memory_bytes(kind, target, held, coded, packed)
+    return Frame(kind, target, held, encoded, digest, coded, memory, packed)
 
 
 def frame_memory_bytes(
-    kind: FrameKind, target: ByteRange, sources: Sources, streams: Streams
+    kind: FrameKind, target: ByteRange, sources: Sources, streams: Streams, parts: Parts = ()
 ) -> int:
-    """Peak bytes that decoding holds: input, source, streams, output, and the codec's own.
+    """Peak bytes that decoding holds: input, source, streams, output, and the codecs' own.
 
-    Streams are decoded one after the other, so the hungriest codec counts alone. An upper bound
-    worked out from lengths; encoder and decoder agree because both ask here.
+    Sources are joined, then streams decoded one after the other, then parts packed one after the
+    other, so the hungriest of them counts alone. An upper bound worked out from lengths; encoder
+    and decoder agree because both ask here. What follows from the whole table is not in it:
+    unpacking of sources, and a long stream under way behind the frame (frame_table.py).
     """
-    held = target.size + sum(source.size for source in sources)
-    held += sum(stream.encoded_size for stream in streams)
+    content = sum(part.size for part in parts) if parts else target.size
+    source = sum(extent.size for extent in sources)
+    encoded = sum(stream.encoded_size for stream in streams)
+    held = content + source + encoded
     if kind is FrameKind.DIFF:
         held += sum(stream.size for stream in streams)
     # Joining the pieces of a decoded stream holds it twice for a moment.
-    return held + max(
+    decoding = held + max(
         (codec_memory_bytes(stream.codec, stream.size) + stream.size for stream in streams),
         default=0,
     )
+    # A long stream's encoder lives on from frame to frame: it is there while one is decoded.
+    long = whole = 0
+    for part in parts:
+        if part.recipe is not None:
+            encoder = pack_memory_bytes(part.recipe, part.size)
+            long += 0 if part.is_whole else encoder
+            given = part.size + PACK_AHEAD_BYTES_MAX  # copied for it
+            whole = max(whole, given + (encoder if part.is_whole else 0))
+    packing = content + target.size + max(whole, target.size) if parts else 0
+    return max(2 * source + encoded, decoding, packing) + long
 
 
-def _check_parts(
+def _check_shape(
     kind: FrameKind, sources: Sources, streams: Streams, digest: Digest | None
 ) -> None:
     match kind:
@@ -180,8 +271,27 @@ def _check_parts(
         raise FormatError("empty source extent")
 
 
-def _target_size(kind: FrameKind, target: ByteRange, sources: Sources, streams: Streams) -> int:
-    """The target size that follows from a frame's parts."""
+def _check_parts(kind: FrameKind, parts: Parts, content_size: int) -> None:
+    if not parts:
+        return
+    if len(parts) > FRAME_PARTS_MAX or sum(part.size for part in parts) != content_size:
+        raise FormatError(
+            "parts that do not make up the content",
+            expected=f"at most {FRAME_PARTS_MAX} parts, {content_size} bytes",
+            got=f"{len(parts)} parts, {sum(part.size for part in parts)} bytes",
+        )
+    if kind is FrameKind.ZERO or content_size > FRAME_CODED_TARGET_BYTES_MAX:
+        raise FormatError(
+            f"{kind.name} frame with parts, of {content_size} bytes",
+            expected=f"COPY, DATA or DIFF, at most {FRAME_CODED_TARGET_BYTES_MAX} bytes",
+        )
+    # A part of a long stream stands alone: which frames it needs follows from the table.
+    if len(parts) > 1 and not all(part.is_whole for part in parts):
+        raise FormatError("part of a long stream beside others", got=f"{len(parts)} parts")
+
+
+def _content_size(kind: FrameKind, target: ByteRange, sources: Sources, streams: Streams) -> int:
+    """The content size that follows from what a frame is decoded from."""
     match kind:
         case FrameKind.ZERO:
             return target.size

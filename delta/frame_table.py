@@ -8,6 +8,7 @@ Rows hold lengths only: target and encoded offsets are running sums, so frames t
 leave a gap, or stand out of order cannot be written down. Layout: docs/format.md, 4.2.
 """
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,21 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec
 from slipstream.delta.digest import DIGEST_BYTES, Digest
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
-from slipstream.delta.limits import FRAME_SOURCES_MAX
+from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame
+from slipstream.delta.limits import FRAME_PARTS_MAX, FRAME_SOURCES_MAX, HELD_BYTES_MAX
+from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
+from slipstream.delta.rows import (
+    read_choice,
+    read_extents,
+    read_number,
+    write_extents,
+    write_number,
+)
+from slipstream.delta.stream_table import StreamTable
 
 _MARK_BYTES = 1024  # of rows: some 80 frames, or the one with very many sources
-_NUMBER_BYTES_MAX = 7  # 49 bits: any length, and any distance between two source extents
+_PACKED = 0x80  # set in the kind of a frame that has parts
+_BEGINS, _ENDS = 1, 2  # flags of a part
 _KINDS = tuple(FrameKind)
 _CODECS = tuple(Codec)
 _WITH_SOURCES = {FrameKind.COPY, FrameKind.DIFF}
@@ -49,11 +60,19 @@ class FrameTable(Sequence[Frame]):
     in one assignment.
     """
 
-    __slots__ = ("_count", "_digests", "_firsts", "_marks", "_recent", "_rows")
+    __slots__ = ("_count", "_digests", "_firsts", "_marks", "_recent", "_recipes", "_rows")
 
-    def __init__(self, rows: bytes, digests: bytes, count: int, marks: tuple[_Place, ...]) -> None:
+    def __init__(
+        self,
+        rows: bytes,
+        digests: bytes,
+        recipes: tuple[Recipe, ...],
+        count: int,
+        marks: tuple[_Place, ...],
+    ) -> None:
         self._rows = rows
         self._digests = digests
+        self._recipes = recipes
         self._count = count
         self._marks = marks
         self._firsts = [mark.row for mark in marks] + [count]
@@ -85,58 +104,128 @@ class FrameTable(Sequence[Frame]):
         if recent != mark:
             place = self._marks[mark].copy()
             rows = self._firsts[mark + 1] - first
-            frames = [_read_row(self._rows, self._digests, place) for _ in range(rows)]
+            frames = [
+                _read_row(self._rows, self._digests, self._recipes, place) for _ in range(rows)
+            ]
             self._recent = (mark, frames)
         return frames[row - first]
 
 
 @dataclass(frozen=True, slots=True)
 class TableSums:
-    """What the rows add up to, in bytes; `memory_bytes` is the hungriest frame's."""
+    """What the rows add up to, in bytes.
+
+    `memory_bytes` is the most that decoding holds: at the hungriest frame, with the cursors that
+    are open while it is decoded, and the encoder of a long stream that goes on behind it.
+    `last_reads` says for each long stream that is read the last frame that reads it.
+    """
 
     target_size: int
     body_size: int
     memory_bytes: int
+    last_reads: dict[int, int]
 
 
 def read_table(
-    rows: bytes, digests: bytes, count: int, source_size: int
+    rows: bytes,
+    digests: bytes,
+    count: int,
+    streams: StreamTable,
+    *,
+    recipes: tuple[Recipe, ...] = (),
+    position: int = 0,
 ) -> tuple[FrameTable, TableSums]:
     """Check every row and give the table; FormatError for anything but `count` sound frames.
 
-    The whole of `rows` and `digests` must be used up; no extent may end behind `source_size`.
+    The rows stand in `rows` from `position` on, and use up the rest of it and the whole of
+    `digests`; no extent may end behind the last of `streams`. `recipes` are what parts name by
+    number.
     """
-    place = _Place()
+    place = _Place(position=position)
     marks = [place.copy()]
-    memory = 0
+    memories = array("Q")
+    reads: dict[int, tuple[int, int]] = {}  # of each long stream: first and last frame
+    under_way = _UnderWay()
     for row in range(count):
         if place.position - marks[-1].position >= _MARK_BYTES:
             marks.append(place.copy())
         try:
-            frame = _read_row(rows, digests, place)
+            frame = _read_row(rows, digests, recipes, place)
         except FormatError as error:
             raise FormatError(f"frame {row}: {error}") from error
         for source in frame.sources:
-            if source.end > source_size:
+            if source.end > streams.end:
                 raise FormatError(
-                    "source extent past the end of the source",
+                    "source extent past the end of the space",
                     where=f"frame {row}",
-                    expected=f"at most {source_size}",
+                    expected=f"at most {streams.end}",
                     got=source.end,
                 )
-        memory = max(memory, frame.memory_bytes)
+        memories.append(frame.memory_bytes + under_way.take(row, frame))
+        for number in streams.long_read_by(frame.sources):
+            reads[number] = (reads.get(number, (row, row))[0], row)
+    under_way.check_ended()
     if place.position != len(rows) or place.digest != len(digests):
         raise FormatError(
             "frame table has bytes behind its last row",
             expected=f"{place.position} bytes and {place.digest} of digests",
             got=f"{len(rows)} and {len(digests)}",
         )
-    table = FrameTable(rows, digests, count, tuple(marks))
-    return table, TableSums(place.target, place.encoded, memory)
+    table = FrameTable(rows, digests, recipes, count, tuple(marks))
+    for number, (first, last) in reads.items():
+        cursor_bytes = streams[number].cursor_bytes
+        for row in range(first, last + 1):
+            memories[row] += cursor_bytes
+    memory = max(memories, default=0) + streams.block_bytes
+    last_reads = {number: last for number, (_, last) in reads.items()}
+    return table, TableSums(place.target, place.encoded, memory, last_reads)
 
 
-def write_table(frames: Iterable[Frame]) -> tuple[bytes, bytes]:
-    """Rows and digests of frames; FormatError unless their ranges follow one another."""
+class _UnderWay:
+    """The long stream that the target's encoder is in, while the frames are gone through."""
+
+    def __init__(self) -> None:
+        self._recipe: Recipe | None = None
+        self._waiting_bytes = 0  # target bytes between its frames: they may wait for the encoder
+
+    def take(self, row: int, frame: Frame) -> int:
+        """What is held for it while `frame` is decoded, in bytes; FormatError for a part too many.
+
+        One encoder runs at a time, from the part that begins to the one that ends.
+        """
+        part = frame.long_part
+        if part is None:
+            if self._recipe is None:
+                return 0
+            waiting = min(HELD_BYTES_MAX, self._waiting_bytes + frame.target.size)
+            self._waiting_bytes = waiting
+            return waiting + pack_memory_bytes(self._recipe, frame.content_size)
+        if part.begins != (self._recipe is None) or (
+            not part.begins and part.recipe != self._recipe
+        ):
+            raise FormatError(
+                "part of a long stream in the wrong place",
+                where=f"frame {row}",
+                expected="a beginning" if self._recipe is None else f"more of {self._recipe}",
+                got=part.recipe,
+            )
+        waiting = self._waiting_bytes
+        self._recipe = None if part.ends else part.recipe
+        self._waiting_bytes = 0 if part.ends else waiting
+        return waiting
+
+    def check_ended(self) -> None:
+        """FormatError if frames are missing."""
+        if self._recipe is not None:
+            raise FormatError("long stream without an end", got=self._recipe)
+
+
+def write_table(frames: Iterable[Frame], recipes: Sequence[Recipe] = ()) -> tuple[bytes, bytes]:
+    """Rows and digests of frames; FormatError unless their ranges follow one another.
+
+    `recipes` are all that parts use, in the order in which the payload lists them.
+    """
+    numbers = {recipe: number for number, recipe in enumerate(recipes, 1)}
     rows = bytearray()
     digests = bytearray()
     target = encoded = source_end = 0
@@ -149,45 +238,81 @@ def write_table(frames: Iterable[Frame]) -> tuple[bytes, bytes]:
                 got=f"{frame.target.offset}, {frame.encoded.offset}",
             )
         target, encoded = frame.target.end, frame.encoded.end
-        rows.append(frame.kind)
+        rows.append(frame.kind | (_PACKED if frame.parts else 0))
         if frame.kind is FrameKind.ZERO:
-            _write_number(rows, frame.target.size)
+            write_number(rows, frame.target.size)
         if frame.kind in _WITH_SOURCES:
-            _write_number(rows, len(frame.sources))
-        for source in frame.sources:
-            distance = source.offset - source_end
-            _write_number(rows, 2 * distance if distance >= 0 else -2 * distance - 1)
-            _write_number(rows, source.size)
-            source_end = source.end
+            source_end = write_extents(rows, frame.sources, source_end)
         for stream in frame.streams:
             rows.append(stream.codec)
-            _write_number(rows, stream.encoded_size)
-            _write_number(rows, stream.size)
+            write_number(rows, stream.encoded_size)
+            write_number(rows, stream.size)
+        if frame.parts:
+            _write_parts(rows, frame.parts, numbers)
         if frame.digest is not None:
             digests += frame.digest.raw
     return bytes(rows), bytes(digests)
 
 
-def _read_row(rows: bytes, digests: bytes, place: _Place) -> Frame:
+def _write_parts(rows: bytearray, parts: tuple[Part, ...], numbers: dict[Recipe, int]) -> None:
+    write_number(rows, len(parts))
+    for part in parts:
+        if part.recipe is None:
+            # Two numbers for what stands as it is (0), and for what is dropped (1).
+            write_number(rows, 0 if part.packed_size else 1)
+            write_number(rows, part.size)
+            continue
+        flags = (_BEGINS if part.begins else 0) | (_ENDS if part.ends else 0)
+        write_number(rows, numbers[part.recipe] << 2 | flags)
+        write_number(rows, part.size)
+        write_number(rows, part.packed_size)
+
+
+def _read_parts(rows: bytes, place: _Place, recipes: tuple[Recipe, ...]) -> tuple[Part, ...]:
+    count = read_number(rows, place)
+    if not 1 <= count <= FRAME_PARTS_MAX:
+        raise FormatError("too many parts", expected=f"1..{FRAME_PARTS_MAX}", got=count)
+    parts = []
+    for _ in range(count):
+        number, flags = divmod(read_number(rows, place), 4)
+        size = read_number(rows, place)
+        if number == 0:
+            if flags > 1:
+                raise FormatError("unknown kind of part", expected="0 or 1", got=flags)
+            parts.append(Part(size, 0 if flags else size))
+            continue
+        if number > len(recipes):
+            raise FormatError("no such recipe", expected=f"1..{len(recipes)}", got=number)
+        packed_size = read_number(rows, place)
+        begins, ends = bool(flags & _BEGINS), bool(flags & _ENDS)
+        parts.append(Part(size, packed_size, recipes[number - 1], begins, ends))
+    return tuple(parts)
+
+
+def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _Place) -> Frame:
     """The frame at `place`, which moves on behind it."""
-    kind = _KINDS[_read_choice(rows, place, len(_KINDS), "frame kind")]
+    kind, packed = _read_kind(rows, place)
     sources: tuple[ByteRange, ...] = ()
     streams: tuple[Stream, ...] = ()
     match kind:
         case FrameKind.ZERO:
-            size = _read_number(rows, place)
+            size = read_number(rows, place)
         case FrameKind.COPY:
-            sources = _read_sources(rows, place)
+            sources = read_extents(rows, place, FRAME_SOURCES_MAX)
             size = sum(source.size for source in sources)
         case FrameKind.DATA:
             streams = (_read_stream(rows, place),)
             size = streams[0].size
         case FrameKind.DIFF:
-            sources = _read_sources(rows, place)
+            sources = read_extents(rows, place, FRAME_SOURCES_MAX)
             streams = tuple(_read_stream(rows, place) for _ in range(3))
             size = streams[1].size + streams[2].size
         case _:
             assert_never(kind)
+    parts: tuple[Part, ...] = ()
+    if packed:
+        parts = _read_parts(rows, place, recipes)
+        size = sum(part.packed_size for part in parts)
     digest = None
     if streams:
         end = place.digest + DIGEST_BYTES
@@ -200,60 +325,26 @@ def _read_row(rows: bytes, digests: bytes, place: _Place) -> Frame:
         encoded_offset=place.encoded,
         digest=digest,
         streams=streams,
+        parts=parts,
     )
     place.row += 1
     place.target, place.encoded = frame.target.end, frame.encoded.end
     return frame
 
 
-def _read_sources(rows: bytes, place: _Place) -> tuple[ByteRange, ...]:
-    count = _read_number(rows, place)
-    if count > FRAME_SOURCES_MAX:
-        raise FormatError(
-            "too many source extents", expected=f"at most {FRAME_SOURCES_MAX}", got=count
-        )
-    sources = []
-    for _ in range(count):
-        folded = _read_number(rows, place)
-        distance = folded >> 1 if folded & 1 == 0 else -(folded + 1 >> 1)
-        source = ByteRange(place.source + distance, _read_number(rows, place))
-        place.source = source.end
-        sources.append(source)
-    return tuple(sources)
+def _read_kind(rows: bytes, place: _Place) -> tuple[FrameKind, bool]:
+    """The kind of a frame, and whether it has parts."""
+    if place.position >= len(rows):
+        raise FormatError("frame table cut short", where=f"byte {place.position}")
+    byte = rows[place.position]
+    kind, packed = byte & ~_PACKED, bool(byte & _PACKED)
+    if kind >= len(_KINDS):
+        raise FormatError("unknown frame kind", expected=f"0..{len(_KINDS) - 1}", got=kind)
+    place.position += 1
+    return _KINDS[kind], packed
 
 
 def _read_stream(rows: bytes, place: _Place) -> Stream:
-    codec = _CODECS[_read_choice(rows, place, len(_CODECS), "codec")]
-    encoded_size = _read_number(rows, place)
-    return Stream(codec, encoded_size, _read_number(rows, place))
-
-
-def _read_choice(rows: bytes, place: _Place, count: int, what: str) -> int:
-    if place.position >= len(rows):
-        raise FormatError("frame table cut short", where=f"byte {place.position}")
-    choice = rows[place.position]
-    if choice >= count:
-        raise FormatError(f"unknown {what}", expected=f"0..{count - 1}", got=choice)
-    place.position += 1
-    return choice
-
-
-def _read_number(rows: bytes, place: _Place) -> int:
-    """A length of 7 bits a byte, low bits first, in the fewest bytes (docs/format.md, 4.1)."""
-    number = 0
-    start = place.position
-    for count, byte in enumerate(rows[start : start + _NUMBER_BYTES_MAX]):
-        number |= (byte & 0x7F) << 7 * count
-        if byte < 0x80:
-            if byte == 0 and count:
-                raise FormatError("number in more bytes than it needs", where=f"byte {start}")
-            place.position = start + count + 1
-            return number
-    raise FormatError("number cut short or too large", where=f"byte {start}")
-
-
-def _write_number(rows: bytearray, number: int) -> None:
-    while number >= 0x80:
-        rows.append(number & 0x7F | 0x80)
-        number >>= 7
-    rows.append(number)
+    codec = _CODECS[read_choice(rows, place, len(_CODECS), "codec")]
+    encoded_size = read_number(rows, place)
+    return Stream(codec, encoded_size, read_number(rows, place))

@@ -32,12 +32,16 @@ STREAMS_MAX = 1 << 18  # packed stretches that are read from: 32 GiB of content 
 LONG_STREAMS_MAX = 64  # with content that is not unpacked at once: kernels, initrds
 STREAM_SOURCES_MAX = 4096  # extents of one of them: a fragmented file
 CARVED_MAX = 1 << 17  # compressed files looked for in one image: each is tried, which takes time
+STREAM_DEPTH_MAX = 4  # a module in an initrd in a kernel in a disk image
 BLOCK_CONTENT_BYTES_MAX = 1 * MIB  # content that is unpacked at once; longer streams have a cursor
+PACKED_BLOCK_BYTES_MAX = 2 * MIB  # what that is unpacked from: packing hardly makes anything longer
 UNPACK_CACHE_BYTES = (
     4 * MIB
 )  # unpacked blocks kept: the next frame mostly reads from the last one's
 UNPACK_MEMORY_BYTES_MAX = 192 * MIB  # one decoder's: zstd --long=27 takes 128 MiB, xz -9 65 MiB
 UNPACK_WINDOW_BYTES_MAX = 256 * MIB  # content kept behind the farthest byte of a long stream
+UNPACK_AHEAD_BYTES = 1 * MIB  # of a cursor: content behind what was asked for, and packed bytes
+UNPACK_RESTARTS_MAX = 16  # of cursors in one pass: each may unpack an initrd again, for seconds
 HELD_BYTES_MAX = 4 * MIB  # target bytes that wait for a long stream's encoder to catch up
 CONTROL_BYTES_MAX = 6 * MIB  # 24 bytes an instruction: 262,144 instructions in a frame
 CODEC_DECODED_BYTES_MAX = 16 * MIB  # decoded length of any one stream
@@ -138,7 +142,9 @@ FRAME_FETCHES_MAX = 2  # a frame with a wrong digest is fetched once more: a pro
 DENIED_RELEASES_MAX = 64
 FAILED_REASON_CHARS_MAX = 128  # in a poll, of each denied release: together within POLL_BYTES_MAX
 DRIFTS_MAX = 32  # frames or chunks that a delta may fail to make before it is given up, ...
-DRIFTED_CHUNKS_MAX = 256  # ... and their chunks in all: a damaged initrd counts once, for 72 of them
+DRIFTED_CHUNKS_MAX = (
+    256  # ... and their chunks in all: a damaged initrd counts once, for 72 of them
+)
 MEDIA_ATTEMPTS_MAX = 3  # write and read back; then the medium is at fault
 EVENTS_KEPT_MAX = 256  # reports not yet delivered; the oldest go first
 

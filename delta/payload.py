@@ -1,10 +1,12 @@
 """A payload: an index, then the body that its frames' encoded bytes stand in.
 
-The index says everything (lengths, sources, the digest of every frame) and is what gets signed;
-the body is believed frame by frame. A full payload is the same without a source. Every field is
-checked here, before anything is allocated for it: who holds an `Index` need not check again.
+The index says everything (lengths, sources, the digest of every frame, what must be packed again
+and how) and is what gets signed; the body is believed frame by frame. A full payload is the same
+without a source. Every field is checked here, before anything is allocated for it: who holds an
+`Index` need not check again.
 
-Not here: decoding (decode.py), one row (frame_table.py). Byte by byte: docs/format.md, 3 and 4.
+Not here: decoding (decode.py), rows (frame_table.py, stream_table.py). Byte by byte:
+docs/format.md, 3 and 4.
 """
 
 import struct
@@ -33,6 +35,14 @@ from slipstream.delta.limits import (
     FRAMES_MAX,
     IMAGE_BYTES_MAX,
     INDEX_BYTES_MAX,
+    RECIPES_MAX,
+)
+from slipstream.delta.packing.recipe import Recipe, dump_recipe, parse_recipe
+from slipstream.delta.stream_table import (
+    PackedStream,
+    StreamTable,
+    read_streams,
+    write_streams,
 )
 
 __all__ = [
@@ -54,7 +64,7 @@ __all__ = [
 
 # As PNG's: a first byte above 127 and both line ends show a transfer that was not binary.
 MAGIC = b"\x89SLP\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
 INDEX_PREFIX_BYTES = 16
 
 _FULL, _DELTA = 0, 1
@@ -66,6 +76,8 @@ _HEADER = Struct(
     "kind" / Int16ul,
     "index_size" / Int32ul,
     "frame_count" / Int32ul,
+    "stream_count" / Int32ul,
+    "recipe_count" / Int32ul,
     "table_size" / Int32ul,
     "table_encoded_size" / Int32ul,
     "reserved" / Const(0, Int32ul),
@@ -76,7 +88,7 @@ _HEADER = Struct(
     "target_digest" / Bytes(DIGEST_BYTES),
     Terminated,
 )
-HEADER_BYTES = 120
+HEADER_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +96,10 @@ class Index:
     """What a payload is, checked. Made by `parse_index`; sizes in bytes.
 
     `source_digest` is the SHA-256 of the whole source, None for a full payload. `frames` cover
-    the target exactly once, in order. `memory_bytes` is the hungriest frame's. `digest` is the
-    SHA-256 of `raw`, the index as it stands: a payload's identity.
+    the target exactly once, in order; `streams` are what else they read from (space.py), `last_reads`
+    the last frame that reads each long one. `recipes` are how content is packed again: a device needs the library of each.
+    `memory_bytes` is the most that decoding holds. `digest` is the SHA-256 of `raw`, the index as
+    it stands: a payload's identity.
     """
 
     source_size: int
@@ -93,6 +107,9 @@ class Index:
     target_size: int
     target_digest: Digest
     frames: Sequence[Frame] = field(compare=False, repr=False)
+    streams: StreamTable = field(compare=False, repr=False)
+    last_reads: dict[int, int] = field(compare=False, repr=False)
+    recipes: tuple[Recipe, ...]
     memory_bytes: int
     body_size: int
     digest: Digest
@@ -102,6 +119,11 @@ class Index:
     def payload_size(self) -> int:
         """Bytes of the whole payload: index and body."""
         return len(self.raw) + self.body_size
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Exact libraries, by name and version, that a device must have; sorted."""
+        return tuple(sorted({recipe.library for recipe in self.recipes}))
 
 
 def parse_index_size(prefix: bytes) -> int:
@@ -153,8 +175,26 @@ def parse_index(raw: bytes) -> Index:
             expected=f"at most {FRAMES_MAX} frames, {FRAME_TABLE_BYTES_MAX} bytes",
             got=f"{header.frame_count} frames, {header.table_size} bytes",
         )
+    if header.recipe_count > RECIPES_MAX:
+        raise FormatError(
+            "too many recipes", expected=f"at most {RECIPES_MAX}", got=header.recipe_count
+        )
     rows = decompress(Codec.ZSTD, raw[HEADER_BYTES:table_end], header.table_size)
-    table, sums = read_table(rows, raw[table_end:], header.frame_count, header.source_size)
+    recipes, position = _parse_recipes(rows, header.recipe_count)
+    streams, position = read_streams(
+        rows,
+        position,
+        header.stream_count,
+        header.source_size + header.target_size,
+    )
+    table, sums = read_table(
+        rows,
+        raw[table_end:],
+        header.frame_count,
+        streams,
+        recipes=recipes,
+        position=position,
+    )
     if (sums.target_size, sums.body_size) != (header.target_size, header.body_size):
         raise FormatError(
             "frames do not cover target and body",
@@ -167,6 +207,9 @@ def parse_index(raw: bytes) -> Index:
         target_size=header.target_size,
         target_digest=Digest(header.target_digest),
         frames=table,
+        streams=streams,
+        last_reads=sums.last_reads,
+        recipes=recipes,
         memory_bytes=sums.memory_bytes,
         body_size=header.body_size,
         digest=Digest.of(raw),
@@ -180,14 +223,20 @@ def dump_index(
     target_size: int,
     target_digest: Digest,
     frames: Iterable[Frame],
+    streams: Iterable[PackedStream] = (),
 ) -> bytes:
     """The raw index of frames in target order; FormatError for what `parse_index` would refuse.
 
     `source_digest` None makes a full payload: `source_size` is then 0.
     """
     held = tuple(frames)
-    rows, digests = write_table(held)
-    table = compress(Codec.ZSTD, rows)
+    recipes = _recipes_of(held)
+    packed = tuple(streams)
+    rows = bytearray(b"".join(dump_recipe(recipe) for recipe in recipes))
+    write_streams(rows, packed)
+    frame_rows, digests = write_table(held, recipes)
+    rows += frame_rows
+    table = compress(Codec.ZSTD, bytes(rows))
     for name, number in (("source_size", source_size), ("target_size", target_size)):
         if not 0 <= number <= IMAGE_BYTES_MAX:
             raise FormatError(f"{name} out of bounds", expected=f"0..{IMAGE_BYTES_MAX}", got=number)
@@ -196,6 +245,8 @@ def dump_index(
             "kind": _FULL if source_digest is None else _DELTA,
             "index_size": HEADER_BYTES + len(table) + len(digests),
             "frame_count": len(held),
+            "stream_count": len(packed),
+            "recipe_count": len(recipes),
             "table_size": len(rows),
             "table_encoded_size": len(table),
             "source_size": source_size,
@@ -208,6 +259,23 @@ def dump_index(
     raw = header + table + digests
     parse_index(raw)  # one set of rules: what is refused when read is not written
     return raw
+
+
+def _recipes_of(frames: Sequence[Frame]) -> tuple[Recipe, ...]:
+    """All recipes of frames, in the order of their first use."""
+    used = (part.recipe for frame in frames for part in frame.parts)
+    return tuple(dict.fromkeys(recipe for recipe in used if recipe is not None))
+
+
+def _parse_recipes(rows: bytes, count: int) -> tuple[tuple[Recipe, ...], int]:
+    recipes = []
+    position = 0
+    for _ in range(count):
+        recipe, position = parse_recipe(rows, position)
+        recipes.append(recipe)
+    if len(set(recipes)) != count:
+        raise FormatError("recipe that stands twice")
+    return tuple(recipes), position
 
 
 def _parse_header(raw: bytes) -> Any:

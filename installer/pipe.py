@@ -5,19 +5,27 @@ checks and writes the frame before it. What is held is bounded by memory, not by
 frames at most, each within what the plan allowed; copied and zero frames pass chunk by chunk.
 Each thread is the same one throughout, because glibc keeps freed memory per thread.
 
+Frames may read what earlier frames made: the decoding thread then waits for the writing one.
+
 Nothing unverified reaches the slot: every chunk is checked against the signed tree first.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from slipstream.delta.decode import ChunkAssembler, decode_frame
-from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError
-from slipstream.delta.frame import Frame, FrameKind
-from slipstream.delta.limits import CHECKPOINT_TARGET_BYTES, CHUNK_BYTES, DRIFTED_FRAMES_MAX
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.decode import ChunkAssembler, FrameDecoder
+from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError, PackingUnavailable
+from slipstream.delta.frame import Frame, FrameKind, Part
+from slipstream.delta.limits import (
+    CHECKPOINT_TARGET_BYTES,
+    CHUNK_BYTES,
+    DRIFTED_CHUNKS_MAX,
+    DRIFTS_MAX,
+)
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList
 from slipstream.installer.frames import FrameSource
@@ -26,11 +34,20 @@ from slipstream.installer.ports import SlotTarget
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Target bytes; `data` is None where the source did not give them."""
+    """Target bytes; `data` is None where they could not be made."""
 
     offset: int
     size: int
     data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a frame made, and the frame that its long stream begins with, in this pass, if any."""
+
+    frame: Frame
+    stream: int | None
+    pieces: Iterable[_Piece]
 
 
 @dataclass(slots=True)
@@ -39,7 +56,7 @@ class FramePipe:
 
     With a `source`, frames and chunks that come out wrong stay in `left`; without one they are
     Rejected. `on_checkpoint` gets the first frame still needed and the target bytes done, after
-    these are durable.
+    these are durable. `repacked` are chunks that came out wrong of frames that pack content again.
     """
 
     index: Index
@@ -50,8 +67,13 @@ class FramePipe:
     on_checkpoint: Callable[[int, int], None]
     on_progress: Callable[[int], None]
     bytes_written: int = 0
+    repacked: set[int] = field(default_factory=set)
     _given_up: set[int] = field(default_factory=set)
-    _drifted: int = 0
+    _drifts: int = 0  # frames and chunks that did not come out, those of one long stream once
+    _stream: int | None = None  # the first frame of the long stream that is decoded
+    _spoiled: set[int] = field(default_factory=set)  # long streams that came out wrong, ...
+    _counted: set[int] = field(default_factory=set)  # ... and those counted as a drift
+    _writing: Future[int | None] | None = None
     _assembler: ChunkAssembler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,45 +83,91 @@ class FramePipe:
         """Write what the frames make. Raises Rejected, Unavailable, DeviceFault."""
         loop = asyncio.get_running_loop()
         writing: asyncio.Future[int | None] | None = None
-        last, since_checkpoint = -1, 0
-        # Leaving waits for both threads: nothing goes on writing behind the caller's back.
-        with ThreadPoolExecutor(1, "decode") as decoder, ThreadPoolExecutor(1, "write") as writer:
+        last, done, since_checkpoint = -1, 0, 0
+        # Leaving waits for both threads: nothing goes on writing behind the caller's back, and no
+        # encoder is closed under the thread that is in it.
+        with (
+            FrameDecoder(self.index, self._read_source, self._read_target) as decoder,
+            ThreadPoolExecutor(1, "decode") as decoding,
+            ThreadPoolExecutor(1, "write") as writer,
+        ):
             async for number, encoded in frames:
                 frame = self.index.frames[number]
-                pieces = await loop.run_in_executor(decoder, self._decode, frame, encoded)
+                made = await loop.run_in_executor(decoding, self._decode, decoder, number, encoded)
                 if writing is not None:
                     await writing
+                done = frame.target.end if decoder.due_offset is None else decoder.due_offset
                 last, since_checkpoint = number, since_checkpoint + frame.target.size
                 # The next frame is decoded while this one is made durable.
                 due = since_checkpoint >= CHECKPOINT_TARGET_BYTES or frames.pressure
                 since_checkpoint = 0 if due else since_checkpoint
-                writing = loop.run_in_executor(writer, self._take, number, pieces, due)
+                self._writing = writer.submit(self._take, number, made, done, due)
+                writing = asyncio.wrap_future(self._writing)
                 writing.add_done_callback(partial(_settled, frames))
-                if self._drifted > DRIFTED_FRAMES_MAX:
+                if self._is_hopeless():
                     break
             if writing is not None:
                 await writing
-                await loop.run_in_executor(writer, self._checkpoint, last)
+                await loop.run_in_executor(writer, self._checkpoint, last, done)
+
+    def _is_hopeless(self) -> bool:
+        """Whether so much came out wrong that the rest of the payload is not worth fetching."""
+        return self._drifts > DRIFTS_MAX or len(self._given_up) > DRIFTED_CHUNKS_MAX
 
     # --- in the decoding thread
 
-    def _decode(self, frame: Frame, encoded: bytes) -> Iterable[_Piece]:
+    def _decode(self, decoder: FrameDecoder, number: int, encoded: bytes) -> _Made:
         """What the frame makes. Of frames that are not coded the writer takes piece by piece."""
-        if frame.kind in (FrameKind.ZERO, FrameKind.COPY):
-            return self._plain(frame)
-        offset, size = frame.target.offset, frame.target.size
+        frame = self.index.frames[number]
+        stream = self._stream_of(number, frame.long_part)
+        if self._is_plain(frame) and decoder.due_offset is None:
+            return _Made(frame, None, self._plain(frame))
+        if stream in self._spoiled:
+            return _Made(frame, stream, self._lost(decoder, frame))
         try:
-            return [_Piece(offset, size, decode_frame(frame, encoded, self._read_sources(frame)))]
-        except (DeviceFault, FormatError):
+            pieces = decoder.feed(number, encoded)
+        except (DeviceFault, FormatError, PackingUnavailable):
             if self.source is None:
                 raise
-            return [_Piece(offset, size, None)]
+            return _Made(frame, stream, self._lost(decoder, frame))
+        return _Made(frame, stream, [_Piece(one.offset, len(one.data), one.data) for one in pieces])
 
-    def _read_sources(self, frame: Frame) -> bytes:
-        if self.source is None:
-            return b""
-        pieces = [self.source.read(one.offset, one.size) for one in frame.sources]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def _stream_of(self, number: int, part: Part | None) -> int | None:
+        """The long stream that a frame is part of, by the first frame of it that was wanted."""
+        if part is None:
+            return None
+        if part.begins or self._stream is None:
+            self._stream = number
+        stream = self._stream
+        if part.ends:
+            self._stream = None
+        return stream
+
+    def _lost(self, decoder: FrameDecoder, frame: Frame) -> list[_Piece]:
+        """Nothing comes of this frame; nor of a long stream that still owed bytes before it."""
+        begin = frame.target.offset
+        if frame.long_part is not None or decoder.due_offset is not None:
+            begin = begin if decoder.due_offset is None else decoder.due_offset
+            decoder.drop()
+            if self._stream is not None:
+                self._spoiled.add(self._stream)
+        return [_Piece(begin, frame.target.end - begin, None)]
+
+    def _is_plain(self, frame: Frame) -> bool:
+        """Whether the frame is zeros or bytes of the source as they stand."""
+        if frame.kind is FrameKind.COPY:
+            size = self.index.source_size
+            return not frame.parts and all(one.end <= size for one in frame.sources)
+        return frame.kind is FrameKind.ZERO
+
+    def _read_source(self, offset: int, size: int) -> bytes:
+        return b"" if self.source is None else self.source.read(offset, size)
+
+    def _read_target(self, offset: int, size: int) -> bytes:
+        """Bytes that earlier frames made, or that stood there: written, once the writer is done."""
+        if self._writing is not None:
+            self._writing.result()
+        return self.target.read(offset, size)
 
     # --- in the writing thread
 
@@ -125,19 +193,20 @@ class FramePipe:
         except DeviceFault:
             return None
 
-    def _take(self, number: int, pieces: Iterable[_Piece], checkpoint: bool) -> int | None:
-        """Check and write the chunks that a frame's pieces complete.
+    def _take(self, number: int, made: _Made, done: int, checkpoint: bool) -> int | None:
+        """Check and write the chunks that a frame's pieces complete; they reach up to `done`.
 
         With `checkpoint`, make them durable: then the first frame that is still needed.
         """
-        for piece in pieces:
+        for piece in made.pieces:
             if piece.data is None:
-                self._give_up(piece)
+                self._drift(chunk_span(ByteRange(piece.offset, piece.size)), made)
+                self._assembler = self._new_assembler()  # the one chunk it may have begun is lost
                 continue
             for index, chunk in self._whole_chunks(piece.offset, piece.data):
-                self._write(index, chunk)
-        self.on_progress(self.index.frames[number].target.end)
-        return self._checkpoint(number) if checkpoint else None
+                self._write(index, chunk, made)
+        self.on_progress(done)
+        return self._checkpoint(number, done) if checkpoint else None
 
     def _whole_chunks(self, offset: int, data: bytes) -> Iterable[tuple[int, bytes]]:
         index, within = divmod(offset, CHUNK_BYTES)
@@ -145,23 +214,31 @@ class FramePipe:
             return [(index, data)] if self._wanted(index) else []  # nothing to assemble or to copy
         return self._assembler.feed(offset, data)
 
-    def _write(self, index: int, chunk: bytes) -> None:
+    def _write(self, index: int, chunk: bytes, made: _Made) -> None:
         try:
             self.chunks.check(index, chunk)
         except DigestMismatch:
             if self.source is None:
                 raise
-            self._given_up.add(index)
-            self._drifted += 1
+            self._drift((index, index), made)
             return
         self.bytes_written += self.target.write(index * CHUNK_BYTES, chunk)
         self.left.discard(index)
 
-    def _give_up(self, piece: _Piece) -> None:
-        end = piece.offset + piece.size
-        self._given_up.update(range(piece.offset // CHUNK_BYTES, (end - 1) // CHUNK_BYTES + 1))
-        self._drifted += 1
-        self._assembler = self._new_assembler()  # the one chunk it may have begun is given up too
+    def _drift(self, span: tuple[int, int], made: _Made) -> None:
+        """The chunks of a span that are not there come from elsewhere.
+
+        One wrong byte spoils a long stream up to its end: all of them count once.
+        """
+        lost = self.left.intersection(range(span[0], span[1] + 1))
+        self._given_up |= lost
+        if made.frame.parts:
+            self.repacked |= lost
+        if made.stream is None or made.stream not in self._counted:
+            self._drifts += 1
+        if made.stream is not None:
+            self._counted.add(made.stream)
+            self._spoiled.add(made.stream)
 
     def _wanted(self, index: int) -> bool:
         return index in self.left and index not in self._given_up
@@ -169,14 +246,13 @@ class FramePipe:
     def _new_assembler(self) -> ChunkAssembler:
         return ChunkAssembler(self.index.target_size, self._wanted)
 
-    def _checkpoint(self, number: int) -> int:
+    def _checkpoint(self, number: int, done: int) -> int:
         """Make what stands durable, then say so. The first frame that is still needed.
 
         Frames that reach into the chunk under way are needed until it is written.
         """
         self.target.sync()
         frames = self.index.frames
-        done = frames[number].target.end
         if done < self.index.target_size:
             done -= done % CHUNK_BYTES
         needed = number + 1
@@ -186,20 +262,30 @@ class FramePipe:
         return needed
 
 
-def chunk_span(frame: Frame) -> tuple[int, int]:
-    """First and last chunk that a frame touches."""
-    return frame.target.offset // CHUNK_BYTES, (frame.target.end - 1) // CHUNK_BYTES
+def chunk_span(target: ByteRange) -> tuple[int, int]:
+    """First and last chunk that a target range touches."""
+    return target.offset // CHUNK_BYTES, (target.end - 1) // CHUNK_BYTES
 
 
 def frames_of(index: Index, chunks: set[int]) -> list[int]:
-    """Numbers of the frames that touch one of the chunks, increasing."""
+    """Numbers of the frames that making these chunks takes, increasing.
+
+    Those that touch one; and of a long stream all that follow, because its encoder gives the bytes
+    of a frame when it has seen more (docs/format.md, 6.4).
+    """
     flags = bytearray(-(-index.target_size // CHUNK_BYTES))
     for chunk in chunks:
         flags[chunk] = 1
     found = []
+    in_stream = False  # in a long stream that was begun with
     for number, frame in enumerate(index.frames):
-        first, last = chunk_span(frame)
-        if flags.find(1, first, last + 1) >= 0:
+        first, last = chunk_span(frame.target)
+        part = frame.long_part
+        goes_on = part is not None and not part.begins and in_stream
+        wanted = goes_on or flags.find(1, first, last + 1) >= 0
+        if part is not None:
+            in_stream = wanted and not part.ends
+        if wanted:
             found.append(number)
     return found
 

@@ -17,6 +17,8 @@ from slipstream.delta.errors import DigestMismatch, FormatError, UsageError, Wro
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import MIB
 from slipstream.delta.payload import INDEX_PREFIX_BYTES, Index, parse_index, parse_index_size
+from slipstream.delta.repack import Piece
+from slipstream.delta.space import Read
 from slipstream.server.image import ImageFile, check_output
 
 _PIECE_BYTES = MIB  # of the source, hashed at a time
@@ -116,7 +118,7 @@ def _write(
         return
     temporary = output.with_name(f".{output.name}.tmp")
     try:
-        with temporary.open("wb", buffering=0) as file:
+        with temporary.open("w+b", buffering=0) as file:
             file.truncate(index.target_size)
             _write_target(index, payload, source, file, report, sparse=True)
         rename_durably(temporary, output)
@@ -137,11 +139,15 @@ def _write_target(
     """Decode all frames into `file`, make them durable, and check the digest of the whole."""
     state = hashlib.sha256()
     report(0, index.target_size)
-    for kind, offset, data in _decoded(index, payload, source):
-        state.update(data)
+
+    def read_target(offset: int, size: int) -> bytes:
+        return os.pread(file.fileno(), size, offset)
+
+    for kind, piece in _decoded(index, payload, source, read_target):
+        state.update(piece.data)
         if kind is not FrameKind.ZERO or not sparse:
-            _write_at(file, offset, data)
-        report(offset + len(data), index.target_size)
+            _write_at(file, piece.offset, piece.data)
+        report(piece.offset + len(piece.data), index.target_size)
     os.fsync(file.fileno())
     if Digest(state.digest()) != index.target_digest:
         raise DigestMismatch(
@@ -159,14 +165,16 @@ def _write_at(file: BinaryIO, offset: int, data: bytes) -> None:
 
 
 def _decoded(
-    index: Index, payload: ImageFile, source: ImageFile | None
-) -> Iterator[tuple[FrameKind, int, bytes]]:
-    decoder = FrameDecoder(index)
+    index: Index, payload: ImageFile, source: ImageFile | None, read_target: Read
+) -> Iterator[tuple[FrameKind, Piece]]:
+    """What the frames make, in target order; a zero or copied frame makes it as it is."""
     body = len(index.raw)
-    while (wants := decoder.wants) is not None:
-        encoded = payload.read(body + wants.encoded.offset, wants.encoded.size)
-        held = b""
-        if source is not None:
-            held = b"".join(source.read(part.offset, part.size) for part in wants.sources)
-        piece = decoder.feed(encoded, held)
-        yield index.frames[wants.frame_index].kind, piece.offset, piece.data
+
+    def read_source(offset: int, size: int) -> bytes:
+        return b"" if source is None else source.read(offset, size)
+
+    with FrameDecoder(index, read_source, read_target) as decoder:
+        for number, frame in enumerate(index.frames):
+            encoded = payload.read(body + frame.encoded.offset, frame.encoded.size)
+            for piece in decoder.feed(number, encoded):
+                yield frame.kind, piece

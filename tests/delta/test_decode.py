@@ -3,9 +3,9 @@
 import random
 import struct
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 
-import bsdiff4.core
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,16 +15,10 @@ from slipstream.delta.codec import Codec, compress
 from slipstream.delta.decode import ChunkAssembler, FrameDecoder, decode_frame
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DigestMismatch, FormatError
+from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
 from slipstream.delta.limits import CHUNK_BYTES, MIB
-from slipstream.delta.payload import (
-    Frame,
-    FrameKind,
-    Index,
-    Stream,
-    dump_index,
-    make_frame,
-    parse_index,
-)
+from slipstream.delta.repack import Piece
+from tests.delta.payloads import Made, Maker, run
 
 SOURCE = random.Random(1).randbytes(20_000)
 KINDS = [FrameKind.DATA, FrameKind.DIFF, FrameKind.ZERO, FrameKind.COPY, FrameKind.DIFF, FrameKind.DATA]  # fmt: skip
@@ -39,125 +33,92 @@ def encode_streams(codecs: list[Codec], pieces: list[bytes]) -> tuple[list[Strea
     return streams, b"".join(parts)
 
 
-def make_payload(kinds: list[FrameKind], seed: int = 0) -> tuple[Index, bytes, bytes]:
-    """Index, body and target: as an encoder would make them, from frames chosen beforehand."""
+def make_payload(kinds: list[FrameKind], seed: int = 0) -> Made:
+    """As an encoder would make it, from frames chosen beforehand."""
     generator = random.Random(seed)
-    frames: list[Frame] = []
-    body, target = bytearray(), bytearray()
+    maker = Maker(SOURCE)
     for kind in kinds:
-        sources: list[ByteRange] = []
-        streams: list[Stream] = []
-        encoded = b""
-        if kind in {FrameKind.COPY, FrameKind.DIFF}:
-            for _ in range(generator.randint(1, 3)):
-                offset = generator.randrange(len(SOURCE) - 900)
-                sources.append(ByteRange(offset, generator.randint(100, 900)))
-        read = b"".join(SOURCE[place.offset : place.end] for place in sources)
+        sources = []
+        for _ in range(generator.randint(1, 3)):
+            offset = generator.randrange(len(SOURCE) - 900)
+            sources.append(ByteRange(offset, generator.randint(100, 900)))
+        read = source_of(sources)
         match kind:
             case FrameKind.ZERO:
-                made = bytes(generator.randint(1, 700))
+                maker.zero(generator.randint(1, 700))
             case FrameKind.COPY:
-                made = read
+                maker.copy(sources, read)
             case FrameKind.DATA:
-                made = generator.randbytes(90) * generator.randint(1, 9)
-                streams, encoded = encode_streams([generator.choice(list(Codec))], [made])
+                content = generator.randbytes(90) * generator.randint(1, 9)
+                maker.data(content, generator.choice(list(Codec)))
             case FrameKind.DIFF:
                 edited = bytearray(read[50:] + generator.randbytes(20) + read[:60])
                 for _ in range(5):
                     edited[generator.randrange(len(edited))] ^= 0xFF
-                made = bytes(edited)
                 codecs = [generator.choice(list(Codec)) for _ in range(3)]
-                streams, encoded = encode_streams(codecs, list(bsdiff4.core.diff(read, made)))
-        frames.append(
-            make_frame(
-                kind,
-                ByteRange(len(target), len(made)),
-                sources=sources,
-                encoded_offset=len(body),
-                digest=Digest.of(encoded) if streams else None,
-                streams=streams,
-            )
-        )
-        body += encoded
-        target += made
-    raw = dump_index(len(SOURCE), Digest.of(SOURCE), len(target), Digest.of(target), frames)
-    return parse_index(raw), bytes(body), bytes(target)
+                maker.diff(sources, read, bytes(edited), codecs)
+    return maker.finish()
 
 
-def source_of(sources: tuple[ByteRange, ...]) -> bytes:
+def source_of(sources: Sequence[ByteRange]) -> bytes:
     return b"".join(SOURCE[place.offset : place.end] for place in sources)
 
 
-def encoded_of(frame: Frame, body: bytes) -> bytes:
-    return body[frame.encoded.offset : frame.encoded.end]
-
-
-INDEX, BODY, TARGET = make_payload(KINDS)
-CODED = [frame for frame in INDEX.frames if frame.digest is not None]
-
-
-def decode_from(index: Index, body: bytes, first: int) -> bytes:
-    decoder = FrameDecoder(index, first)
-    target = bytearray()
-    while (wants := decoder.wants) is not None:
-        encoded = body[wants.encoded.offset : wants.encoded.end]
-        piece = decoder.feed(encoded, source_of(wants.sources))
-        assert piece.offset == index.frames[first].target.offset + len(target)
-        target += piece.data
-    return bytes(target)
+MADE = make_payload(KINDS)
+FRAMES = MADE.index.frames
+CODED = [number for number, frame in enumerate(FRAMES) if frame.digest is not None]
 
 
 def test_all_kinds_decode_to_the_target() -> None:
-    assert decode_from(INDEX, BODY, 0) == TARGET
-    assert Digest.of(TARGET) == INDEX.target_digest
+    assert run(MADE) == MADE.target
+    assert Digest.of(MADE.target) == MADE.index.target_digest
 
 
 @given(kinds=st.lists(st.sampled_from(list(FrameKind)), max_size=12), seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_any_mixture_of_frames_decodes(kinds: list[FrameKind], seed: int) -> None:
-    index, body, target = make_payload(kinds, seed)
-    assert decode_from(index, body, 0) == target
+    made = make_payload(kinds, seed)
+    assert run(made) == made.target
 
 
-@pytest.mark.parametrize("first", range(len(KINDS) + 1))
-def test_decoding_resumes_at_any_frame(first: int) -> None:
-    start = INDEX.frames[first].target.offset if first < len(KINDS) else len(TARGET)
-    if first < len(KINDS):
-        assert decode_from(INDEX, BODY, first) == TARGET[start:]
-    else:
-        assert FrameDecoder(INDEX, first).wants is None
+@given(numbers=st.sets(st.integers(0, len(KINDS) - 1)))
+def test_frames_whose_target_stands_may_be_left_out(numbers: set[int]) -> None:
+    standing = bytearray(MADE.target)
+    for number in numbers:
+        place = FRAMES[number].target
+        standing[place.offset : place.end] = bytes(place.size)
+    assert run(MADE, sorted(numbers), bytes(standing)) == MADE.target
 
 
-@pytest.mark.parametrize("first", [-1, len(KINDS) + 1, 2**64])
-def test_no_decoder_starts_outside_the_index(first: int) -> None:
-    with pytest.raises(FormatError, match="no such frame"):
-        FrameDecoder(INDEX, first)
+def test_a_frame_with_a_wrong_digest_may_be_fed_again() -> None:
+    good = MADE.encoded(0)
+    with FrameDecoder(MADE.index, nothing, nothing) as decoder:
+        for bad in (good[:-1], good + b"\0", bytes(len(good))):
+            with pytest.raises((FormatError, DigestMismatch)):
+                decoder.feed(0, bad)
+        assert decoder.feed(0, good) == [Piece(0, MADE.target[: FRAMES[0].target.size])]
 
 
-def test_nothing_is_fed_behind_the_last_frame() -> None:
-    with pytest.raises(FormatError, match="behind the last frame"):
-        FrameDecoder(INDEX, len(KINDS)).feed(b"", b"")
+def nothing(_offset: int, _size: int) -> bytes:
+    return b""
 
 
-def test_a_rejected_frame_stays_wanted() -> None:
-    decoder = FrameDecoder(INDEX)
-    wants = decoder.wants
-    assert wants is not None
-    good = BODY[wants.encoded.offset : wants.encoded.end]
-    for bad in (good[:-1], good + b"\0", bytes(len(good))):
-        with pytest.raises((FormatError, DigestMismatch)):
-            decoder.feed(bad, b"")
-        assert decoder.wants == wants
-    assert decoder.feed(good, b"").data == TARGET[: INDEX.frames[0].target.size]
+def test_a_source_that_gives_less_is_refused() -> None:
+    number = KINDS.index(FrameKind.COPY)
+    with (
+        FrameDecoder(MADE.index, nothing, nothing) as decoder,
+        pytest.raises(FormatError, match="source of another length"),
+    ):
+        decoder.feed(number, b"")
 
 
 # --- what was fetched is not what was signed
 
 
-@pytest.mark.parametrize("number", range(len(CODED)))
+@pytest.mark.parametrize("number", CODED)
 def test_every_flipped_bit_of_the_body_is_a_digest_mismatch(number: int) -> None:
-    frame = CODED[number]
-    encoded = bytearray(encoded_of(frame, BODY))
+    frame = FRAMES[number]
+    encoded = bytearray(MADE.encoded(number))
     source = source_of(frame.sources)
     for bit in range(8 * len(encoded)):
         encoded[bit // 8] ^= 1 << bit % 8
@@ -167,10 +128,10 @@ def test_every_flipped_bit_of_the_body_is_a_digest_mismatch(number: int) -> None
     assert len(decode_frame(frame, bytes(encoded), source)) == frame.target.size
 
 
-@pytest.mark.parametrize("number", range(len(CODED)))
+@pytest.mark.parametrize("number", CODED)
 def test_frames_cut_short_at_every_byte_or_too_long_are_refused(number: int) -> None:
-    frame = CODED[number]
-    encoded = encoded_of(frame, BODY)
+    frame = FRAMES[number]
+    encoded = MADE.encoded(number)
     for size in range(len(encoded)):
         with pytest.raises(FormatError, match="another length"):
             decode_frame(frame, encoded[:size], source_of(frame.sources))
@@ -179,24 +140,25 @@ def test_frames_cut_short_at_every_byte_or_too_long_are_refused(number: int) -> 
 
 
 def test_frames_in_each_others_place_are_refused() -> None:
-    for frame in CODED:
+    for number in CODED:
         for other in CODED:
-            if other is not frame:
+            if other != number:
+                frame = FRAMES[number]
                 with pytest.raises((FormatError, DigestMismatch)):
-                    decode_frame(frame, encoded_of(other, BODY), source_of(frame.sources))
+                    decode_frame(frame, MADE.encoded(other), source_of(frame.sources))
 
 
 @pytest.mark.parametrize("number", range(len(KINDS)))
 def test_a_source_of_another_length_is_refused(number: int) -> None:
-    frame = INDEX.frames[number]
+    frame = FRAMES[number]
     source = source_of(frame.sources)
     for other in (source + b"\0", source[:-1] if source else b"x"):
         with pytest.raises(FormatError, match="source of another length"):
-            decode_frame(frame, encoded_of(frame, BODY), other)
+            decode_frame(frame, MADE.encoded(number), other)
 
 
 def test_a_frame_without_encoded_bytes_takes_none() -> None:
-    for frame in INDEX.frames:
+    for frame in FRAMES:
         if frame.digest is None:
             with pytest.raises(FormatError, match="another length"):
                 decode_frame(frame, b"x", source_of(frame.sources))

@@ -15,8 +15,10 @@ from slipstream.delta.errors import FormatError
 from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
 from slipstream.delta.frame_table import read_table, write_table
 from slipstream.delta.limits import FRAME_SOURCES_MAX, IMAGE_BYTES_MAX
+from slipstream.delta.stream_table import StreamTable
 
 SOURCE_SIZE = 1 << 40
+NO_STREAMS = StreamTable(b"", SOURCE_SIZE)
 
 
 def random_frames(count: int, seed: int) -> list[Frame]:
@@ -63,7 +65,7 @@ def random_stream(generator: random.Random, size: int) -> Stream:
 @pytest.mark.parametrize("count", [0, 1, 2, 64, 65, 300, 1000])
 def test_round_trip_and_sequence_manners(count: int) -> None:
     frames = random_frames(count, seed=count)
-    table, sums = read_table(*write_table(frames), count, SOURCE_SIZE)
+    table, sums = read_table(*write_table(frames), count, NO_STREAMS)
     assert list(table) == frames
     assert len(table) == count
     assert tuple(reversed(table)) == tuple(reversed(frames))
@@ -88,7 +90,7 @@ def test_round_trip_and_sequence_manners(count: int) -> None:
 def test_any_frames_round_trip(seed: int, count: int) -> None:
     frames = random_frames(count, seed)
     rows, digests = write_table(frames)
-    table, _ = read_table(rows, digests, count, SOURCE_SIZE)
+    table, _ = read_table(rows, digests, count, NO_STREAMS)
     assert list(table) == frames
     assert write_table(table) == (rows, digests)
 
@@ -99,7 +101,7 @@ def test_hostile_rows_are_refused_or_are_the_only_spelling(
     rows: bytes, digests: int, count: int
 ) -> None:
     try:
-        table, _ = read_table(rows, bytes(32 * digests), count, SOURCE_SIZE)
+        table, _ = read_table(rows, bytes(32 * digests), count, NO_STREAMS)
     except FormatError:
         return
     assert write_table(table) == (rows, bytes(32 * digests))
@@ -109,7 +111,7 @@ def test_a_table_of_many_frames_stays_packed() -> None:
     """A frame as a value takes a kilobyte; the table keeps a row's bytes and a mark per 1024 of them."""
     rows, digests = write_table(random_frames(2000, seed=1))
     tracemalloc.start()
-    table, _ = read_table(rows, digests, 2000, SOURCE_SIZE)
+    table, _ = read_table(rows, digests, 2000, NO_STREAMS)
     for _ in table:
         pass
     peak = tracemalloc.get_traced_memory()[1]
@@ -169,7 +171,7 @@ BAD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_rows_made_by_hand_are_good(name: str) -> None:
     rows, digests = GOOD[name]
-    table, _ = read_table(rows, bytes(32 * digests), 1, SOURCE_SIZE)
+    table, _ = read_table(rows, bytes(32 * digests), 1, NO_STREAMS)
     assert write_table(table) == (rows, bytes(32 * digests))
 
 
@@ -178,16 +180,16 @@ def test_rows_made_by_hand_are_good(name: str) -> None:
 def test_rows_that_no_writer_makes_are_refused(name: str, first: bool) -> None:
     rows = BAD[name] if first else ZERO + number(1) + BAD[name]
     with pytest.raises(FormatError):
-        read_table(rows, bytes(32), 1 if first else 2, SOURCE_SIZE)
+        read_table(rows, bytes(32), 1 if first else 2, NO_STREAMS)
     # Whatever the number of digests: it is the row that is refused.
     with pytest.raises(FormatError):
-        read_table(rows, b"", 1 if first else 2, SOURCE_SIZE)
+        read_table(rows, b"", 1 if first else 2, NO_STREAMS)
 
 
 @pytest.mark.parametrize("name", ["too many sources", "huge source count"])
 def test_the_source_count_is_refused_before_the_extents_are_read(name: str) -> None:
     with pytest.raises(FormatError, match="too many source extents"):
-        read_table(BAD[name], b"", 1, SOURCE_SIZE)
+        read_table(BAD[name], b"", 1, NO_STREAMS)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -195,7 +197,7 @@ def test_rows_cut_short_at_every_byte_are_refused(name: str) -> None:
     rows, digests = GOOD[name]
     for size in range(len(rows)):
         with pytest.raises(FormatError):
-            read_table(rows[:size], bytes(32 * digests), 1, SOURCE_SIZE)
+            read_table(rows[:size], bytes(32 * digests), 1, NO_STREAMS)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -203,12 +205,12 @@ def test_rows_and_digests_are_used_up(name: str) -> None:
     rows, digests = GOOD[name]
     for count in (0, 2, 2**20, 2**32 - 1):
         with pytest.raises(FormatError):
-            read_table(rows, bytes(32 * digests), count, SOURCE_SIZE)
+            read_table(rows, bytes(32 * digests), count, NO_STREAMS)
     with pytest.raises(FormatError, match="behind its last row"):
-        read_table(rows + b"\0", bytes(32 * digests), 1, SOURCE_SIZE)
+        read_table(rows + b"\0", bytes(32 * digests), 1, NO_STREAMS)
     for other in (digests + 1, digests - 1):
         with pytest.raises(FormatError):
-            read_table(rows, bytes(32 * max(0, other) + (other < 0)), 1, SOURCE_SIZE)
+            read_table(rows, bytes(32 * max(0, other) + (other < 0)), 1, NO_STREAMS)
 
 
 def test_targets_past_all_sizes_are_refused() -> None:
@@ -219,11 +221,11 @@ def test_targets_past_all_sizes_are_refused() -> None:
         make_frame(FrameKind.ZERO, ByteRange(IMAGE_BYTES_MAX - 5, 6))
 
 
-def test_a_source_may_end_with_the_source() -> None:
+def test_a_source_may_end_with_the_space() -> None:
     rows = COPY + number(1) + number(0) + number(500)
-    read_table(rows, b"", 1, 500)
-    with pytest.raises(FormatError, match="past the end of the source"):
-        read_table(rows, b"", 1, 499)
+    read_table(rows, b"", 1, StreamTable(b"", 500))
+    with pytest.raises(FormatError, match="past the end of the space"):
+        read_table(rows, b"", 1, StreamTable(b"", 499))
 
 
 def frame_at(target: int, encoded: int = 0) -> Frame:

@@ -16,16 +16,22 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
+from slipstream.delta.filemap import Packing
+from slipstream.delta.frame import Part
 from slipstream.delta.limits import (
     FRAME_TABLE_BYTES_MAX,
     FRAMES_MAX,
     IMAGE_BYTES_MAX,
     INDEX_BYTES_MAX,
+    RECIPES_MAX,
+    STREAMS_MAX,
 )
+from slipstream.delta.packing.recipe import Packer, Recipe
 from slipstream.delta.payload import (
     HEADER_BYTES,
     INDEX_PREFIX_BYTES,
     MAGIC,
+    VERSION,
     Frame,
     FrameKind,
     Index,
@@ -35,16 +41,19 @@ from slipstream.delta.payload import (
     parse_index,
     parse_index_size,
 )
+from slipstream.delta.stream_table import PackedStream
 
 SOURCE, TARGET = Digest(b"s" * 32), Digest(b"t" * 32)
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "format.md"
-HEADER = struct.Struct("<8sHHIIIIIQQQ32s32s")
+HEADER = struct.Struct("<8sHHIIIIIIIQQQ32s32s")
 FIELDS = [
     "magic",
     "version",
     "kind",
     "index_size",
     "frame_count",
+    "stream_count",
+    "recipe_count",
     "table_size",
     "table_encoded_size",
     "reserved",
@@ -56,8 +65,13 @@ FIELDS = [
 ]
 
 
-def four_frames() -> list[Frame]:
-    """One of each kind, with the numbers of the example in docs/format.md."""
+SOURCE_SIZE, TARGET_SIZE, BODY_SIZE = 20480, 17984, 630
+RECIPE = Recipe(Packer.ZLIB, (9, 15, 8, 0), "zlib 1.2.13")
+STREAM = PackedStream(Packing.ZLIB, (ByteRange(8192, 1500),), 4096)
+
+
+def five_frames() -> list[Frame]:
+    """One of each kind and one that packs again, with the numbers of docs/format.md, 5."""
     control = Stream(Codec.ZSTD, 30, 48)
     diff, extra = Stream(Codec.LZMA2, 20, 3000), Stream(Codec.NONE, 96, 96)
     return [
@@ -77,11 +91,24 @@ def four_frames() -> list[Frame]:
             digest=Digest(b"\xbb" * 32),
             streams=[control, diff, extra],
         ),
+        make_frame(
+            FrameKind.DIFF,
+            ByteRange(16384, 1600),
+            sources=[ByteRange(SOURCE_SIZE + TARGET_SIZE, 4096)],
+            encoded_offset=446,
+            digest=Digest(b"\xcc" * 32),
+            streams=[
+                Stream(Codec.NONE, 24, 24),
+                Stream(Codec.LZMA2, 60, 4096),
+                Stream(Codec.NONE, 100, 100),
+            ],
+            parts=[Part(100, 100), Part(4096, 1500, RECIPE)],
+        ),
     ]
 
 
-def dump_four() -> bytes:
-    return dump_index(20480, SOURCE, 16384, TARGET, four_frames())
+def dump_five() -> bytes:
+    return dump_index(SOURCE_SIZE, SOURCE, TARGET_SIZE, TARGET, five_frames(), [STREAM])
 
 
 def with_header(raw: bytes, **change: object) -> bytes:
@@ -90,41 +117,45 @@ def with_header(raw: bytes, **change: object) -> bytes:
 
 
 def with_table(table: bytes, digests: bytes, **change: object) -> bytes:
-    """A delta index around a table encoded by someone else."""
+    """A delta index around a table of frames encoded by someone else."""
     size = HEADER_BYTES + len(table) + len(digests)
     lengths = {"index_size": size, "table_encoded_size": len(table)}
-    return with_header(dump_four()[:HEADER_BYTES] + table + digests, **(lengths | change))
+    lengths |= {"stream_count": 0, "recipe_count": 0}
+    return with_header(dump_five()[:HEADER_BYTES] + table + digests, **(lengths | change))
 
 
 def test_the_struct_of_this_test_is_the_header() -> None:
-    raw = dump_four()
+    raw = dump_five()
     assert HEADER.size == HEADER_BYTES
     assert with_header(raw) == raw
 
 
 def test_round_trip_of_one_of_each_kind() -> None:
-    raw = dump_four()
+    raw = dump_five()
     assert parse_index_size(raw[:INDEX_PREFIX_BYTES]) == len(raw)
     index = parse_index(raw)
-    assert list(index.frames) == four_frames()
-    assert (index.source_size, index.source_digest) == (20480, SOURCE)
-    assert (index.target_size, index.target_digest) == (16384, TARGET)
-    assert index.body_size == 446
-    assert index.payload_size == len(raw) + 446
+    assert list(index.frames) == five_frames()
+    assert (index.source_size, index.source_digest) == (SOURCE_SIZE, SOURCE)
+    assert (index.target_size, index.target_digest) == (TARGET_SIZE, TARGET)
+    assert index.body_size == BODY_SIZE
+    assert index.payload_size == len(raw) + BODY_SIZE
     assert index.digest == Digest.of(raw)
     assert index.raw == raw
-    assert index.memory_bytes == max(frame.memory_bytes for frame in four_frames())
-    assert dump_index(20480, SOURCE, 16384, TARGET, index.frames) == raw
+    assert [index.streams[number] for number in range(len(index.streams))] == [STREAM]
+    assert (index.recipes, index.libraries) == ((RECIPE,), ("zlib 1.2.13",))
+    hungriest = max(frame.memory_bytes for frame in five_frames())
+    assert index.memory_bytes == hungriest + index.streams.block_bytes
+    assert dump_index(SOURCE_SIZE, SOURCE, TARGET_SIZE, TARGET, index.frames, [STREAM]) == raw
 
 
 def test_a_full_payload_names_no_source() -> None:
-    frames = [four_frames()[0]]
+    frames = [five_frames()[0]]
     index = parse_index(dump_index(0, None, 4096, TARGET, frames))
     assert (index.source_size, index.source_digest) == (0, None)
 
 
 def test_a_delta_may_start_from_an_empty_source() -> None:
-    frames = [four_frames()[0]]
+    frames = [five_frames()[0]]
     index = parse_index(dump_index(0, Digest.of(b""), 4096, TARGET, frames))
     assert index.source_digest == Digest.of(b"")
 
@@ -171,7 +202,7 @@ def test_frames_take_few_bytes() -> None:
 @pytest.mark.parametrize("size", range(INDEX_PREFIX_BYTES))
 def test_a_short_prefix_is_refused(size: int) -> None:
     with pytest.raises(FormatError, match="cut short"):
-        parse_index_size(dump_four()[:size])
+        parse_index_size(dump_five()[:size])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +213,8 @@ def test_a_short_prefix_is_refused(size: int) -> None:
         {"magic": bytes([MAGIC[0] & 0x7F]) + MAGIC[1:]},
         {"magic": bytes(8)},
         {"version": 0},
-        {"version": 2},
+        {"version": 1},
+        {"version": 3},
         {"version": 65535},
         {"index_size": 0},
         {"index_size": HEADER_BYTES - 1},
@@ -192,7 +224,7 @@ def test_a_short_prefix_is_refused(size: int) -> None:
     ids=str,
 )
 def test_a_bad_prefix_is_refused(change: dict[str, object]) -> None:
-    raw = with_header(dump_four(), **change)
+    raw = with_header(dump_five(), **change)
     with pytest.raises(FormatError):
         parse_index_size(raw[:INDEX_PREFIX_BYTES])
     with pytest.raises(FormatError):
@@ -203,22 +235,22 @@ def test_a_bad_prefix_is_refused(change: dict[str, object]) -> None:
 
 
 def test_cut_short_at_every_byte() -> None:
-    raw = dump_four()
+    raw = dump_five()
     for size in range(len(raw)):
         with pytest.raises(FormatError):
             parse_index(raw[:size])
 
 
 def test_cut_short_at_every_byte_with_a_length_to_match() -> None:
-    raw = dump_four()
+    raw = dump_five()
     for size in range(HEADER_BYTES, len(raw)):
         with pytest.raises(FormatError):
             parse_index(with_header(raw[:size], index_size=size))
 
 
-@pytest.mark.parametrize("junk", [b"\0", bytes(32), dump_four()], ids=len)
+@pytest.mark.parametrize("junk", [b"\0", bytes(32), dump_five()], ids=len)
 def test_junk_behind_the_end_is_refused(junk: bytes) -> None:
-    raw = dump_four() + junk
+    raw = dump_five() + junk
     with pytest.raises(FormatError, match="another length"):
         parse_index(raw)
     with pytest.raises(FormatError):
@@ -227,7 +259,7 @@ def test_junk_behind_the_end_is_refused(junk: bytes) -> None:
 
 def test_every_flipped_bit_is_refused_or_shows_in_the_digest() -> None:
     """What still parses is for the signed digest to refuse; no other error may come out."""
-    raw = bytearray(dump_four())
+    raw = bytearray(dump_five())
     good = Digest.of(raw)
     parsed = 0
     for bit in range(8 * len(raw)):
@@ -240,8 +272,8 @@ def test_every_flipped_bit_is_refused_or_shows_in_the_digest() -> None:
             parsed += 1
             assert index.digest != good
         raw[bit // 8] ^= 1 << bit % 8
-    # Two digests of the header, two of frames, the source's size, and little else.
-    assert 8 * 128 <= parsed <= 8 * 128 + 200
+    # Two digests of the header, three of frames, numbers of the recipe, and little else.
+    assert 8 * 160 <= parsed <= 8 * 160 + 300
 
 
 @pytest.mark.parametrize(
@@ -254,10 +286,18 @@ def test_every_flipped_bit_is_refused_or_shows_in_the_digest() -> None:
         {"reserved": 1},
         {"reserved": 2**32 - 1},
         {"frame_count": 0},
-        {"frame_count": 3},
-        {"frame_count": 5},
+        {"frame_count": 4},
+        {"frame_count": 6},
         {"frame_count": FRAMES_MAX + 1},
         {"frame_count": 2**32 - 1},
+        {"stream_count": 0},
+        {"stream_count": 2},
+        {"stream_count": STREAMS_MAX + 1},
+        {"stream_count": 2**32 - 1},
+        {"recipe_count": 0},
+        {"recipe_count": 2},
+        {"recipe_count": RECIPES_MAX + 1},
+        {"recipe_count": 2**32 - 1},
         {"table_size": 0},
         {"table_size": FRAME_TABLE_BYTES_MAX},
         {"table_size": FRAME_TABLE_BYTES_MAX + 1},
@@ -265,24 +305,24 @@ def test_every_flipped_bit_is_refused_or_shows_in_the_digest() -> None:
         {"table_encoded_size": 0},
         {"table_encoded_size": 2**32 - 1},
         {"source_size": 0},
-        {"source_size": 20479},
+        {"source_size": SOURCE_SIZE - 1},
         {"source_size": IMAGE_BYTES_MAX + 1},
         {"source_size": 2**64 - 1},
         {"target_size": 0},
-        {"target_size": 16383},
-        {"target_size": 16385},
+        {"target_size": TARGET_SIZE - 1},
+        {"target_size": TARGET_SIZE + 1},
         {"target_size": IMAGE_BYTES_MAX + 1},
         {"target_size": 2**64 - 1},
         {"body_size": 0},
-        {"body_size": 445},
-        {"body_size": 447},
+        {"body_size": BODY_SIZE - 1},
+        {"body_size": BODY_SIZE + 1},
         {"body_size": 2**64 - 1},
     ],
     ids=str,
 )
 def test_header_fields_that_lie_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(FormatError):
-        parse_index(with_header(dump_four(), **change))
+        parse_index(with_header(dump_five(), **change))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +341,7 @@ def test_fields_of_a_full_payload_that_lie_are_refused(
     change: dict[str, object], message: str
 ) -> None:
     """Without sources and digests, nothing else gives the lie away."""
-    raw = dump_index(0, None, 4096, TARGET, four_frames()[:1])
+    raw = dump_index(0, None, 4096, TARGET, five_frames()[:1])
     assert len(raw) == HEADER_BYTES + 12
     with pytest.raises(FormatError, match=message):
         parse_index(with_header(raw, **change))
@@ -312,21 +352,22 @@ def test_fields_of_a_full_payload_that_lie_are_refused(
 )
 def test_counts_are_refused_before_the_table_is_decoded(change: dict[str, object]) -> None:
     with pytest.raises(FormatError, match="frame table too large"):
-        parse_index(with_header(dump_four(), **change))
+        parse_index(with_header(dump_five(), **change))
 
 
 @pytest.mark.parametrize("shift", [-33, -32, -1, 1, 32, 33, 64, 65])
 def test_a_table_that_ends_elsewhere_is_refused(shift: int) -> None:
-    raw = dump_four()
-    size = len(raw) - HEADER_BYTES - 64
+    raw = dump_five()
+    size = len(raw) - HEADER_BYTES - 96
     with pytest.raises(FormatError):
         parse_index(with_header(raw, table_encoded_size=size + shift))
 
 
-def test_a_source_extent_past_the_source_is_refused() -> None:
-    frames = four_frames()
-    with pytest.raises(FormatError, match="past the end of the source"):
-        dump_index(20479, SOURCE, 16384, TARGET, frames)
+def test_a_source_extent_past_source_and_target_is_refused() -> None:
+    frames = five_frames()[:4]
+    dump_index(4096, SOURCE, 16384, TARGET, frames)
+    with pytest.raises(FormatError, match="past the end of the space"):
+        dump_index(4095, SOURCE, 16384, TARGET, frames)
 
 
 TABLE_BOMB = zstandard.ZstdCompressor(level=3).compress(bytes(64 << 20))
@@ -360,7 +401,7 @@ def test_tables_in_another_order_are_another_payload() -> None:
 @given(st.binary(max_size=300), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_hostile_bytes_raise_only_format_errors(data: bytes, signed: bool) -> None:
-    raw = MAGIC + struct.pack("<HHI", 1, 1, 16 + len(data)) + data if signed else data
+    raw = MAGIC + struct.pack("<HHI", VERSION, 1, 16 + len(data)) + data if signed else data
     with pytest.raises(FormatError):
         parse_index(raw)
 
@@ -368,7 +409,7 @@ def test_hostile_bytes_raise_only_format_errors(data: bytes, signed: bool) -> No
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_overwritten_bytes_raise_only_format_errors(data: st.DataObject) -> None:
-    raw = bytearray(dump_four())
+    raw = bytearray(dump_five())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(raw) - 1))
         patch = data.draw(st.binary(min_size=1, max_size=8))
@@ -401,7 +442,7 @@ def zeros(*targets: tuple[int, int]) -> list[Frame]:
         lambda: dump_index(2**64, SOURCE, 0, TARGET, []),
         lambda: dump_index(0, SOURCE, -1, TARGET, []),
         lambda: dump_index(0, SOURCE, 2**64, TARGET, []),
-        lambda: dump_index(0, None, 16384, TARGET, four_frames()),
+        lambda: dump_index(0, None, 16384, TARGET, five_frames()[:4]),
     ],
     ids=[
         "missing at the end",
@@ -444,8 +485,8 @@ def test_the_example_of_the_format_page_is_what_is_written() -> None:
     raw = example_of_format_page()
     index = parse_index(raw)
     assert isinstance(index, Index)
-    assert list(index.frames) == four_frames()
-    assert raw == dump_four()
+    assert list(index.frames) == five_frames()
+    assert raw == dump_five()
 
 
 def test_the_limits_of_the_format_page_are_the_limits() -> None:

@@ -117,7 +117,7 @@ def test_frames_are_those_that_touch_a_chunk() -> None:
     for chunk in range(4):
         wanted = frames_of(index, {chunk})
         for number, frame in enumerate(index.frames):
-            first, last = chunk_span(frame)
+            first, last = chunk_span(frame.target)
             assert (number in wanted) == (first <= chunk <= last)
     assert frames_of(index, set()) == []
     assert frames_of(index, {0, 1, 2, 3}) == list(range(len(index.frames)))
@@ -271,7 +271,7 @@ def test_checkpoints_never_say_more_than_stands(
 def test_a_source_that_is_wrong_throughout_is_given_up_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipe, "DRIFTED_FRAMES_MAX", 1)
+    monkeypatch.setattr(pipe, "DRIFTS_MAX", 1)
     image = change(IMAGE, 5)
     rig = Rig(tmp_path, image, IMAGE, b"")
     (tmp_path / "source").write_bytes(os.urandom(len(IMAGE)))

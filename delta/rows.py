@@ -1,0 +1,79 @@
+"""Numbers and extents in the packed tables of a payload (docs/format.md, 4.1).
+
+Tables are read in place: a place knows its byte of the table and the end of the extent before.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.errors import FormatError
+
+_NUMBER_BYTES_MAX = 7  # 49 bits: any length, and any distance between two extents
+
+
+class Place(Protocol):
+    """Where a reader stands: `position` in the table, `source` the end of the extent before."""
+
+    position: int
+    source: int
+
+
+def read_choice(rows: bytes, place: Place, count: int, what: str) -> int:
+    """A byte below `count`; FormatError names `what` it chooses."""
+    if place.position >= len(rows):
+        raise FormatError("table cut short", where=f"byte {place.position}")
+    choice = rows[place.position]
+    if choice >= count:
+        raise FormatError(f"unknown {what}", expected=f"0..{count - 1}", got=choice)
+    place.position += 1
+    return choice
+
+
+def read_number(rows: bytes, place: Place) -> int:
+    """A length of 7 bits a byte, low bits first, in the fewest bytes; FormatError."""
+    number = 0
+    start = place.position
+    for count, byte in enumerate(rows[start : start + _NUMBER_BYTES_MAX]):
+        number |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            if byte == 0 and count:
+                raise FormatError("number in more bytes than it needs", where=f"byte {start}")
+            place.position = start + count + 1
+            return number
+    raise FormatError("number cut short or too large", where=f"byte {start}")
+
+
+def read_extents(rows: bytes, place: Place, count_max: int) -> tuple[ByteRange, ...]:
+    """A count, then extents by their distance from the one before; FormatError."""
+    count = read_number(rows, place)
+    if count > count_max:
+        raise FormatError("too many source extents", expected=f"at most {count_max}", got=count)
+    extents = []
+    for _ in range(count):
+        folded = read_number(rows, place)
+        distance = folded >> 1 if folded & 1 == 0 else -(folded + 1 >> 1)
+        extent = ByteRange(place.source + distance, read_number(rows, place))
+        place.source = extent.end
+        extents.append(extent)
+    return tuple(extents)
+
+
+def write_number(rows: bytearray, number: int) -> None:
+    """Append a number as `read_number` reads it."""
+    while number >= 0x80:
+        rows.append(number & 0x7F | 0x80)
+        number >>= 7
+    rows.append(number)
+
+
+def write_extents(rows: bytearray, extents: Iterable[ByteRange], before: int) -> int:
+    """Append extents; `before` is the end of the extent before. The end of the last one."""
+    held = tuple(extents)
+    write_number(rows, len(held))
+    for extent in held:
+        distance = extent.offset - before
+        write_number(rows, 2 * distance if distance >= 0 else -2 * distance - 1)
+        write_number(rows, extent.size)
+        before = extent.end
+    return before

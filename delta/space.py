@@ -1,0 +1,177 @@
+"""The space of bytes that frames read from: source, target so far, and unpacked streams.
+
+One object for one pass of a payload. Source and target are read through functions of the caller;
+what is packed there is unpacked here: blocks as a whole, with a small cache, long streams with a
+cursor that keeps a window behind its farthest byte. Going back behind the window starts the stream
+again: slow, never wrong; an encoder plans frames so that it does not happen, and a payload that
+makes it happen again and again is refused.
+
+Nothing read here is believed: chunks are checked against the tree. Layout: docs/format.md, 4.4.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Iterator
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.errors import FormatError
+from slipstream.delta.limits import KIB, UNPACK_CACHE_BYTES, UNPACK_RESTARTS_MAX
+from slipstream.delta.packing.unpack import UnpackCursor, unpack
+from slipstream.delta.stream_table import PackedStream, StreamTable
+
+Read = Callable[[int, int], bytes]
+
+_FEED_BYTES = 64 * KIB  # packed bytes given to a cursor's decoder at a time
+_STEP_BYTES = 256 * KIB  # content taken from it at a time
+
+
+class Space:
+    """Reads any addresses of a payload's space.
+
+    `read_source` and `read_target` give exactly the bytes at (offset, size) of their image, or
+    raise; `read_target` must refuse what is not made yet. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        source_size: int,
+        target_size: int,
+        streams: StreamTable,
+        read_source: Read,
+        read_target: Read,
+    ) -> None:
+        self._source_size = source_size
+        self._images_size = source_size + target_size
+        self._streams = streams
+        self._read_source = read_source
+        self._read_target = read_target
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._blocks_size = 0
+        self._cursors: dict[int, _Cursor] = {}
+        self._restarts = 0
+
+    def read(self, extents: Iterable[ByteRange]) -> bytes:
+        """The bytes of all extents, joined; FormatError, and what the two functions raise."""
+        pieces = [piece for extent in extents for piece in self._pieces(extent)]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _pieces(self, extent: ByteRange) -> Iterator[bytes]:
+        position = extent.offset
+        while position < extent.end:
+            if position < self._source_size:
+                end = min(extent.end, self._source_size)
+                yield self._read_source(position, end - position)
+            elif position < self._images_size:
+                end = min(extent.end, self._images_size)
+                yield self._read_target(position - self._source_size, end - position)
+            else:
+                number = self._streams.at(position)
+                content = self._streams.content(number)
+                end = min(extent.end, content.end)
+                yield self._read_stream(number, position - content.offset, end - position)
+            position = end
+
+    def _read_stream(self, number: int, offset: int, size: int) -> bytes:
+        stream = self._streams[number]
+        if stream.packing is None:
+            raise FormatError("frame reads a stream that is not there", where=f"stream {number}")
+        if stream.is_long:
+            return self._cursor(number, stream).read(offset, size)
+        return self._block(number, stream)[offset : offset + size]
+
+    def _block(self, number: int, stream: PackedStream) -> bytes:
+        block = self._blocks.get(number)
+        if block is not None:
+            self._blocks.move_to_end(number)
+            return block
+        assert stream.packing is not None
+        block = unpack(stream.packing, self.read(stream.sources), stream.size)
+        if len(block) != stream.size:
+            raise FormatError(
+                "packed stream unpacks to another size",
+                where=f"stream {number}",
+                expected=stream.size,
+                got=len(block),
+            )
+        self._blocks[number] = block
+        self._blocks_size += len(block)
+        while self._blocks_size > UNPACK_CACHE_BYTES and len(self._blocks) > 1:
+            _, dropped = self._blocks.popitem(last=False)
+            self._blocks_size -= len(dropped)
+        return block
+
+    def _cursor(self, number: int, stream: PackedStream) -> "_Cursor":
+        if number not in self._cursors:
+            self._cursors[number] = _Cursor(self, stream)
+        return self._cursors[number]
+
+    def note_restart(self) -> None:
+        """A cursor begins again; FormatError once that is too often for one payload."""
+        self._restarts += 1
+        if self._restarts > UNPACK_RESTARTS_MAX:
+            raise FormatError(
+                "packed streams are read back and forth",
+                expected=f"at most {UNPACK_RESTARTS_MAX} times from the beginning again",
+            )
+
+    def keep_cursors(self, numbers: Container[int]) -> None:
+        """Drop the cursors of all other streams, with their decoders and windows."""
+        for number in [one for one in self._cursors if one not in numbers]:
+            del self._cursors[number]
+
+
+class _Cursor:
+    """Reads one long stream, mostly forwards."""
+
+    def __init__(self, space: Space, stream: PackedStream) -> None:
+        assert stream.packing is not None
+        self._packing = stream.packing
+        self._space = space
+        self._stream = stream
+        self._start()
+
+    def _start(self) -> None:
+        self._decoder = UnpackCursor(self._packing, self._stream.memory_bytes)
+        self._packed = self._packed_pieces()
+        self._window = bytearray()  # content up to _position
+        self._position = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        if offset < self._position - len(self._window):
+            self._space.note_restart()
+            self._start()
+        while self._position < offset + size:
+            self._advance()
+            self._forget(offset)
+        first = offset - (self._position - len(self._window))
+        with memoryview(self._window) as view:
+            content = bytes(view[first : first + size])
+        self._forget(self._position)
+        return content
+
+    def _forget(self, needed: int) -> None:
+        """Drop content before `needed` that is no part of the window."""
+        begin = self._position - len(self._window)
+        # The farthest byte read lies up to a step before _position.
+        end = min(needed, self._position - self._stream.window_bytes - _STEP_BYTES)
+        if end > begin:
+            del self._window[: end - begin]
+
+    def _advance(self) -> None:
+        """Some more content into the window."""
+        made = self._decoder.feed(b"", _STEP_BYTES)
+        while not made:
+            packed = next(self._packed, None)
+            if packed is None or self._decoder.eof:
+                raise FormatError(
+                    "packed stream ends early",
+                    expected=f"{self._stream.size} bytes of content",
+                    got=self._position,
+                )
+            made = self._decoder.feed(packed, _STEP_BYTES)
+        self._window += made
+        self._position += len(made)
+
+    def _packed_pieces(self) -> Iterator[bytes]:
+        for source in self._stream.sources:
+            for offset in range(source.offset, source.end, _FEED_BYTES):
+                yield self._space.read([ByteRange(offset, min(_FEED_BYTES, source.end - offset))])

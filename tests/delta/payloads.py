@@ -1,0 +1,226 @@
+"""Payloads made by hand, frame by frame, so that a test knows every byte of them.
+
+maker = Maker(source, target_size)
+at = maker.stream(Packing.ZLIB, [ByteRange(0, 700)], content)     address of its content
+maker.diff([ByteRange(at, 4096)], content, made, parts=[...])
+maker.long(recipe, contents)                                      a frame for each content
+made = maker.finish()                                             made.index, made.raw, ...
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import bsdiff4.core
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.codec import Codec, compress
+from slipstream.delta.decode import FrameDecoder
+from slipstream.delta.digest import Digest
+from slipstream.delta.filemap import Packing
+from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame
+from slipstream.delta.limits import KIB, MIB, UNPACK_MEMORY_BYTES_MAX
+from slipstream.delta.packing.libraries import available
+from slipstream.delta.packing.pack import pack
+from slipstream.delta.packing.recipe import Packer, Recipe, library_of
+from slipstream.delta.packing.unpack import UnpackCursor
+from slipstream.delta.payload import Index, dump_index, parse_index
+from slipstream.delta.stream_table import PackedStream
+
+_FEED_BYTES = 512  # packed bytes between two places where a long stream may be cut
+
+
+@dataclass(frozen=True)
+class Made:
+    """A payload, what it is made from and what it makes. `raw` is index and body."""
+
+    index: Index
+    raw: bytes
+    source: bytes
+    target: bytes
+
+    @property
+    def body(self) -> bytes:
+        return self.raw[len(self.index.raw) :]
+
+    def encoded(self, number: int) -> bytes:
+        """The encoded bytes of a frame."""
+        place = self.index.frames[number].encoded
+        return self.body[place.offset : place.end]
+
+
+class Maker:
+    """Collects frames in target order. `target_size` is needed for addresses of streams."""
+
+    def __init__(self, source: bytes | None = b"", target_size: int = 0) -> None:
+        self.source = source
+        self.target = bytearray()
+        self.frames: list[Frame] = []
+        self.streams: list[PackedStream] = []
+        self._body = bytearray()
+        self._target_size = target_size
+
+    @property
+    def base(self) -> int:
+        """Address of the first target byte."""
+        return len(self.source or b"")
+
+    def stream(
+        self,
+        packing: Packing | None,
+        sources: Sequence[ByteRange],
+        size: int,
+        *,
+        memory_bytes: int = 0,
+        window_bytes: int = 0,
+    ) -> int:
+        """Add a stream; the address of its content."""
+        address = self.base + self._target_size + sum(one.size for one in self.streams)
+        self.streams.append(PackedStream(packing, tuple(sources), size, memory_bytes, window_bytes))
+        return address
+
+    def zero(self, size: int) -> None:
+        self._add(FrameKind.ZERO, bytes(size))
+
+    def copy(self, sources: Sequence[ByteRange], content: bytes, **rest: object) -> None:
+        """`content` is what stands at the sources."""
+        self._add(FrameKind.COPY, content, sources=sources, **rest)
+
+    def data(self, content: bytes, codec: Codec = Codec.ZSTD, **rest: object) -> None:
+        self._add(FrameKind.DATA, content, pieces=[(codec, content)], **rest)
+
+    def diff(
+        self,
+        sources: Sequence[ByteRange],
+        read: bytes,
+        content: bytes,
+        codecs: Sequence[Codec] = (Codec.ZSTD,) * 3,
+        **rest: object,
+    ) -> None:
+        """`read` is what stands at the sources."""
+        pieces = list(zip(codecs, bsdiff4.core.diff(read, content), strict=True))
+        self._add(FrameKind.DIFF, content, sources=sources, pieces=pieces, **rest)
+
+    def packed(self, recipe: Recipe, content: bytes) -> bytes:
+        """A data frame of one block that is packed again; what it is packed to."""
+        made = pack(recipe, content, 0)
+        self.data(content, made=made, parts=[Part(len(content), len(made), recipe)])
+        return made
+
+    def long(self, recipe: Recipe, contents: Sequence[bytes]) -> bytes:
+        """Data frames of a long stream, one for each of `contents`; what it is packed to."""
+        made, parts = long_parts(recipe, contents)
+        done = 0
+        for part, content in zip(parts, contents, strict=True):
+            self.data(content, made=made[done : done + part.packed_size], parts=[part])
+            done += part.packed_size
+        return made
+
+    def finish(self) -> Made:
+        """The payload. Fails unless the target has the size that was said beforehand."""
+        assert not self.streams or len(self.target) == self._target_size
+        digest = None if self.source is None else Digest.of(self.source)
+        target = bytes(self.target)
+        raw = dump_index(
+            self.base, digest, len(target), Digest.of(target), self.frames, self.streams
+        )
+        return Made(parse_index(raw), raw + self._body, self.source or b"", target)
+
+    def _add(
+        self,
+        kind: FrameKind,
+        content: bytes,
+        *,
+        sources: Sequence[ByteRange] = (),
+        pieces: Sequence[tuple[Codec, bytes]] = (),
+        made: bytes | None = None,
+        parts: Sequence[Part] = (),
+    ) -> None:
+        made = content if made is None else made
+        coded = [compress(codec, piece) for codec, piece in pieces]
+        encoded = b"".join(coded)
+        frame = make_frame(
+            kind,
+            ByteRange(len(self.target), len(made)),
+            sources=sources,
+            encoded_offset=len(self._body),
+            digest=Digest.of(encoded) if pieces else None,
+            streams=[
+                Stream(codec, len(one), len(piece))
+                for (codec, piece), one in zip(pieces, coded, strict=True)
+            ],
+            parts=parts,
+        )
+        self.frames.append(frame)
+        self._body += encoded
+        self.target += made
+
+
+def recipe_of(packer: Packer, *parameters: int) -> Recipe:
+    """A recipe with a library of this machine: of two versions, the older."""
+    name = library_of(packer)
+    found = sorted(one for one in available() if one.partition(" ")[0] == name)
+    assert found, f"{name} is needed for this test"
+    return Recipe(packer, parameters, found[0])
+
+
+# One of each that may be long: packer, then its parameters (delta/packing/recipe.py).
+LONG_RECIPES = {
+    "GNU gzip": (Packer.GZIP_GNU, 6),
+    "gzip of zlib": (Packer.GZIP_ZLIB, 6, 8),
+    "xz": (Packer.XZ, 1, 0, 256 * KIB, 1, 0, 0, 0),
+    "xz in blocks": (Packer.XZ, 1, 0, 256 * KIB, 4, 0, MIB, 28),
+    "zstd": (Packer.ZSTD, 3, 1, 0, 1, 0, 0),
+}
+
+
+def long_parts(recipe: Recipe, contents: Sequence[bytes]) -> tuple[bytes, list[Part]]:
+    """What contents, joined, are packed to, and a part for each of them.
+
+    Each accounts for as few packed bytes as may be, so that a resumed encoder is tried hard.
+    """
+    packed = pack(recipe, b"".join(contents), 0)
+    ends = list(accumulate(len(content) for content in contents))
+    cuts = [*_cuts(recipe, packed, ends[:-1]), len(packed)]
+    parts = []
+    done = 0
+    for number, (content, cut) in enumerate(zip(contents, cuts, strict=True)):
+        last = number == len(contents) - 1
+        parts.append(Part(len(content), cut - done, recipe, begins=number == 0, ends=last))
+        done = cut
+    return packed, parts
+
+
+def _cuts(recipe: Recipe, packed: bytes, contents: Sequence[int]) -> list[int]:
+    """How many of the packed bytes unpack to at least so much content, in steps."""
+    cursor = UnpackCursor(recipe.packing, UNPACK_MEMORY_BYTES_MAX)
+    cuts: list[int] = []
+    made = fed = 0
+    for wanted in contents:
+        while made < wanted or fed <= (cuts[-1] if cuts else 0):
+            piece = packed[fed : fed + _FEED_BYTES]
+            assert piece, "content that its packed bytes do not hold"
+            fed += len(piece)
+            while some := cursor.feed(piece, MIB):
+                made += len(some)
+                piece = b""
+        cuts.append(fed)
+    return cuts
+
+
+def run(made: Made, numbers: Sequence[int] | None = None, standing: bytes | None = None) -> bytes:
+    """Decode frames, all or those of `numbers`, over what stands of the target already."""
+    target = bytearray(bytes(len(made.target)) if standing is None else standing)
+
+    def read_source(offset: int, size: int) -> bytes:
+        return made.source[offset : offset + size]
+
+    def read_target(offset: int, size: int) -> bytes:
+        return bytes(target[offset : offset + size])
+
+    with FrameDecoder(made.index, read_source, read_target) as decoder:
+        for number in range(len(made.index.frames)) if numbers is None else numbers:
+            for piece in decoder.feed(number, made.encoded(number)):
+                target[piece.offset : piece.offset + len(piece.data)] = piece.data
+        assert decoder.due_offset is None
+    return bytes(target)
