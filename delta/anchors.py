@@ -6,7 +6,7 @@ stands. Anchors of a target window vote for buckets of the source; the best buck
 gaps between them filled, are what bsdiff.py aligns the window with.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,9 @@ _SAMPLE_BITS = 7
 _FACTOR = 0x9E3779B1  # odd, from the golden ratio
 _BLOCK_BYTES = 16 * KIB  # hashed at a time: its 64 KiB of sums stay in the cache and in the heap
 _BLOCK_ANCHORS_MAX = 8 * (_BLOCK_BYTES >> _SAMPLE_BITS)
-_PLACES_MAX = 4  # an anchor that stands in more places says nothing about the place
+# An anchor that stands in more places says nothing about the place. One of them may be the target's
+# own, and one in an initrd.
+_PLACES_MAX = 6
 BUCKET_BYTES = 4 * KIB
 GAP_BYTES = 128 * KIB  # tables without one equal 32-byte run stand between voted buckets
 PAD_BYTES = 8 * KIB
@@ -99,18 +101,32 @@ class Pairs:
     sources: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
 
-    def within(self, window: ByteRange) -> "Pairs":
-        """The pairs of one target window."""
-        low, high = np.searchsorted(self.targets, [window.offset, window.end])
-        return Pairs(self.targets[low:high], self.sources[low:high], self.weights[low:high])
+    def within(self, ranges: Iterable[ByteRange]) -> "Pairs":
+        """The pairs of target anchors in some ranges."""
+        spans = [np.searchsorted(self.targets, [one.offset, one.end]) for one in ranges]
+        at = np.concatenate([np.arange(low, high) for low, high in spans])
+        return Pairs(self.targets[at], self.sources[at], self.weights[at])
+
+    def inside(self, areas: Sequence[ByteRange]) -> "Pairs":
+        """The pairs whose source offset lies in one of some rising areas."""
+        starts = np.array([one.offset for one in areas])
+        ends = np.array([one.end for one in areas])
+        area = np.searchsorted(starts, self.sources, side="right") - 1
+        good = (area >= 0) & (self.sources < ends[area])
+        return Pairs(self.targets[good], self.sources[good], self.weights[good])
 
 
 def pair_anchors(source: Anchors, target: Anchors) -> Pairs:
     """Every target anchor with each place in the source; anchors in too many places drop out."""
     order = np.argsort(source.keys, kind="stable")
     keys, offsets = source.keys[order], source.offsets[order]
-    first = np.searchsorted(keys, target.keys, side="left")
-    count = np.searchsorted(keys, target.keys, side="right") - first
+    # Looked up in rising order, millions of keys stay in the cache: a fifth of the time.
+    ranked = np.argsort(target.keys)
+    first = np.empty(len(ranked), np.int64)
+    count = np.empty(len(ranked), np.int64)
+    first[ranked] = np.searchsorted(keys, target.keys[ranked], side="left")
+    count[ranked] = np.searchsorted(keys, target.keys[ranked], side="right")
+    count -= first
     good = (count > 0) & (count <= _PLACES_MAX)
     first, count, at = first[good], count[good], target.offsets[good]
     total = int(count.sum())
@@ -150,6 +166,17 @@ def choose_sources(
             high = middle - 1
     chosen = _filled(best[:low], source_size)
     return chosen if sum(part.size for part in chosen) <= budget else ()
+
+
+def clip(ranges: Iterable[ByteRange], areas: Sequence[ByteRange]) -> tuple[ByteRange, ...]:
+    """What of the ranges lies in the areas; both rise and do not overlap within themselves."""
+    parts = []
+    for one in ranges:
+        for area in areas:
+            low, high = max(one.offset, area.offset), min(one.end, area.end)
+            if low < high:
+                parts.append(ByteRange(low, high - low))
+    return tuple(parts)
 
 
 def _smoothed(

@@ -33,9 +33,16 @@ from slipstream.delta.limits import (
     KIB,
     MIB,
 )
+from slipstream.delta.partition import Half, Partition
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
 DEVICE_BASE_BYTES = 56 * MIB
+# Content of a long stream that a cursor keeps behind it: as far as source and target may disagree
+# about the order of what is in them.
+CURSOR_WINDOW_BYTES = 4 * MIB
+_LONG_WINDOW_BYTES_MIN = 512 * KIB
+# Content, source and streams of a frame of a long stream, and the content of the one before it.
+_LONG_FRAME_FACTOR = 8
 # Frames in work at once on a device: one is decoded while the one before it is written.
 _FRAMES_IN_WORK = 2
 _SMALL_STREAM_BYTES = 64 * KIB  # below it trying every codec is cheap, and headers count
@@ -43,7 +50,6 @@ _SOURCE_GAP_BYTES = 4 * KIB  # unused source bytes that are read rather than spe
 _WINDOW_BYTES_MIN = CHUNK_BYTES
 _DENSE = 0.95  # of its size is left of it by zstd's quickest level: compressed content, or random
 _GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
-_SPLIT_GRAIN_BYTES = 4 * KIB  # halves meet at a multiple of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
 
 
@@ -51,6 +57,7 @@ _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' l
 class Profile:
     """How much effort and device memory a payload takes; sizes in bytes.
 
+    device_bytes   that the installer may hold on the device, all in all
     window_bytes   target bytes that are aligned, and at most coded, together
     source_bytes   source bytes that a window is aligned with, at most (windows.py: twice its own)
     absorb_bytes   a shorter equal stretch between changed ones is coded along with them
@@ -66,6 +73,18 @@ class Profile:
     codecs: tuple[Codec, ...]
     long_level: int | None
     full_level: int
+    device_bytes: int = 96 * MIB
+
+    @property
+    def free_bytes(self) -> int:
+        """What a device has besides the process and a small frame: for encoders and cursors."""
+        return max(0, self.device_bytes - DEVICE_BASE_BYTES - 2 * CURSOR_WINDOW_BYTES)
+
+    def long_window_bytes(self, held_bytes: int) -> int:
+        """Content of a frame of a long stream whose encoder and cursor hold so much."""
+        left = self.device_bytes - DEVICE_BASE_BYTES - CURSOR_WINDOW_BYTES - held_bytes
+        fits = left // _LONG_FRAME_FACTOR // _LONG_WINDOW_BYTES_MIN * _LONG_WINDOW_BYTES_MIN
+        return min(self.window_bytes, max(_LONG_WINDOW_BYTES_MIN, fits))
 
     @property
     def frame_memory_bytes(self) -> int:
@@ -88,7 +107,7 @@ class Profile:
                 expected=f"at least {(DEVICE_BASE_BYTES + 8 * MIB) // MIB} MiB",
                 got=f"{memory_bytes} bytes",
             )
-        return replace(self, window_bytes=window, source_bytes=source)
+        return replace(self, window_bytes=window, source_bytes=source, device_bytes=memory_bytes)
 
 
 _DELTA_CODECS = (Codec.LZMA2, Codec.ZSTD, Codec.BZ2)
@@ -123,28 +142,30 @@ def encode_full(target: bytes, offset: int, profile: Profile) -> EncodedFrame:
 
 
 def encode_window(
-    target: bytes, offset: int, source: bytes, sources: tuple[ByteRange, ...], profile: Profile
+    content: bytes,
+    offset: int,
+    partition: Partition,
+    source: bytes,
+    sources: tuple[ByteRange, ...],
+    profile: Profile,
 ) -> tuple[EncodedFrame, ...]:
-    """Frames for `target`, which stands at `offset`, from source extents and their joined bytes."""
+    """Frames whose content is `content`, for the target from `offset` on.
+
+    `partition` says what becomes of the content; `source` are the source extents, joined.
+    """
     window = _Window(
-        np.frombuffer(target, np.uint8), offset, np.frombuffer(source, np.uint8), sources, profile
+        np.frombuffer(content, np.uint8), np.frombuffer(source, np.uint8), sources, profile
     )
-    return tuple(window.encode())
+    return tuple(window.encode(Half(0, partition), offset))
 
 
 class _Window:
-    """One stretch of target being encoded, aligned with its source once."""
+    """One window being encoded, aligned with its source once."""
 
     def __init__(
-        self,
-        target: Bytes,
-        offset: int,
-        source: Bytes,
-        sources: tuple[ByteRange, ...],
-        profile: Profile,
+        self, target: Bytes, source: Bytes, sources: tuple[ByteRange, ...], profile: Profile
     ) -> None:
         self.target = target
-        self.offset = offset
         self.source = source
         self.sources = sources
         self.profile = profile
@@ -178,51 +199,55 @@ class _Window:
         script = write_script(segments, self.source, self.target)
         return _guess(script.control, script.diff, script.extra)
 
-    def encode(self) -> Iterator[EncodedFrame]:
-        return self._encode_part(0, len(self.target))
-
-    def _encode_part(self, first: int, end: int) -> Iterator[EncodedFrame]:
-        """One frame for target[first:end], or those of its halves where one would be too long."""
-        divisible = end - first >= 2 * _SPLIT_BYTES_MIN
+    def encode(self, part: Half, offset: int) -> Iterator[EncodedFrame]:
+        """One frame for a part of the window, or those of its halves where one would be too long."""
+        first, partition = part.content_offset, part.partition
+        end = first + partition.content_size
+        halves = partition.halves(_SPLIT_BYTES_MIN)
         segments = cut(self.segments, first, end)
-        target = self.target[first:end]
-        script = write_script(segments, self.source, target)
+        content = self.target[first:end]
+        script = write_script(segments, self.source, content)
         fits = len(script.control) <= CONTROL_BYTES_MAX
-        if not divisible or (fits and _guess(script.diff, script.extra) <= _GUESS_MAX):
-            best = self._smallest(target, self.offset + first, segments)
-            if not divisible or len(best.encoded) <= FRAME_ENCODED_BYTES_SOFT:
+        if halves is None or (fits and _guess(script.diff, script.extra) <= _GUESS_MAX):
+            best = self._smallest(content, offset, partition, segments)
+            if halves is None or len(best.encoded) <= FRAME_ENCODED_BYTES_SOFT:
                 yield best
                 return
-        middle = (first + end) // 2 // _SPLIT_GRAIN_BYTES * _SPLIT_GRAIN_BYTES
-        yield from self._encode_part(first, middle)
-        yield from self._encode_part(middle, end)
+        left, right = (Half(first + half.content_offset, half.partition) for half in halves)
+        yield from self.encode(left, offset)
+        yield from self.encode(right, offset + left.partition.target_size)
 
-    def _smallest(self, target: Bytes, offset: int, segments: tuple[Segment, ...]) -> EncodedFrame:
-        plain = target.tobytes()
+    def _smallest(
+        self, content: Bytes, offset: int, partition: Partition, segments: tuple[Segment, ...]
+    ) -> EncodedFrame:
+        plain = content.tobytes()
         if not segments:
-            return self._data(plain, offset)
-        diff = self._diff(target, offset, segments)
+            return self._data(plain, offset, partition)
+        diff = self._diff(content, offset, partition, segments)
         # Compressing everything twice would double the build's time; zstd's quickest level is
         # within a factor of two of what LZMA makes of executables.
         if len(diff.encoded) * 2 < _guess(plain):
             return diff
-        data = self._data(plain, offset)
+        data = self._data(plain, offset, partition)
         return min(diff, data, key=lambda one: len(one.encoded))
 
-    def _data(self, plain: bytes, offset: int) -> EncodedFrame:
+    def _data(self, plain: bytes, offset: int, partition: Partition) -> EncodedFrame:
         stream, encoded = self._compress(plain)
         frame = make_frame(
             FrameKind.DATA,
-            ByteRange(offset, len(plain)),
+            ByteRange(offset, partition.target_size),
             digest=Digest.of(encoded),
             streams=(stream,),
+            parts=partition.frame_parts,
         )
         return _proved(EncodedFrame(frame, encoded), b"", plain)
 
-    def _diff(self, target: Bytes, offset: int, segments: tuple[Segment, ...]) -> EncodedFrame:
+    def _diff(
+        self, content: Bytes, offset: int, partition: Partition, segments: tuple[Segment, ...]
+    ) -> EncodedFrame:
         used, moved = _used_source(segments)
         source = np.concatenate([self.source[part.offset : part.end] for part in used])
-        script = write_script(moved, source, target)
+        script = write_script(moved, source, content)
         streams, parts = zip(
             *(self._compress(part) for part in (script.control, script.diff, script.extra)),
             strict=True,
@@ -230,12 +255,13 @@ class _Window:
         encoded = b"".join(parts)
         frame = make_frame(
             FrameKind.DIFF,
-            ByteRange(offset, len(target)),
+            ByteRange(offset, partition.target_size),
             sources=_in_image(used, self.sources),
             digest=Digest.of(encoded),
             streams=streams,
+            parts=partition.frame_parts,
         )
-        return _proved(EncodedFrame(frame, encoded), source.tobytes(), target.tobytes())
+        return _proved(EncodedFrame(frame, encoded), source.tobytes(), content.tobytes())
 
     def _compress(self, data: bytes) -> tuple[Stream, bytes]:
         codecs, level = self.profile.codecs, None
@@ -288,8 +314,8 @@ def _in_image(used: tuple[ByteRange, ...], sources: tuple[ByteRange, ...]) -> tu
     return tuple(extents)
 
 
-def _proved(encoded: EncodedFrame, source: bytes, target: bytes) -> EncodedFrame:
-    """The frame, which decodes to `target`; FormatError otherwise: a fault of this encoder."""
-    if decode_frame(encoded.frame, encoded.encoded, source) != target:
+def _proved(encoded: EncodedFrame, source: bytes, content: bytes) -> EncodedFrame:
+    """The frame, which decodes to `content`; FormatError otherwise: a fault of this encoder."""
+    if decode_frame(encoded.frame, encoded.encoded, source) != content:
         raise FormatError("encoder made a frame that decodes to something else")
     return encoded

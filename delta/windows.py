@@ -4,16 +4,19 @@ Pure: runs of equal grains and pairs of anchors in, pieces out. A piece is one z
 copy frame, or a window that encode.py turns into one or several coded frames.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from slipstream.delta.anchors import BUCKET_BYTES, Pairs, choose_sources
+from slipstream.delta.anchors import BUCKET_BYTES, Pairs, choose_sources, clip
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.frame import FrameKind
-from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
+from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
 from slipstream.delta.match import Run, RunKind
+from slipstream.delta.partition import Partition
+from slipstream.delta.readable import Readable
+from slipstream.delta.unfold import Window
 
 COPY_SOURCES_MAX = 256  # extents of one copy frame: keeps rows short, and reads in bounds
 _REACH_BYTES = 64 * KIB  # source bytes beside unclaimed ones that may resemble a changed file
@@ -24,17 +27,22 @@ _SOURCE_BYTES_MIN = 256 * KIB
 # Votes per bucket. An equal bucket has BUCKET_BYTES / 128 anchors; a guess counts less than one.
 _EQUAL_WEIGHT = BUCKET_BYTES / 128
 _NEIGHBOUR_WEIGHT = 0.25
+_SIMILAR_WEIGHT = 2.0  # the paired file counts as two anchors in each bucket
 
 
 class Piece(NamedTuple):
     """A stretch of the target and what to make of it.
 
-    `kind` is ZERO, COPY (with its sources) or DIFF, which stands for any coded frames.
+    `kind` is ZERO, COPY (with its sources), DATA, or DIFF, which stands for any coded frames.
+    `content` says where the content of coded frames stands in the work space, `partition` what
+    becomes of it.
     """
 
     kind: FrameKind
     target: ByteRange
     sources: tuple[ByteRange, ...] = ()
+    content: tuple[ByteRange, ...] = ()
+    partition: Partition | None = None
 
 
 def settle(runs: Sequence[Run], target_size: int, absorb_bytes: int) -> list[Run]:
@@ -86,21 +94,10 @@ def unclaimed_source(settled: Sequence[Run], source_size: int) -> list[ByteRange
     return [ByteRange(low, high - low) for low, high in free]
 
 
-def changed_ranges(settled: Sequence[Run]) -> list[ByteRange]:
-    """The target ranges that windows will cover."""
-    return [ByteRange(run.target, run.size) for run in settled if run.kind is RunKind.CHANGED]
-
-
 def plan_pieces(
-    settled: Sequence[Run],
-    runs: Sequence[Run],
-    pairs: Pairs,
-    source_size: int,
-    window_bytes: int,
-    source_bytes: int,
+    settled: Sequence[Run], windows_of: Callable[[Run], Iterable[Window]], finder: "SourceFinder"
 ) -> Iterator[Piece]:
-    """Pieces that cover the target in order; `runs` are the grains' runs before settling."""
-    finder = _SourceFinder(runs, pairs, source_size, source_bytes)
+    """Pieces that cover the target in order; `windows_of` gives the windows of a CHANGED run."""
     copies: list[Run] = []
     for run in settled:
         if run.kind is RunKind.EQUAL:
@@ -111,8 +108,11 @@ def plan_pieces(
         if run.kind is RunKind.ZERO:
             yield from _zero_pieces(run.target, run.size)
         else:
-            for window in _windows(run, window_bytes):
-                yield Piece(FrameKind.DIFF, window, finder.sources(window))
+            for window in windows_of(run):
+                sources = finder.sources(window)
+                yield Piece(
+                    FrameKind.DIFF, window.target, sources, window.content, window.partition
+                )
     yield from _copy_pieces(copies)
 
 
@@ -161,38 +161,50 @@ def _copy_pieces(copies: Sequence[Run]) -> Iterator[Piece]:
         yield Piece(FrameKind.COPY, ByteRange(first, size), tuple(extents))
 
 
-def _windows(run: Run, window_bytes: int) -> Iterator[ByteRange]:
-    """Parts of about equal size, at most `window_bytes`, cut at blocks."""
-    count = -(-run.size // window_bytes)
-    step = -(-run.size // count // BLOCK_BYTES) * BLOCK_BYTES
-    for done in range(0, run.size, step):
-        yield ByteRange(run.target + done, min(step, run.size - done))
+class SourceFinder:
+    """Picks source extents for windows, which are asked for in target order."""
 
-
-class _SourceFinder:
-    """Picks source extents for windows."""
-
-    def __init__(self, runs: Sequence[Run], pairs: Pairs, source_size: int, budget: int) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        pairs: Pairs,
+        similar: Callable[[ByteRange], Iterable[ByteRange]],
+        readable: Readable,
+        budget: int,
+    ) -> None:
+        """`runs` are the grains' runs before settling, `similar` gives for content the like of it
+        by files, `readable` says what a frame may read."""
         self._equal = [run for run in runs if run.kind is RunKind.EQUAL]
         self._starts = np.array([run.target for run in self._equal], dtype=np.int64)
         self._pairs = pairs
-        self._source_size = source_size
+        self._similar = similar
+        self._readable = readable
         self._budget = budget
 
-    def sources(self, window: ByteRange) -> tuple[ByteRange, ...]:
+    def sources(self, window: Window) -> tuple[ByteRange, ...]:
+        """Extents for one window: rising, not overlapping, together within the budget."""
+        hints = self._neighbours(window.target)
+        for content in window.content:
+            hints += [(one, _SIMILAR_WEIGHT) for one in self._similar(content)]
+        size = window.partition.content_size
+        budget = min(self._budget, max(_SOURCE_BYTES_MIN, _SOURCE_FACTOR * size))
+        areas = self._readable.areas(window)
+        votes = self._pairs.within(window.content).inside(areas)
+        held = [(part, weight) for one, weight in hints for part in clip((one,), areas)]
+        chosen = choose_sources(votes, held, areas[-1].end, budget)
+        return self._readable.take(clip(chosen, areas))
+
+    def _neighbours(self, target: ByteRange) -> list[tuple[ByteRange, float]]:
         hints: list[tuple[ByteRange, float]] = []
-        first = max(0, int(np.searchsorted(self._starts, window.offset, side="right")) - 1)
-        end = int(np.searchsorted(self._starts, window.end))
+        first = max(0, int(np.searchsorted(self._starts, target.offset, side="right")) - 1)
+        end = int(np.searchsorted(self._starts, target.end))
         for index in range(max(0, first), min(end + 1, len(self._equal))):
             run = self._equal[index]
-            low, high = max(run.target, window.offset), min(run.end, window.end)
+            low, high = max(run.target, target.offset), min(run.end, target.end)
             if low < high:  # equal bytes inside the window
                 place = ByteRange(run.source + low - run.target, high - low)
                 hints.append((place, _EQUAL_WEIGHT))
-            if index in {first, end}:  # the file goes on as its neighbour does
-                shifted = window.offset + run.source - run.target
-                low, high = max(0, shifted), min(self._source_size, shifted + window.size)
-                if low < high:
-                    hints.append((ByteRange(low, high - low), _NEIGHBOUR_WEIGHT))
-        budget = min(self._budget, max(_SOURCE_BYTES_MIN, _SOURCE_FACTOR * window.size))
-        return choose_sources(self._pairs.within(window), hints, self._source_size, budget)
+            shifted = target.offset + run.source - run.target
+            if index in {first, end} and shifted >= 0:  # the file goes on as its neighbour does
+                hints.append((ByteRange(shifted, target.size), _NEIGHBOUR_WEIGHT))
+        return hints

@@ -1,0 +1,80 @@
+"""Source bytes that resemble target bytes because their files do (build machine).
+
+Files are paired by name (pairing.py); here a stretch of a target file becomes the stretch of its
+source file at about the same place. Addresses are those of the work space.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.filemap import Entry, Extent
+from slipstream.delta.limits import KIB
+from slipstream.delta.pairing import pair_entries
+
+_WHOLE_BYTES_MAX = 128 * KIB  # of a smaller source file all bytes are alike enough to look at
+_MARGIN_BYTES = 32 * KIB  # on both sides of the same place; and as much as the sizes differ
+
+AddressOf = Callable[[Extent], int | None]
+
+
+class _Stretch(NamedTuple):
+    address: int
+    size: int
+    entry: int
+    offset: int  # in the file
+
+
+class SimilarFiles:
+    """Pairs of entries of two images, asked by target address."""
+
+    def __init__(
+        self,
+        sources: Sequence[Entry],
+        targets: Sequence[Entry],
+        source_address: AddressOf,
+        target_address: AddressOf,
+    ) -> None:
+        """The functions give the address of an extent's first byte; None where it is not opened."""
+        self._sources = sources
+        self._targets = targets
+        self._paired = pair_entries(sources, targets)
+        self._stretches = sorted(_stretches(targets, target_address))
+        self._starts = [one.address for one in self._stretches]
+        self._source_address = source_address
+
+    def ranges(self, content: ByteRange) -> Iterator[ByteRange]:
+        """Source ranges like the target bytes in `content`."""
+        first = max(0, bisect_right(self._starts, content.offset) - 1)
+        for stretch in self._stretches[first : bisect_left(self._starts, content.end)]:
+            low = max(stretch.address, content.offset)
+            high = min(stretch.address + stretch.size, content.end)
+            number = self._paired[stretch.entry]
+            if low < high and number is not None:
+                offset = stretch.offset + low - stretch.address
+                yield from self._like(stretch.entry, number, offset, high - low)
+
+    def _like(self, target: int, source: int, offset: int, size: int) -> Iterator[ByteRange]:
+        entry, whole = self._sources[source], self._targets[target].size
+        low, high = 0, entry.size
+        if entry.size > _WHOLE_BYTES_MAX:
+            margin = _MARGIN_BYTES + abs(entry.size - whole)
+            low = max(0, offset - margin)
+            high = min(entry.size, offset + size + margin)
+        first = max(0, bisect_right(entry.extents, low, key=lambda one: one.offset) - 1)
+        for extent in entry.extents[first:]:
+            if extent.offset >= high:
+                break
+            address = self._source_address(extent)
+            begin, end = max(low, extent.offset), min(high, extent.offset + extent.size)
+            if address is not None and begin < end:
+                yield ByteRange(address + begin - extent.offset, end - begin)
+
+
+def _stretches(entries: Sequence[Entry], address_of: AddressOf) -> Iterator[_Stretch]:
+    for number, entry in enumerate(entries):
+        for extent in entry.extents:
+            address = address_of(extent)
+            if address is not None:
+                yield _Stretch(address, extent.size, number, extent.offset)

@@ -1,0 +1,155 @@
+"""What a build has done so far, beside its output: interrupted, the next one goes on from there.
+
+The folder `.NAME.parts/` belongs to the build that writes NAME, one process at a time. It holds
+the scratch file, and `frames`: a key, then a record for each piece of the plan that was encoded, in
+order. A record is a payload of its own, whose target is the piece, so that what is taken over is
+checked by the rules of payloads. The key stands for all that frames follow from; under another key
+nothing is taken over. A record that a crash cut short ends the file.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.digest import DIGEST_BYTES, Digest
+from slipstream.delta.encode import EncodedFrame
+from slipstream.delta.errors import FormatError, SlipstreamError, Unavailable, UsageError
+from slipstream.delta.limits import IMAGE_BYTES_MAX
+from slipstream.delta.payload import INDEX_PREFIX_BYTES, dump_index, parse_index, parse_index_size
+
+_HEAD = struct.Struct("<II")  # length and CRC-32 of a record
+# All sources of a record count as its source image, whatever they are in the whole payload.
+_SOURCE_BYTES = IMAGE_BYTES_MAX
+_NO_DIGEST = Digest(bytes(DIGEST_BYTES))
+
+
+class PartialBuild:
+    """The folder of a build, held while it runs.
+
+    Behind `open`: `take` for every piece, in order, until it gives None; from then on `keep` what
+    was encoded instead, in the same order. Leaving it removes the folder, unless the build was
+    interrupted and has frames to show for it.
+    """
+
+    def __init__(self, output: Path) -> None:
+        """UsageError where another process writes the same output; OSError."""
+        self._folder = output.with_name(f".{output.name}.parts")
+        self._folder.mkdir(exist_ok=True)
+        self._frames = (self._folder / "frames").open("a+b")
+        try:
+            fcntl.flock(self._frames, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._frames.close()
+            raise UsageError(
+                "another build writes this output", where=output, hint="Wait for it, or end it"
+            ) from error
+        for left in self._folder.glob("scratch.*"):  # by a build that was killed
+            left.unlink()
+        # A name of its own: who has an earlier one open still does not take this one for it.
+        self.scratch = (self._folder / f"scratch.{secrets.token_hex(8)}").open("w+b")
+        self._taking = False
+        self._position = 0  # behind the last record taken or kept
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.scratch.close()
+        Path(self.scratch.name).unlink()
+        # What would fail again the same way, a full disk among it, has no use for the frames.
+        ended = error is None or (
+            isinstance(error, SlipstreamError | OSError) and not isinstance(error, Unavailable)
+        )
+        if ended or self._position <= DIGEST_BYTES:
+            shutil.rmtree(self._folder)
+        self._frames.close()
+
+    def open(self, key: Digest) -> int:
+        """Go on with what was done under the same key: bytes of records that stand, maybe 0."""
+        self._frames.seek(0)
+        if self._frames.read(DIGEST_BYTES) != key.raw:
+            self._frames.truncate(0)
+            self._frames.write(key.raw)
+            self._frames.flush()
+        self._position = DIGEST_BYTES
+        size = os.fstat(self._frames.fileno()).st_size - DIGEST_BYTES
+        self._taking = size > 0
+        return size
+
+    def take(self, target: ByteRange) -> tuple[EncodedFrame, ...] | None:
+        """The frames of the next piece, which makes `target`; None once there are no more."""
+        if not self._taking:
+            return None
+        record = self._read_record()
+        frames = () if record is None else _parse_record(record, target)
+        if record is None or not frames:
+            self._taking = False
+            self._frames.truncate(self._position)
+            return None
+        self._position += _HEAD.size + len(record)
+        return frames
+
+    def _read_record(self) -> bytes | None:
+        """The record at the position; None if it is not there as it was written."""
+        self._frames.seek(self._position)
+        head = self._frames.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            return None
+        size, checksum = _HEAD.unpack(head)
+        if size > os.fstat(self._frames.fileno()).st_size - self._position:
+            return None
+        record = self._frames.read(size)
+        return record if len(record) == size and zlib.crc32(record) == checksum else None
+
+    def keep(self, frames: tuple[EncodedFrame, ...]) -> None:
+        """Append the frames of the next piece. OSError."""
+        record = _dump_record(frames)
+        # At the end of the file, wherever reading was: it is open for appending.
+        self._frames.write(_HEAD.pack(len(record), zlib.crc32(record)) + record)
+        self._frames.flush()
+        self._position += _HEAD.size + len(record)
+
+
+def _dump_record(frames: tuple[EncodedFrame, ...]) -> bytes:
+    begin = frames[0].frame.target.offset
+    moved = []
+    position = 0
+    for one in frames:
+        target = ByteRange(one.frame.target.offset - begin, one.frame.target.size)
+        place = ByteRange(position, len(one.encoded))
+        moved.append(replace(one.frame, target=target, encoded=place))
+        position = place.end
+    size = moved[-1].target.end
+    index = dump_index(_SOURCE_BYTES - size, _NO_DIGEST, size, _NO_DIGEST, moved)
+    return index + b"".join(one.encoded for one in frames)
+
+
+def _parse_record(record: bytes, target: ByteRange) -> tuple[EncodedFrame, ...]:
+    """The frames of a record; none if it is no record of this piece."""
+    try:
+        index = parse_index(record[: parse_index_size(record[:INDEX_PREFIX_BYTES])])
+    except FormatError:
+        return ()
+    if index.target_size != target.size or index.payload_size != len(record):
+        return ()
+    frames = []
+    for frame in index.frames:
+        begin = len(index.raw) + frame.encoded.offset
+        encoded = record[begin : begin + frame.encoded.size]
+        place = ByteRange(frame.target.offset + target.offset, frame.target.size)
+        unplaced = replace(frame, target=place, encoded=ByteRange(0, frame.encoded.size))
+        frames.append(EncodedFrame(unplaced, encoded))
+    return tuple(frames)

@@ -1,0 +1,108 @@
+"""Finds for each opened block of the target the recipe that packs its content again, and proves it.
+
+Byte for byte, here: what a payload names was seen to work with these libraries. Blocks without a
+recipe, or whose encoder takes more memory than the device has, stay packed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from slipstream.delta.errors import FormatError
+from slipstream.delta.filemap import Packing
+from slipstream.delta.limits import KIB, MIB, PACK_AHEAD_BYTES_MAX
+from slipstream.delta.packing.find import RecipeFinder
+from slipstream.delta.packing.headers import parse_xz_header
+from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
+from slipstream.delta.unfold import OpenBlock
+from slipstream.server.pool import Pool, Result, in_order, workspace
+from slipstream.server.workspace import WorkFiles
+
+# A search starts anew with each batch, so that no recipe depends on who worked on what before.
+_BATCH_BYTES = 4 * MIB  # of content
+_BATCH_BLOCKS = 256
+_HEAD_BYTES = 64 * KIB
+_XZ_MEMORY_FACTOR = 8  # least that an xz encoder holds for each byte of its dictionary
+
+
+def prove(
+    blocks: Sequence[OpenBlock],
+    end: int,
+    hints: Mapping[str, int],
+    memory_bytes: int,
+    files: WorkFiles,
+    pool: Pool,
+) -> list[OpenBlock]:
+    """The same blocks, with recipes where there are such.
+
+    `end` is the address behind the last content; `hints` are the file system's; an encoder, and
+    the decoder of the source that it is fed from, may hold at most `memory_bytes`.
+    """
+    recipes: dict[int, Recipe | None] = {}
+    batches = list(_batches(blocks))
+    calls = (partial(_submit, files, dict(hints), memory_bytes, end, batch) for batch in batches)
+    for batch, found in zip(batches, in_order(pool, calls), strict=True):
+        recipes.update(zip((one.content.offset for one in batch), found, strict=True))
+    return [replace(one, recipe=recipes.get(one.content.offset)) for one in blocks]
+
+
+def _batches(blocks: Sequence[OpenBlock]) -> Iterator[list[OpenBlock]]:
+    """Blocks in one place, in batches; the long ones first: they take longest."""
+    whole = [one for one in blocks if len(one.places) == 1]
+    yield from ([one] for one in whole if one.is_long)
+    batch: list[OpenBlock] = []
+    for one in whole:
+        if one.is_long:
+            continue
+        batch.append(one)
+        if len(batch) == _BATCH_BLOCKS or sum(b.content.size for b in batch) >= _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _submit(
+    files: WorkFiles,
+    hints: dict[str, int],
+    memory_bytes: int,
+    end: int,
+    batch: list[OpenBlock],
+    pool: Pool,
+) -> "Result[list[Recipe | None]]":
+    return pool.submit(_prove_batch, files, hints, memory_bytes, end, batch)
+
+
+def _prove_batch(
+    files: WorkFiles, hints: dict[str, int], memory_bytes: int, end: int, batch: list[OpenBlock]
+) -> "list[Recipe | None]":
+    """A task: the recipe of each block, None where there is none."""
+    space = workspace(files)
+    finder = RecipeFinder(hints)
+    recipes: list[Recipe | None] = []
+    for block in batch:
+        room = memory_bytes - block.memory_bytes  # the source is much like it
+        packed = space.read_all(block.places)
+        if _takes_too_much(block, packed[:_HEAD_BYTES], room):
+            recipes.append(None)
+            continue
+        content = space.read(block.content.offset, block.content.size)
+        ahead = b""
+        if block.packing is Packing.LZ4_PADDED:
+            size = min(PACK_AHEAD_BYTES_MAX, end - block.content.end)
+            ahead = space.read(block.content.end, size)
+        recipe = finder.find(block.packing, packed, content, ahead)
+        if recipe is not None and pack_memory_bytes(recipe, block.content.size) > room:
+            recipe = None
+        recipes.append(recipe)
+    return recipes
+
+
+def _takes_too_much(block: OpenBlock, head: bytes, memory_bytes: int) -> bool:
+    """Whether a search, a minute for a kernel, would be in vain."""
+    if block.packing is not Packing.XZ or not block.is_long:
+        return False
+    try:
+        return parse_xz_header(head).dict_size * _XZ_MEMORY_FACTOR > memory_bytes
+    except FormatError:
+        return True
