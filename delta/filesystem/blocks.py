@@ -5,7 +5,7 @@ once, by place. Until `numbered`, `Extent.block` is therefore the place of the b
 Knows no format. Not here: paths and uncompressed files (collect.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from slipstream.delta.byterange import ByteRange
@@ -90,10 +90,10 @@ class BlockBook:
     def numbered(self, entries: Iterable[Entry]) -> tuple[list[Block], list[Entry]]:
         """All blocks by place, and `entries` whose extents name them by number.
 
-        Raises FormatError if blocks overlap.
+        Raises FormatError if blocks overlap, or if an extent leaves its block.
         """
         blocks: list[Block] = []
-        numbers: dict[int | None, int | None] = {None: None}
+        numbers: dict[int, int] = {}
         end = 0
         for place in sorted(self._seen):
             packing, length, size = self._seen[place]
@@ -104,12 +104,22 @@ class BlockBook:
             blocks.append(Block(packing, ByteRange(place, length), size or None))
         return blocks, [
             entry._replace(
-                extents=tuple(
-                    extent._replace(block=numbers[extent.block]) for extent in entry.extents
-                )
+                extents=tuple(_numbered(extent, numbers, blocks) for extent in entry.extents)
             )
             for entry in entries
         ]
+
+
+def _numbered(extent: Extent, numbers: Mapping[int, int], blocks: Sequence[Block]) -> Extent:
+    if extent.block is None:
+        return extent
+    number = numbers[extent.block]
+    size = blocks[number].size
+    if size is not None and extent.place + extent.size > size:
+        raise FormatError(
+            "extent leaves its block", expected=f"<= {size}", got=extent.place + extent.size
+        )
+    return extent._replace(block=number)
 
 
 def _goes_on(last: Extent, piece: Extent) -> bool:

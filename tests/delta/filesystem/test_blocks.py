@@ -93,6 +93,14 @@ def test_blocks_that_overlap() -> None:
         book.numbered([])
 
 
+def test_extents_that_leave_their_block() -> None:
+    book = BlockBook(1000)
+    key = book.add(Packing.LZ4, 10, 5, 50)
+    book.numbered([make_entry(*book.extents([Extent(0, 50, 0, key)], 100))])
+    with pytest.raises(FormatError):
+        book.numbered([make_entry(*book.extents([Extent(0, 51, 0, key)], 100))])
+
+
 def test_no_more_than_a_map_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "MAP_BLOCKS_MAX", 2)
     monkeypatch.setattr(blocks, "MAP_EXTENTS_MAX", 2)
