@@ -9,7 +9,7 @@ makes it happen again and again is refused.
 Nothing read here is believed: chunks are checked against the tree. Layout: docs/format.md, 4.4.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterable, Iterator
 
 from slipstream.delta.byterange import ByteRange
@@ -127,37 +127,31 @@ class _Cursor:
         self._packing = stream.packing
         self._space = space
         self._stream = stream
+        self._kept_bytes = stream.window_bytes + _STEP_BYTES
         self._start()
 
     def _start(self) -> None:
         self._decoder = UnpackCursor(self._packing, self._stream.memory_bytes)
         self._packed = self._packed_pieces()
-        self._window = bytearray()  # content up to _position
-        self._position = 0
+        self._window: deque[bytes] = deque()  # content from _begin to _end
+        self._begin = self._end = 0
 
     def read(self, offset: int, size: int) -> bytes:
-        if offset < self._position - len(self._window):
+        if offset < self._begin:
             self._space.note_restart()
             self._start()
-        while self._position < offset + size:
-            self._advance()
-            self._forget(offset)
-        first = offset - (self._position - len(self._window))
-        with memoryview(self._window) as view:
-            content = bytes(view[first : first + size])
-        self._forget(self._position)
-        return content
+        pieces = []
+        position = self._begin
+        for piece in self._window:
+            pieces.append(_overlap(piece, position, offset, size))
+            position += len(piece)
+        while self._end < offset + size:
+            position = self._end
+            pieces.append(_overlap(self._advance(), position, offset, size))
+        return b"".join(pieces)
 
-    def _forget(self, needed: int) -> None:
-        """Drop content before `needed` that is no part of the window."""
-        begin = self._position - len(self._window)
-        # The farthest byte read lies up to a step before _position.
-        end = min(needed, self._position - self._stream.window_bytes - _STEP_BYTES)
-        if end > begin:
-            del self._window[: end - begin]
-
-    def _advance(self) -> None:
-        """Some more content into the window."""
+    def _advance(self) -> bytes:
+        """Some more content, which is in the window then."""
         made = self._decoder.feed(b"", _STEP_BYTES)
         while not made:
             packed = next(self._packed, None)
@@ -165,13 +159,23 @@ class _Cursor:
                 raise FormatError(
                     "packed stream ends early",
                     expected=f"{self._stream.size} bytes of content",
-                    got=self._position,
+                    got=self._end,
                 )
             made = self._decoder.feed(packed, _STEP_BYTES)
-        self._window += made
-        self._position += len(made)
+        self._window.append(made)
+        self._end += len(made)
+        # The farthest byte asked for lies up to a step before the end.
+        while self._end - self._begin - len(self._window[0]) > self._kept_bytes:
+            self._begin += len(self._window.popleft())
+        return made
 
     def _packed_pieces(self) -> Iterator[bytes]:
         for source in self._stream.sources:
             for offset in range(source.offset, source.end, _FEED_BYTES):
                 yield self._space.read([ByteRange(offset, min(_FEED_BYTES, source.end - offset))])
+
+
+def _overlap(piece: bytes, position: int, offset: int, size: int) -> bytes:
+    """The part of a piece that stands at `position` that lies in `size` bytes from `offset` on."""
+    begin = max(0, offset - position)
+    return piece[begin : max(begin, offset + size - position)]

@@ -202,8 +202,8 @@ class StreamTable:
             read_along |= 1 << len(self.long)
             self.long.append(number)
         elif stream.packing is not None:
-            # Packed bytes and their pieces, content twice while it is joined, and a decoder.
-            held = 2 * stream.packed_size + 2 * stream.size + 256 * KIB
+            # Both in pieces and joined, content also in the decoder's window, and copied out.
+            held = 2 * stream.packed_size + 4 * stream.size + 256 * KIB
             self._held = max(self._held, held)
         self._depth = max(self._depth, depth)
         if depth > 1:

@@ -192,7 +192,7 @@ def test_extents_over_everything_are_not_gone_through_stream_by_stream() -> None
 
 
 def test_memory_of_blocks_grows_with_their_nesting() -> None:
-    largest = 2 * 50 + 2 * 4096 + 256 * KIB
+    largest = 2 * 50 + 4 * 4096 + 256 * KIB
     assert table_of(block(), block()).block_bytes == UNPACK_CACHE_BYTES + largest
     assert table_of(gap(), long()).block_bytes == 0
     two = table_of(block(), block(ByteRange(BASE, 50)))
