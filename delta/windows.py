@@ -189,6 +189,8 @@ class SourceFinder:
         size = window.partition.content_size
         budget = min(self._budget, max(_SOURCE_BYTES_MIN, _SOURCE_FACTOR * size))
         areas = self._readable.areas(window)
+        if not areas:  # no source, and nothing of the target is made yet
+            return ()
         votes = self._pairs.within(window.content).inside(areas)
         held = [(part, weight) for one, weight in hints for part in clip((one,), areas)]
         chosen = choose_sources(votes, held, areas[-1].end, budget)

@@ -5,9 +5,9 @@ run in threads (numpy and hashlib let go of the interpreter lock), encoding in p
 output is the same whatever the number of jobs, and appears whole or not at all.
 """
 
-import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from bisect import bisect_right
 from collections import Counter
@@ -15,33 +15,35 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import zstandard
 
+from slipstream import __version__
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.decode import decode_frame
+from slipstream.delta.digest import Digest
 from slipstream.delta.durable import rename_durably
-from slipstream.delta.encode import PROFILES, EncodedFrame, Profile, encode_full, encode_window
+from slipstream.delta.encode import PROFILES, EncodedFrame, Profile
 from slipstream.delta.errors import UsageError
-from slipstream.delta.frame import Frame, FrameKind, make_frame
+from slipstream.delta.frame import Frame, FrameKind
 from slipstream.delta.limits import MIB
 from slipstream.delta.match import match_grains
-from slipstream.delta.payload import Index, dump_index, parse_index
+from slipstream.delta.packing.libraries import available
+from slipstream.delta.payload import VERSION, Index, dump_index, parse_index
 from slipstream.delta.stream_table import PackedStream
 from slipstream.delta.unfold import OpenBlock
-from slipstream.delta.windows import Piece, plan_full
+from slipstream.delta.windows import plan_full
 from slipstream.server.image import ImageFile, check_output
-from slipstream.server.patch import read_index
-from slipstream.server.plan import ZERO_BYTES_MIN, DeltaPlan, DeltaPlanner, scan
-from slipstream.server.pool import Pool, Result, in_order, open_pool, workspace
+from slipstream.server.partial import PartialBuild
+from slipstream.server.pieces import PieceEncoder
+from slipstream.server.plan import ZERO_BYTES_MIN, DeltaPlan, DeltaPlanner
+from slipstream.server.pool import open_pool
+from slipstream.server.progress import Progress, Say, unheard, unwatched
+from slipstream.server.reuse import find_reusable
+from slipstream.server.scan import Scan, scan_images
 from slipstream.server.workspace import WorkFiles
-
-_PROBE_EVERY = 32  # of the frames taken over, one in so many is encoded again to compare
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,134 +66,87 @@ def build_payload(
     jobs: int | str | None = None,
     memory_bytes: int,
     profile: str = "balanced",
-    on_progress: Progress | None = None,
+    on_progress: Progress = unwatched,
+    say: Say = unheard,
     reuse: Path | None = None,
 ) -> BuiltPayload:
     """Write to `output` the payload that makes `target` from `source`; None: from nothing.
 
-    `jobs` is how many processes work on it, or `dask://HOST:PORT`. `memory_bytes` is what the installer may hold on the device. `reuse` is an earlier full
-    payload whose frames may be taken over where the target bytes are equal; the result has the
-    same bytes without it. The output must be a regular file or not exist, and none of the inputs.
-    UsageError, OSError; the output is then untouched.
+    `jobs` is how many processes work on it (None: as many as there are processors), or
+    `dask://HOST:PORT`. `memory_bytes` is what the installer may hold on the device. `reuse` is an
+    earlier full payload whose frames may be taken over where the target bytes are equal; the
+    result has the same bytes without it. The output must be a regular file or not exist, and none
+    of the inputs.
+
+    UsageError, OSError, Unavailable (Dask); the output is then untouched. Interrupted and called
+    again with the same inputs, it goes on from the frames that it has (partial.py), and `say` gets
+    a word of that.
     """
     if profile not in PROFILES:
         raise UsageError("unknown profile", expected=" or ".join(PROFILES), got=profile)
     check_output(output, (source, target, reuse), device=False)
     effort = PROFILES[profile].within(memory_bytes)
     with ExitStack() as stack:
-        pool = stack.enter_context(open_pool(jobs))
-        threads = stack.enter_context(ThreadPoolExecutor(2))
-        target_image = stack.enter_context(ImageFile(target))
-        source_image = None if source is None else stack.enter_context(ImageFile(source))
+        images = [
+            stack.enter_context(ImageFile(path)) for path in (target, source) if path is not None
+        ]
         # Beside the output: there is room for a payload, and workers elsewhere can read it.
-        scratch = stack.enter_context(
-            tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.scratch.")
-        )
-        source_size = 0 if source_image is None else source_image.size
-        files = WorkFiles(source, target, Path(scratch.name), source_size, target_image.size)
-        scans = [threads.submit(scan, image) for image in (target_image, source_image) if image]
-        target_scan = scans[0].result()
-        taken: dict[int, EncodedFrame] = {}
-        if source_image is None:
-            runs = match_grains(np.empty(0, np.uint64), target_scan.hashes)
-            pieces = list(plan_full(runs, target_image.size, ZERO_BYTES_MIN))
-            plan = DeltaPlan(pieces, [], [], {}, [])
+        done = stack.enter_context(PartialBuild(output))
+        files = _work_files(source, target, images, Path(done.scratch.name))
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+        pool = stack.enter_context(open_pool(jobs))
+        scans = scan_images(images, threads, on_progress)
+        reused: dict[int, EncodedFrame] = {}
+        if source is None:
+            runs = match_grains(np.empty(0, np.uint64), scans[0].hashes)
+            plan = DeltaPlan(list(plan_full(runs, images[0].size, ZERO_BYTES_MIN)), [], [], {}, [])
             if reuse is not None:
-                taken = _find_taken(reuse, target_image, pieces, effort)
+                reused = find_reusable(reuse, images[0], plan.pieces, effort)
         else:
             planner = DeltaPlanner(
-                source_image, target_image, files, scratch.file, effort, pool, threads
+                images[1], images[0], files, done.scratch, effort, pool, threads, on_progress
             )
-            plan = planner.plan(scans[1].result(), target_scan)
-        source_digest = None if source is None else scans[1].result().digest
-        calls = (partial(_start, files, effort, piece, taken) for piece in plan.pieces)
-        encoded = (frame for frames in in_order(pool, calls) for frame in frames)
+            plan = planner.plan(scans[1], scans[0])
+        for note in plan.notes:
+            say(note)
+        stands = done.open(_key(effort, plan, scans))
+        if stands:
+            say(f"goes on with an interrupted build: {stands / 1e6:.1f} MB of frames stand")
+        encoder = PieceEncoder(files, effort, reused, done, pool)
         return _write(
             output,
-            encoded,
+            encoder.frames(plan.pieces),
             lambda frames: dump_index(
-                source_size,
-                source_digest,
-                target_image.size,
-                target_scan.digest,
+                files.source_size,
+                None if source is None else scans[1].digest,
+                files.target_size,
+                scans[0].digest,
                 frames,
                 _streams(plan, frames),
             ),
-            on_progress or _silent,
-            target_image.size,
+            on_progress,
+            files.target_size,
         )
 
 
-def _silent(_done: int, _total: int) -> None:
-    """No one wants to know."""
-
-
-def _find_taken(
-    earlier: Path, target: ImageFile, pieces: list[Piece], profile: Profile
-) -> dict[int, EncodedFrame]:
-    """Data frames of an earlier full payload that make the same bytes, by target offset.
-
-    A payload does not say at what level it was compressed: some frames are encoded again, and
-    if one differs nothing is taken, so that the result does not depend on what was there before.
-    """
-    taken: dict[int, EncodedFrame] = {}
-    with ImageFile(earlier) as payload:
-        index = read_index(payload)
-        made: dict[tuple[int, bytes], EncodedFrame] = {}
-        for frame in index.frames:
-            if frame.kind is FrameKind.DATA:
-                encoded = payload.read(len(index.raw) + frame.encoded.offset, frame.encoded.size)
-                digest = hashlib.sha256(decode_frame(frame, encoded, b"")).digest()
-                made[frame.target.size, digest] = EncodedFrame(frame, encoded)
-    for piece in pieces:
-        if piece.kind is not FrameKind.DATA:
-            continue
-        data = target.read(piece.target.offset, piece.target.size)
-        one = made.get((len(data), hashlib.sha256(data).digest()))
-        if one is None:
-            continue
-        probe = len(taken) % _PROBE_EVERY == 0
-        if probe and encode_full(data, 0, profile).encoded != one.encoded:
-            return {}
-        taken[piece.target.offset] = replace(one, frame=replace(one.frame, target=piece.target))
-    return taken
-
-
-def _start(
-    files: WorkFiles,
-    profile: Profile,
-    piece: Piece,
-    taken: dict[int, EncodedFrame],
-    pool: Pool,
-) -> Result[tuple[EncodedFrame, ...]]:
-    """Begin with a piece; frames in `taken`, by target offset, and those without bytes are there."""
-    ready = taken.get(piece.target.offset)
-    if ready is not None:
-        return partial(_same, (ready,))
-    if piece.kind in {FrameKind.ZERO, FrameKind.COPY}:
-        frame = make_frame(piece.kind, piece.target, sources=piece.sources)
-        return partial(_same, (EncodedFrame(frame, b""),))
-    return pool.submit(_encode, files, profile, piece)
-
-
-def _same(frames: tuple[EncodedFrame, ...]) -> tuple[EncodedFrame, ...]:
-    return frames
-
-
-def _encode(files: WorkFiles, profile: Profile, piece: Piece) -> tuple[EncodedFrame, ...]:
-    """A task: the frames of one piece."""
-    space = workspace(files)
-    if piece.partition is None:
-        target = space.read(files.source_size + piece.target.offset, piece.target.size)
-        return (encode_full(target, piece.target.offset, profile),)
-    return encode_window(
-        space.read_all(piece.content),
-        piece.target.offset,
-        piece.partition,
-        space.read_all(piece.sources),
-        piece.sources,
-        profile,
+def _work_files(
+    source: Path | None, target: Path, images: Sequence[ImageFile], scratch: Path
+) -> WorkFiles:
+    """By absolute path: a worker may have another working folder."""
+    return WorkFiles(
+        None if source is None else source.absolute(),
+        target.absolute(),
+        scratch.absolute(),
+        source_size=0 if source is None else images[1].size,
+        target_size=images[0].size,
     )
+
+
+def _key(effort: Profile, plan: DeltaPlan, scans: Sequence[Scan]) -> Digest:
+    """Digest of all that frames follow from: images, plan, effort, and what encodes them."""
+    libraries = (sys.version, zstandard.ZSTD_VERSION, sorted(available()), np.__version__)
+    digests = [one.digest.hex for one in scans]
+    return Digest.of(repr((__version__, VERSION, libraries, effort, digests, plan)).encode())
 
 
 def _streams(plan: DeltaPlan, frames: Sequence[Frame]) -> list[PackedStream]:
@@ -246,7 +201,7 @@ def _write(
     coded: Counter[FrameKind] = Counter()
     with tempfile.TemporaryFile(dir=output.parent, prefix=f".{output.name}.") as body:
         position = 0
-        on_progress(0, target_size)
+        on_progress("encode", 0, target_size)
         for one in encoded:
             body.write(one.encoded)
             place = ByteRange(position, len(one.encoded))
@@ -254,7 +209,7 @@ def _write(
             position = place.end
             sizes[one.frame.kind] += one.frame.target.size
             coded[one.frame.kind] += len(one.encoded)
-            on_progress(one.frame.target.end, target_size)
+            on_progress("encode", one.frame.target.end, target_size)
         raw = dump(frames)
         _publish(output, raw, body)
     index = parse_index(raw)

@@ -23,6 +23,7 @@ from slipstream.delta.partition import Cut
 from slipstream.delta.stream_table import STREAMED
 from slipstream.delta.unfold import OpenBlock
 from slipstream.server.pool import Pool, Result, in_order, workspace
+from slipstream.server.progress import Progress, told
 from slipstream.server.workspace import WorkFiles
 
 _BATCH_BYTES = 2 * MIB  # packed bytes that one task unpacks
@@ -68,20 +69,25 @@ def _moved(place: ByteRange, base: int) -> ByteRange:
 class Opener:
     """Opens candidates of source and target one after the other; contents follow one another."""
 
-    def __init__(self, files: WorkFiles, scratch: IO[bytes], pool: Pool) -> None:
+    def __init__(
+        self, files: WorkFiles, scratch: IO[bytes], pool: Pool, on_progress: Progress
+    ) -> None:
         """`scratch` is the open scratch file of `files`, empty."""
         self._files = files
         self._scratch = scratch
         self._pool = pool
+        self._on_progress = on_progress
         self._end = files.base  # address behind the last content
 
-    def open(self, wanted: Sequence[Candidate]) -> list[OpenBlock]:
+    def open(self, wanted: Sequence[Candidate], what: str) -> list[OpenBlock]:
         """The blocks that could be unpacked, in the order given; places as given, cut to what is
-        packed there. OSError."""
+        packed there. `what` names the work where progress is told. OSError."""
         opened: list[OpenBlock] = []
         covered = 0
         batches = list(_batches(wanted))
         results = in_order(self._pool, (self._start(batch) for batch in batches))
+        sizes = [sum(map(_packed_size, batch)) for batch in batches]
+        results = told(results, sizes, what, sum(sizes), self._on_progress)
         for batch, contents in zip(batches, results, strict=True):
             for candidate, unpacked in zip(batch, contents, strict=True):
                 begin = candidate.places[0].offset
@@ -128,12 +134,16 @@ def _batches(wanted: Sequence[Candidate]) -> Iterator[list[Candidate]]:
     size = 0
     for one in wanted:
         batch.append(one)
-        size += sum(place.size for place in one.places)
+        size += _packed_size(one)
         if size >= _BATCH_BYTES or len(batch) == _BATCH_BLOCKS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _packed_size(one: Candidate) -> int:
+    return sum(place.size for place in one.places)
 
 
 def _cut(places: Iterable[ByteRange], size: int) -> Iterator[ByteRange]:

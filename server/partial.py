@@ -2,9 +2,9 @@
 
 The folder `.NAME.parts/` belongs to the build that writes NAME, one process at a time. It holds
 the scratch file, and `frames`: a key, then a record for each piece of the plan that was encoded, in
-order. A record is a payload of its own, whose target is the piece, so that what is taken over is
-checked by the rules of payloads. The key stands for all that frames follow from; under another key
-nothing is taken over. A record that a crash cut short ends the file.
+order: length, checksum, and the frames as msgpack, which are checked as they are made again. The
+key stands for all that frames follow from; under another key nothing is taken over. A record that a
+crash cut short ends the file.
 """
 
 import fcntl
@@ -13,22 +13,19 @@ import secrets
 import shutil
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
+
+import msgspec
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import DIGEST_BYTES, Digest
 from slipstream.delta.encode import EncodedFrame
-from slipstream.delta.errors import FormatError, SlipstreamError, Unavailable, UsageError
-from slipstream.delta.limits import IMAGE_BYTES_MAX
-from slipstream.delta.payload import INDEX_PREFIX_BYTES, dump_index, parse_index, parse_index_size
+from slipstream.delta.errors import FormatError, Rejected, UsageError
 
 _HEAD = struct.Struct("<II")  # length and CRC-32 of a record
-# All sources of a record count as its source image, whatever they are in the whole payload.
-_SOURCE_BYTES = IMAGE_BYTES_MAX
-_NO_DIGEST = Digest(bytes(DIGEST_BYTES))
+_RECORD = msgspec.msgpack.Decoder(tuple[EncodedFrame, ...])
 
 
 class PartialBuild:
@@ -69,10 +66,8 @@ class PartialBuild:
     ) -> None:
         self.scratch.close()
         Path(self.scratch.name).unlink()
-        # What would fail again the same way, a full disk among it, has no use for the frames.
-        ended = error is None or (
-            isinstance(error, SlipstreamError | OSError) and not isinstance(error, Unavailable)
-        )
+        # What would fail the same way again, a full disk among it, has no use for the frames.
+        ended = error is None or isinstance(error, OSError | UsageError | Rejected)
         if ended or self._position <= DIGEST_BYTES:
             shutil.rmtree(self._folder)
         self._frames.close()
@@ -116,40 +111,22 @@ class PartialBuild:
 
     def keep(self, frames: tuple[EncodedFrame, ...]) -> None:
         """Append the frames of the next piece. OSError."""
-        record = _dump_record(frames)
+        record = msgspec.msgpack.encode(frames)
         # At the end of the file, wherever reading was: it is open for appending.
         self._frames.write(_HEAD.pack(len(record), zlib.crc32(record)) + record)
         self._frames.flush()
         self._position += _HEAD.size + len(record)
 
 
-def _dump_record(frames: tuple[EncodedFrame, ...]) -> bytes:
-    begin = frames[0].frame.target.offset
-    moved = []
-    position = 0
-    for one in frames:
-        target = ByteRange(one.frame.target.offset - begin, one.frame.target.size)
-        place = ByteRange(position, len(one.encoded))
-        moved.append(replace(one.frame, target=target, encoded=place))
-        position = place.end
-    size = moved[-1].target.end
-    index = dump_index(_SOURCE_BYTES - size, _NO_DIGEST, size, _NO_DIGEST, moved)
-    return index + b"".join(one.encoded for one in frames)
-
-
 def _parse_record(record: bytes, target: ByteRange) -> tuple[EncodedFrame, ...]:
-    """The frames of a record; none if it is no record of this piece."""
+    """The frames of a record; none if it is no record of frames that make `target`."""
     try:
-        index = parse_index(record[: parse_index_size(record[:INDEX_PREFIX_BYTES])])
-    except FormatError:
+        frames = _RECORD.decode(record)
+    except (msgspec.MsgspecError, FormatError):
         return ()
-    if index.target_size != target.size or index.payload_size != len(record):
-        return ()
-    frames = []
-    for frame in index.frames:
-        begin = len(index.raw) + frame.encoded.offset
-        encoded = record[begin : begin + frame.encoded.size]
-        place = ByteRange(frame.target.offset + target.offset, frame.target.size)
-        unplaced = replace(frame, target=place, encoded=ByteRange(0, frame.encoded.size))
-        frames.append(EncodedFrame(unplaced, encoded))
-    return tuple(frames)
+    position = target.offset
+    for one in frames:
+        if one.frame.target.offset != position or len(one.encoded) != one.frame.encoded.size:
+            return ()
+        position = one.frame.target.end
+    return frames if position == target.end else ()

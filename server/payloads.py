@@ -27,6 +27,7 @@ from slipstream.delta.manifest import ImageEntry, Manifest, PayloadRef, dump_man
 from slipstream.delta.payload import Index
 from slipstream.server.build import build_payload
 from slipstream.server.metadata import target_file
+from slipstream.server.progress import Progress
 from slipstream.server.releases import (
     Record,
     ScannedImage,
@@ -35,7 +36,7 @@ from slipstream.server.releases import (
     write_record,
 )
 from slipstream.server.repo import Repository
-from slipstream.server.request import Progress, ReleaseRequest
+from slipstream.server.request import ReleaseRequest
 from slipstream.server.sign import InForce
 
 
@@ -138,7 +139,7 @@ class Payloads:
             jobs=self.request.jobs,
             memory_bytes=self.request.memory_bytes,
             profile=self.request.profile,
-            on_progress=partial(self.on_progress, what),
+            on_progress=partial(self._tell, what),
             reuse=reuse,
         )
         index = self._checked(built.index, image)
@@ -153,6 +154,9 @@ class Payloads:
             self.record.payloads[path] = index.digest.hex
         write_record(self.repo, self.record)
         return index if self.record.payloads[path] else None
+
+    def _tell(self, what: str, phase: str, done: int, total: int) -> None:
+        self.on_progress(what if phase == "encode" else f"{what}: {phase}", done, total)
 
     def _checked(self, index: Index, image: ImageEntry) -> Index:
         """The payload must make the very bytes that the tree was made of."""

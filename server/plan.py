@@ -6,7 +6,7 @@ unpacking. The output depends on the images, the profile and the memory alone.
 
 import hashlib
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,6 @@ from slipstream.delta.anchors import (
 )
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.carve import carve
-from slipstream.delta.digest import Digest
 from slipstream.delta.encode import CURSOR_WINDOW_BYTES, Profile
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Entry, EntryKind, Extent, FileMap
@@ -34,11 +33,9 @@ from slipstream.delta.filesystem.cpio import read_cpio
 from slipstream.delta.filesystem.probe import read_filesystem
 from slipstream.delta.limits import KIB, MIB
 from slipstream.delta.match import (
-    Hashes,
     Reader,
     Run,
     RunKind,
-    hash_grains,
     join_zeros,
     match_grains,
     verify_runs,
@@ -57,19 +54,13 @@ from slipstream.delta.windows import (
 from slipstream.server.expand import Candidate, Opener, candidates
 from slipstream.server.image import ImageFile
 from slipstream.server.pool import Pool
+from slipstream.server.progress import Progress, told
 from slipstream.server.prove import prove
+from slipstream.server.scan import Scan
 from slipstream.server.workspace import WorkFiles, WorkSpace
 
-_PIECE_BYTES = 4 * MIB  # read and hashed at a time
+_PIECE_BYTES = 4 * MIB  # searched for anchors at a time
 ZERO_BYTES_MIN = 64 * KIB  # shorter zero runs are cheaper inside their neighbours
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """One pass over an image: its digest and the hashes of its whole grains."""
-
-    digest: Digest
-    hashes: Hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +75,6 @@ class DeltaPlan:
     notes: list[str]
 
 
-def scan(image: ImageFile) -> Scan:
-    """Digest and grains of an image."""
-    state = hashlib.sha256()
-    hashes = [np.empty(0, np.uint64)]
-    for offset in range(0, image.size, _PIECE_BYTES):
-        data = image.read(offset, min(_PIECE_BYTES, image.size - offset))
-        state.update(data)
-        hashes.append(hash_grains(data))
-    return Scan(Digest(state.digest()), np.concatenate(hashes))
-
-
 class DeltaPlanner:
     """Plans one delta. `files` name the images and the scratch file, which is open for writing."""
 
@@ -107,6 +87,7 @@ class DeltaPlanner:
         profile: Profile,
         pool: Pool,
         threads: ThreadPoolExecutor,
+        on_progress: Progress,
     ) -> None:
         self._source = source
         self._target = target
@@ -114,7 +95,8 @@ class DeltaPlanner:
         self._profile = profile
         self._pool = pool
         self._threads = threads
-        self._opener = Opener(files, scratch, pool)
+        self._on_progress = on_progress
+        self._opener = Opener(files, scratch, pool, on_progress)
 
     def plan(self, source_scan: Scan, target_scan: Scan) -> DeltaPlan:
         """The plan, from one scan of each image. UsageError, OSError."""
@@ -127,15 +109,17 @@ class DeltaPlanner:
         # What the comparison refuses (never seen) is changed after all.
         settled = settle(self._verify(settled), self._target.size, self._profile.absorb_bytes)
         windows = self._cursor_windows(sources, targets)
+        opened = [one for one in targets if one.recipe is not None]
         changed = {
-            run.target: self._windows(run, targets)
-            for run in settled
-            if run.kind is RunKind.CHANGED
+            run.target: self._windows(run, opened) for run in settled if run.kind is RunKind.CHANGED
         }
         with WorkSpace(self._files) as space:
             maps = (of_source, of_target)
             finder = self._finder(runs, settled, changed, maps, sources, targets, windows, space)
-            pieces = list(plan_pieces(settled, lambda run: changed[run.target], finder))
+            pieces = []
+            for piece in plan_pieces(settled, lambda run: changed[run.target], finder):
+                pieces.append(piece)
+                self._on_progress("match", piece.target.end, self._target.size)
         notes = [
             f"{side}: {note}"
             for side, one in zip(("source", "target"), maps, strict=True)
@@ -155,11 +139,17 @@ class DeltaPlanner:
         wanted = _changed(of_target, equal, runs, self._files.source_size)
         if not wanted:
             return [], [], equal
-        sources = self._opener.open(of_source)
-        targets = self._opener.open(wanted)
+        sources = self._opener.open(of_source, "unpack source")
+        targets = self._opener.open(wanted, "unpack target")
         end = targets[-1].content.end if targets else self._files.base
         proved = prove(
-            targets, end, target_map.hints, self._profile.free_bytes, self._files, self._pool
+            targets,
+            end,
+            target_map.hints,
+            self._profile.free_bytes,
+            self._files,
+            self._pool,
+            self._on_progress,
         )
         return sources, proved, equal
 
@@ -228,13 +218,14 @@ class DeltaPlanner:
                 left -= one.content.size + one.memory_bytes
         return windows
 
-    def _windows(self, run: Run, targets: Sequence[OpenBlock]) -> list[Window]:
+    def _windows(self, run: Run, opened: Sequence[OpenBlock]) -> list[Window]:
+        """Windows of a run; `opened` are all blocks that are packed again, rising."""
         base = self._files.source_size
-        inside = [
-            one
-            for one in targets
-            if one.recipe is not None and run.target <= one.packed.offset - base < run.end
-        ]
+        first, end = (
+            bisect_left(opened, base + at, key=lambda one: one.packed.offset)
+            for at in (run.target, run.end)
+        )
+        inside = opened[first:end]
         return list(unfold(run, inside, base, self._profile.window_bytes, self._long_window_bytes))
 
     def _long_window_bytes(self, block: OpenBlock) -> int:
@@ -260,8 +251,8 @@ class DeltaPlanner:
         if sources:
             begin = self._files.base
             readable.append(ByteRange(begin, sources[-1].content.end - begin))
-        target_anchors = self._anchors(space, contents)
-        source_anchors = self._anchors(space, readable)
+        target_anchors = self._anchors(space, contents, "index target")
+        source_anchors = self._anchors(space, readable, "index source")
         pairs = pair_anchors(join_anchors((source_anchors, target_anchors)), target_anchors)
         base = self._files.source_size
         similar = SimilarFiles(
@@ -273,16 +264,18 @@ class DeltaPlanner:
         may_read = Readable(base, self._target.size, sources, targets, windows)
         return SourceFinder(runs, pairs, similar.ranges, may_read, self._profile.source_bytes)
 
-    def _anchors(self, space: WorkSpace, ranges: Iterable[ByteRange]) -> Anchors:
+    def _anchors(self, space: WorkSpace, ranges: Iterable[ByteRange], what: str) -> Anchors:
         pieces = [
             (offset, min(_PIECE_BYTES + ANCHOR_BYTES - 1, part.end - offset))
             for part in ranges
             for offset in range(part.offset, part.end, _PIECE_BYTES)
         ]
+        found = self._threads.map(
+            lambda piece: find_anchors(space.read(piece[0], piece[1]), piece[0]), pieces
+        )
+        total = sum(size for _, size in pieces)
         return join_anchors(
-            self._threads.map(
-                lambda piece: find_anchors(space.read(piece[0], piece[1]), piece[0]), pieces
-            )
+            told(found, (size for _, size in pieces), what, total, self._on_progress)
         )
 
 

@@ -11,13 +11,14 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
-from slipstream.delta.errors import Unavailable, UsageError
+from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
 from slipstream.server.workspace import WorkFiles, WorkSpace
 
 T = TypeVar("T")
@@ -62,7 +63,10 @@ def open_pool(workers: str | int | None) -> Iterator[Pool]:
         return
     jobs = min(workers or os.cpu_count() or 1, JOBS_MAX)
     if jobs == 1:
-        yield _Here()
+        try:
+            yield _Here()
+        finally:
+            workspace.cache_clear()  # workers end with their files, this process goes on
         return
     with _open_processes(jobs) as processes:
         yield processes
@@ -89,7 +93,17 @@ class _Processes:
         self.jobs = jobs
 
     def submit(self, task: Callable[..., T], *arguments: Any) -> Result[T]:
-        return self._executor.submit(task, *arguments).result
+        return partial(_result, self._executor.submit(task, *arguments))
+
+
+def _result(future: Future[T]) -> T:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise SlipstreamError(
+            "a worker process was ended from outside",
+            hint="If it was for want of memory, take fewer --jobs. Run again: it goes on from here",
+        ) from error
 
 
 @contextmanager
@@ -132,8 +146,20 @@ class _Dask:
 
     def submit(self, task: Callable[..., T], *arguments: Any) -> Result[T]:
         # Not pure: a key of its own, so that equal tasks of two builds are not taken for one.
-        result: Result[T] = self._client.submit(task, *arguments, pure=False).result
-        return result
+        return partial(_dask_result, self._client.submit(task, *arguments, pure=False))
+
+
+def _dask_result(future: Any) -> Any:
+    """A task's result, or its own error; the cluster's errors are Unavailable."""
+    from distributed import KilledWorker  # noqa: PLC0415
+    from distributed.comm import CommClosedError  # noqa: PLC0415
+
+    try:
+        return future.result()
+    except (KilledWorker, CancelledError, CommClosedError) as error:
+        raise Unavailable(
+            "the Dask cluster gave a task up", got=error, hint="Run again: it goes on from here"
+        ) from error
 
 
 @contextmanager
@@ -147,8 +173,8 @@ def _open_dask(address: str) -> Iterator[Pool]:
             "Dask is not installed", where=address, hint="pip install 'slipstream-ota[dask]'"
         ) from error
     try:
-        client = Client("tcp://" + address.removeprefix(_DASK))
-    except OSError as error:
+        client = Client("tcp://" + address.removeprefix(_DASK), set_as_default=False)
+    except (OSError, ValueError) as error:
         raise Unavailable("no Dask scheduler answers", where=address, got=error) from error
     try:
         jobs = sum(client.nthreads().values())

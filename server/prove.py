@@ -16,6 +16,7 @@ from slipstream.delta.packing.headers import parse_xz_header
 from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
 from slipstream.delta.unfold import OpenBlock
 from slipstream.server.pool import Pool, Result, in_order, workspace
+from slipstream.server.progress import Progress, told
 from slipstream.server.workspace import WorkFiles
 
 # A search starts anew with each batch, so that no recipe depends on who worked on what before.
@@ -32,6 +33,7 @@ def prove(
     memory_bytes: int,
     files: WorkFiles,
     pool: Pool,
+    on_progress: Progress,
 ) -> list[OpenBlock]:
     """The same blocks, with recipes where there are such.
 
@@ -41,7 +43,9 @@ def prove(
     recipes: dict[int, Recipe | None] = {}
     batches = list(_batches(blocks))
     calls = (partial(_submit, files, dict(hints), memory_bytes, end, batch) for batch in batches)
-    for batch, found in zip(batches, in_order(pool, calls), strict=True):
+    sizes = [sum(one.content.size for one in batch) for batch in batches]
+    results = told(in_order(pool, calls), sizes, "pack again", sum(sizes), on_progress)
+    for batch, found in zip(batches, results, strict=True):
         recipes.update(zip((one.content.offset for one in batch), found, strict=True))
     return [replace(one, recipe=recipes.get(one.content.offset)) for one in blocks]
 

@@ -19,6 +19,7 @@ from slipstream.delta.manifest import BootEntryTemplate, ImageEntry, Manifest, P
 from slipstream.server.boot_files import check_boot_files
 from slipstream.server.keys import KeyRing, Passphrases
 from slipstream.server.payloads import DeltaMade, Payloads, write_targets
+from slipstream.server.progress import Progress
 from slipstream.server.releases import (
     ScannedImage,
     list_releases,
@@ -27,7 +28,7 @@ from slipstream.server.releases import (
     take_up_record,
 )
 from slipstream.server.repo import Repository, locked
-from slipstream.server.request import Progress, ReleaseRequest
+from slipstream.server.request import ReleaseRequest
 from slipstream.server.sign import InForce, Signing, put_in_force, read_in_force
 
 _UNKNOWN_PAYLOAD = PayloadRef(Digest(bytes(32)), 1, 1)

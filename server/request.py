@@ -1,17 +1,13 @@
 """What an operator asks for when publishing, as a value."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.fields import check_name
 from slipstream.delta.limits import MIB
 from slipstream.delta.manifest import Place
-
-# What is being done, how much of it is done, how much there is.
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ the target behind it, then the contents of opened blocks, in a scratch file. So 
 translated when frames are written.
 """
 
+import weakref
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,11 +43,12 @@ class WorkSpace:
     def __init__(self, files: WorkFiles) -> None:
         """OSError; UsageError where an image is no file."""
         self.files = files
-        opened: list[ImageFile] = []
-        self._close = weakref.finalize(self, _close_all, opened)
-        source = None if files.source is None else self._open(files.source)
-        target = self._open(files.target)
-        scratch = None if files.scratch is None else self._open(files.scratch)
+        opened = ExitStack()
+        self._close = weakref.finalize(self, opened.close)
+        source, target, scratch = (
+            None if path is None else opened.enter_context(ImageFile(path))
+            for path in (files.source, files.target, files.scratch)
+        )
         self._areas = (
             (0, files.source_size, source),
             (files.source_size, files.base, target),
@@ -67,8 +70,7 @@ class WorkSpace:
 
     def close(self) -> None:
         """Close the files."""
-        for image in self._opened:
-            image.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -80,8 +82,3 @@ class WorkSpace:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _open(self, path: Path) -> ImageFile:
-        image = ImageFile(path)
-        self._opened.append(image)
-        return image

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from slipstream.cli.progress import megabytes, progress
+from slipstream.cli.progress import Steps, megabytes, progress
 from slipstream.cli.sizes import SIZE
 from slipstream.delta.errors import SlipstreamError, UsageError
 
@@ -27,6 +27,11 @@ NO_SOURCE = Path("-")
     help="Processes; all cores by default. The payload is the same.",
 )
 @click.option(
+    "--workers",
+    metavar="dask://HOST:PORT",
+    help="Encode on a Dask cluster instead, whose workers have the same files at the same paths.",
+)
+@click.option(
     "--memory", type=SIZE, default="96MiB", show_default=True, help="What the installer may use."
 )
 @click.option(
@@ -42,6 +47,7 @@ def diff(
     target: Path,
     output: Path,
     jobs: int | None,
+    workers: str | None,
     memory: int,
     profile: str,
     as_json: bool,
@@ -49,23 +55,26 @@ def diff(
     """Make a payload that turns SOURCE into TARGET. Both are files or block devices of any size.
 
     SOURCE - makes a full payload, which needs no source. The output is a regular file, and
-    neither SOURCE nor TARGET.
+    neither SOURCE nor TARGET. A build that was interrupted goes on when it is started again.
     """
     from slipstream.server.build import build_payload  # noqa: PLC0415 - needs the build extra
 
     _exists(target, "TARGET")
     if source != NO_SOURCE:
         _exists(source, "SOURCE")
+    if jobs is not None and workers is not None:
+        raise UsageError("--jobs and --workers exclude each other")
     began = time.monotonic()
-    with progress("diff", quiet=as_json) as report, _writing(output):
+    with Steps(quiet=as_json) as steps, _writing(output):
         built = build_payload(
             None if source == NO_SOURCE else source,
             target,
             output,
-            jobs=jobs,
+            jobs=workers or jobs,
             memory_bytes=memory,
             profile=profile,
-            on_progress=report,
+            on_progress=steps.report,
+            say=steps.say,
         )
     seconds = time.monotonic() - began
     index = built.index

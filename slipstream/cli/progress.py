@@ -48,6 +48,12 @@ class Steps:
             self._report = self._bar.enter_context(progress(what, quiet=self._quiet))
         self._report(done, total)
 
+    def say(self, words: str) -> None:
+        """A line for people, between the bars."""
+        self.close()
+        if not self._quiet:
+            click.echo(words, err=True)
+
     def close(self) -> None:
         """Take the bar away, for words or for good."""
         self._bar.close()

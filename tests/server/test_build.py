@@ -1,5 +1,6 @@
 """build.py: any two files, the same bytes whatever the jobs, whole output or none."""
 
+import gzip
 import os
 import select
 import shutil
@@ -110,13 +111,18 @@ def test_profiles(tmp_path: Path, profile: str) -> None:
     assert built.index.memory_bytes < 20 * MIB
 
 
-def test_progress_ends_at_the_target_size(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_every_phase_tells_its_progress_to_the_end(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
     image = _release(size=2 * MIB)
-    _build(tmp_path, None, image, on_progress=lambda *args: told.append(args))
-    assert told[0] == (0, len(image))
-    assert told[-1] == (len(image), len(image))
-    assert told == sorted(told)
+    target = _next_release(_release(size=6 * MIB)) + gzip.compress(image, mtime=0)
+    _build(tmp_path, image, target, on_progress=lambda *args: told.append(args))
+    phases = list(dict.fromkeys(what for what, _, _ in told))
+    assert phases == ["scan", "index target", "index source", "match", "encode"]
+    for phase in phases:
+        steps = [(done, total) for what, done, total in told if what == phase]
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1] > 0
+    assert told[-1] == ("encode", len(target), len(target))
 
 
 def test_reuse_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -150,10 +156,11 @@ def test_reuse_takes_the_frames_over(tmp_path: Path, monkeypatch: pytest.MonkeyP
         encoded.append(len(target))
         return encode_full(target, offset, profile)
 
-    from slipstream.server import build  # noqa: PLC0415
+    from slipstream.server import pieces, reuse  # noqa: PLC0415
 
-    encode_full = build.encode_full
-    monkeypatch.setattr(build, "encode_full", counting)
+    encode_full = reuse.encode_full
+    monkeypatch.setattr(reuse, "encode_full", counting)
+    monkeypatch.setattr(pieces, "encode_full", counting)
     _build(tmp_path, None, image, jobs=1, reuse=tmp_path / "earlier")
     assert len(encoded) == 1  # the probe
 
@@ -169,13 +176,14 @@ def _names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_failure_leaves_nothing(tmp_path: Path, jobs: int, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("phase", ["scan", "encode"])
+def test_failure_leaves_nothing(tmp_path: Path, jobs: int, phase: str) -> None:
     (tmp_path / "target").write_bytes(_release())
     (tmp_path / "payload").write_bytes(b"what was there")
+    error = OSError if phase == "encode" else KeyboardInterrupt
 
-    def stop(done: int, _total: int) -> None:
-        if done:
+    def stop(what: str, done: int, _total: int) -> None:
+        if done and what == phase:
             raise error
 
     with pytest.raises(error):
@@ -284,8 +292,8 @@ import multiprocessing, signal, sys
 from pathlib import Path
 from slipstream.server.build import build_payload
 
-def told(done, total):
-    if done:
+def told(what, done, total):
+    if done and what == "encode":
         print(*[one.pid for one in multiprocessing.active_children()], flush=True)
         signal.pause()
 
