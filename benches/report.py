@@ -21,8 +21,9 @@ from benches.results import ResultCache, RowResults, load_all, merged, save_all
 
 DOCS = ROOT / "docs"
 CONTENDERS = {**OURS, **PEERS}
-# Above this load average others were at work when a command began (contest.Cost.load).
-_BUSY = 1.0
+# Of one processor, on average over the command: above it, the page marks the time. An idle machine's
+# own housekeeping and our sampling take a tenth of it.
+_BUSY = 0.2
 
 _HEAD = """\
 # Benchmarks
@@ -117,7 +118,7 @@ def _line(title: str, cell: Cell, best: int | None) -> str:
 
 
 def _seconds(cost: Cost) -> str:
-    busy = "~" if cost.load > _BUSY else ""
+    busy = "~" if cost.others_cpu_s > _BUSY * cost.wall_s else ""
     return f"{busy}{cost.wall_s:.1f} ({cost.cpu_s:.1f})"
 
 

@@ -115,6 +115,15 @@ def test_memory_and_processor_time_of_children_count() -> None:
     assert cost.cpu_s > 0.02
 
 
-def test_a_command_that_sleeps_ends_too() -> None:
+def test_processor_time_of_others_is_told_apart() -> None:
+    with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as other:
+        cost = measure([sys.executable, "-c", "sum(range(20_000_000))"])
+        other.kill()
+
+    assert cost.others_cpu_s > 0.05
+
+
+def test_a_command_that_hangs_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benches.measure.WALL_PER_CPU", 1)
     with pytest.raises(OverLimitError):
         measure(["sleep", "600"], limit_s=1)

@@ -16,8 +16,8 @@ COST = Cost(2.0, 1.5, 300 << 20, 200 << 20, 0.1)
 ROW = ROWS["small/ext4-1k"]
 
 
-def cell(payload_bytes: int, version: str = "1", load: float = 0.1) -> Cell:
-    cost = replace(COST, load=load)
+def cell(payload_bytes: int, version: str = "1", others_cpu_s: float = 0.1) -> Cell:
+    cost = replace(COST, others_cpu_s=others_cpu_s)
     return Cell(version, payload_bytes, cost, cost, machine="2 x test")
 
 
@@ -55,7 +55,7 @@ def test_the_report_keeps_what_other_runs_measured(tmp_path: Path) -> None:
     first, second = ResultCache(tmp_path / "first"), ResultCache(tmp_path / "second")
     first.store(ROW.name, IMAGES, "xdelta3", cell(4_000_000))
     first.store("full/erofs", IMAGES, "xz", cell(9_000_000))
-    second.store(ROW.name, IMAGES, "ours-balanced", cell(1_000_000, load=1.5))
+    second.store(ROW.name, IMAGES, "ours-balanced", cell(1_000_000, others_cpu_s=1.5))
 
     write_report(first, tmp_path)
     write_report(second, tmp_path)
