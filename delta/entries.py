@@ -4,6 +4,7 @@ They are signed with the targets metadata, so they are as true as the role that 
 table of target paths and their fields is docs/architecture.md, "What a repository looks like".
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +13,10 @@ import msgspec
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
 from slipstream.delta.fields import check_name, check_range
-from slipstream.delta.limits import COUNTER_MAX, IMAGE_BYTES_MAX
+from slipstream.delta.limits import COUNTER_MAX, DELTA_LIBRARIES_CHARS_MAX, IMAGE_BYTES_MAX
+
+_LIBRARY = r"[a-z0-9]+ [0-9A-Za-z.+~_-]+"  # as a recipe names it: delta/packing/recipe.py
+_LIBRARIES = re.compile(rf"(?:{_LIBRARY}(?:, {_LIBRARY})*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +48,36 @@ class FullEntry:
 
 @dataclass(frozen=True, slots=True)
 class DeltaEntry:
-    """`custom` of a delta's index: what it starts from, makes, and asks of the device, in bytes."""
+    """`custom` of a delta's index: what it starts from, makes, and asks of the device, in bytes.
+
+    `libraries` are those that pack its content again, by name and exact version, sorted and joined
+    by a comma and a space; none: "". A device that lacks one of them cannot use the delta.
+    """
 
     image: str
     source_root: Digest
     target_root: Digest
     payload_bytes: int
     memory_bytes: int
+    libraries: str = ""
 
     def __post_init__(self) -> None:
         check_name("image name", self.image)
         check_range("payload_bytes", self.payload_bytes, 1, IMAGE_BYTES_MAX)
         check_range("memory_bytes", self.memory_bytes, 0, IMAGE_BYTES_MAX)
+        if len(self.libraries) > DELTA_LIBRARIES_CHARS_MAX or not _LIBRARIES.fullmatch(
+            self.libraries
+        ):
+            raise FormatError(
+                "libraries of a delta unreadable",
+                expected=f"names with versions, at most {DELTA_LIBRARIES_CHARS_MAX} characters",
+                got=repr(self.libraries[:80]),
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The libraries, one by one."""
+        return frozenset(self.libraries.split(", ")) if self.libraries else frozenset()
 
 
 def parse_release_entry(custom: object) -> ReleaseEntry:
@@ -79,6 +101,7 @@ def parse_delta_entry(custom: object) -> DeltaEntry:
         target_root=Digest.parse_hex(wire.target_root),
         payload_bytes=wire.payload_bytes,
         memory_bytes=wire.memory_bytes,
+        libraries=wire.libraries,
     )
 
 
@@ -110,6 +133,7 @@ class _WireDelta(msgspec.Struct):
     target_root: str
     payload_bytes: int
     memory_bytes: int
+    libraries: str = ""  # entries of publishers before format version 2 have none
 
 
 _W = TypeVar("_W", bound=msgspec.Struct)

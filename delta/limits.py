@@ -49,6 +49,7 @@ CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder wi
 
 # --- packing (what a recipe may ask of a device; memory follows from it, see pack_memory_bytes)
 RECIPE_LIBRARY_CHARS_MAX = 32  # "liblzma 5.4.1"
+DELTA_LIBRARIES_CHARS_MAX = 512  # all that one delta needs: six names, some in two versions
 PACK_XZ_DICT_BYTES_MAX = 64 * MIB  # xz -9; its encoder takes 700 MB
 PACK_XZ_BLOCK_BYTES_MAX = 192 * MIB  # xz -T cuts at three dictionaries
 PACK_ZSTD_WINDOW_LOG_MAX = 27  # zstd --long and -22 --ultra; more needs a flag to unpack

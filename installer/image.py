@@ -11,6 +11,7 @@ from slipstream.delta.errors import DeviceFault, Rejected
 from slipstream.delta.layout import chunks_blob
 from slipstream.delta.limits import INDEX_BYTES_MAX
 from slipstream.delta.manifest import Place
+from slipstream.delta.packing.libraries import available
 from slipstream.delta.payload import Index, parse_index
 from slipstream.delta.tree import ChunkList, verify_chunk_list
 from slipstream.installer.config import Verity
@@ -100,6 +101,9 @@ class ImageInstall:
                 )
             if index.memory_bytes + BASE_MEMORY_BYTES > device.config.memory_bytes:
                 raise DeviceFault("the delta needs more memory", got=index.memory_bytes)
+            missing = sorted(set(index.libraries) - available())
+            if missing:
+                raise DeviceFault("the delta needs " + ", ".join(missing))
         except DeviceFault as error:
             self._say(f"{image.name}: the full payload is used: {error}")
             return None
@@ -128,8 +132,9 @@ class ImageInstall:
                 expected=f"{image.tree.image_size} bytes",
                 got=index.target_size,
             )
-        if choice.source is None and index.source_size:
-            raise Rejected("a full payload must not need a source", where=choice.path)
+        if choice.source is None and (index.source_size or index.recipes):
+            # It is what every device falls back to, whatever it has.
+            raise Rejected("a full payload must need no source and no library", where=choice.path)
         return index
 
     def _say(self, text: str) -> None:

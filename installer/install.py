@@ -7,6 +7,7 @@ stands, and goes on (docs/states.md, docs/adr/0007).
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError
@@ -62,11 +63,12 @@ async def install(
         try:
             _retire(device, prepared.plan, on_event)
             counts = await _write_images(device, prepared, transaction, on_event)
-            _stage(device, prepared.plan, on_event)
+            notes = (*prepared.plan.passed_over, *counts.notes)
+            _stage(device, prepared.plan, notes, on_event)
         except (Rejected, DeviceFault) as error:
             _record_failure(device, transaction, error)
             raise
-        _commit(device, prepared.plan, transaction, on_event)
+        _commit(device, prepared.plan, transaction, notes, on_event)
         return _result(prepared.plan, counts)
 
 
@@ -99,7 +101,7 @@ def _retire(device: Device, plan: Plan, on_event: OnEvent) -> None:
     """From here on nothing boots the target slot."""
     on_event(InstallEvent(Stage.RETIRE, f"retiring what slot {plan.slot} boots"))
     device.boot.retire(plan.slot)
-    device.slots.remember(_record_of(plan, SlotState.WRITING))
+    device.slots.remember(_record_of(plan, SlotState.WRITING, plan.passed_over))
     device.journal.record(Retired())
 
 
@@ -107,27 +109,31 @@ async def _write_images(
     device: Device, prepared: Prepared, transaction: Transaction, on_event: OnEvent
 ) -> Counts:
     counts = Counts()
+    for why in prepared.plan.passed_over:
+        on_event(InstallEvent(Stage.WRITE, f"not used: {why}"))
     for one in prepared.plan.images:
         await ImageInstall(device, prepared, one, transaction.id, on_event, counts).run()
     device.journal.record(ReadBack())
     return counts
 
 
-def _stage(device: Device, plan: Plan, on_event: OnEvent) -> None:
+def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnEvent) -> None:
     """Everything that the boot entry needs is in place, durable and hidden after this."""
     manifest = plan.manifest
     on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
     device.boot.stage(plan.slot, manifest.counter, boot_files(device, manifest, plan.slot))
-    device.slots.remember(_record_of(plan, SlotState.INSTALLED))
+    device.slots.remember(_record_of(plan, SlotState.INSTALLED, notes))
     device.journal.record(BootStaged())
 
 
-def _commit(device: Device, plan: Plan, transaction: Transaction, on_event: OnEvent) -> None:
+def _commit(
+    device: Device, plan: Plan, transaction: Transaction, notes: Sequence[str], on_event: OnEvent
+) -> None:
     """The one rename. A fault in here is not recorded as a failure: the entry may be visible."""
     manifest = plan.manifest
     on_event(InstallEvent(Stage.PUBLISH, "publishing the boot entry"))
     device.boot.publish(plan.slot, manifest.counter)
-    queue_report(device, transaction, "installed")
+    queue_report(device, transaction, "installed", "; ".join(notes))
     device.journal.record(Published())
     on_event(InstallEvent(Stage.DONE, f"release {manifest.release} is tried at the next boot"))
 
@@ -135,7 +141,7 @@ def _commit(device: Device, plan: Plan, transaction: Transaction, on_event: OnEv
 # --- records
 
 
-def _record_of(plan: Plan, state: SlotState) -> SlotRecord:
+def _record_of(plan: Plan, state: SlotState, notes: Sequence[str]) -> SlotRecord:
     return SlotRecord(
         slot=plan.slot,
         state=state,
@@ -143,6 +149,7 @@ def _record_of(plan: Plan, state: SlotState) -> SlotRecord:
         counter=plan.manifest.counter,
         manifest=plan.digest,
         images={one.image.name: one.image.tree.root for one in plan.images},
+        notes=tuple(notes),
     )
 
 

@@ -34,7 +34,8 @@ class DeviceFacts:
     """What the plan must know of the device.
 
     `sources` gives for an image's name the roots that the active slot may hold of it;
-    `sizes` the bytes of the target slot's partitions.
+    `sizes` the bytes of the target slot's partitions; `libraries` what can pack here, by name and
+    exact version.
     """
 
     product: str
@@ -49,6 +50,7 @@ class DeviceFacts:
     sizes: Mapping[str, int]
     denied: tuple[Denied, ...]
     memory_bytes: int
+    libraries: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,15 @@ class PayloadChoice:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """One image: the payload to use, and the full one to fall back to."""
+    """One image: the payload to use, and the full one to fall back to.
+
+    `passed_over` says in words which smaller payloads this device cannot use, and why.
+    """
 
     image: ImageEntry
     payload: PayloadChoice
     full: PayloadChoice
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,11 @@ class Plan:
     def fetch_bytes(self) -> int:
         """Bytes to fetch at most: what already stands in the slot is not fetched."""
         return sum(one.payload.payload_bytes for one in self.images)
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """Which smaller payloads this device cannot use, and why, for all images."""
+        return tuple(f"{one.image.name}: {why}" for one in self.images for why in one.passed_over)
 
     @property
     def boot_bytes(self) -> int:
@@ -116,6 +127,7 @@ class Plan:
                     "payload": "full" if one.payload.source is None else "delta",
                     "source_root": None if one.payload.source is None else one.payload.source.hex,
                     "payload_bytes": one.payload.payload_bytes,
+                    "passed_over": list(one.passed_over),
                 }
                 for one in self.images
             ],
@@ -137,6 +149,7 @@ class Plan:
                 f"  {one.image.name}: {kind}, {one.payload.payload_bytes:,} bytes"
                 f" for {one.image.tree.image_size:,}"
             )
+            lines += [f"    not used: {why}" for why in one.passed_over]
         lines += [f"{number}. {step}" for number, step in enumerate(self.steps(), 1)]
         return "\n".join(lines)
 
@@ -290,13 +303,30 @@ def _plan_image(
         full_path(manifest.release, image.name), image.full.payload_size, source=None
     )
     best = full
+    unusable: list[tuple[int, str]] = []
     for source in facts.sources.get(image.name, ()):
         path = delta_path(manifest.release, image.name, source)
         entry = deltas.get(path)
         if entry is None or (entry.source_root, entry.target_root) != (source, image.tree.root):
             continue  # 16 digits of the root name the file; the whole root must be the same
-        if entry.memory_bytes + BASE_MEMORY_BYTES > facts.memory_bytes:
-            continue
-        if entry.payload_bytes < best.payload_bytes:
+        why = _why_unusable(entry, facts)
+        if why:
+            unusable.append((entry.payload_bytes, f"delta from {source.hex[:16]}: {why}"))
+        elif entry.payload_bytes < best.payload_bytes:
             best = PayloadChoice(path, entry.payload_bytes, source)
-    return ImagePlan(image, best, full)
+    passed_over = tuple(words for size, words in unusable if size < best.payload_bytes)
+    return ImagePlan(image, best, full, passed_over)
+
+
+def _why_unusable(entry: DeltaEntry, facts: DeviceFacts) -> str:
+    """What the delta needs and this device lacks, in words; "" if nothing."""
+    missing = sorted(entry.needs - facts.libraries)
+    if missing:
+        return f"it needs {', '.join(missing)}, which this device does not have"
+    memory = entry.memory_bytes + BASE_MEMORY_BYTES
+    if memory > facts.memory_bytes:
+        return (
+            f"it needs {memory / MIB:.1f} MiB of memory;"
+            f" [install] memory allows {facts.memory_bytes / MIB:.1f} MiB"
+        )
+    return ""

@@ -18,6 +18,7 @@ from slipstream.delta.errors import NothingToDo, Rejected
 from slipstream.delta.layout import delta_path, manifest_path
 from slipstream.delta.limits import MANIFEST_BYTES_MAX
 from slipstream.delta.manifest import Manifest, Place, parse_manifest
+from slipstream.delta.packing.libraries import available
 from slipstream.delta.trust import TrustedSet
 from slipstream.installer.config import PartitionPlace
 from slipstream.installer.device import Device
@@ -189,6 +190,7 @@ def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
         },
         denied=device.slots.denied(),
         memory_bytes=config.memory_bytes,
+        libraries=available(),
     )
 
 

@@ -42,7 +42,11 @@ class SlotState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SlotRecord:
-    """A slot's content as last recorded. `images` maps an image's name to its root."""
+    """A slot's content as last recorded. `images` maps an image's name to its root.
+
+    `notes` are what its install had to say: deltas that this device cannot use, chunks that came
+    out differently.
+    """
 
     slot: str
     state: SlotState = SlotState.EMPTY
@@ -50,6 +54,7 @@ class SlotRecord:
     counter: int | None = None
     manifest: Digest | None = None
     images: Mapping[str, Digest] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +240,7 @@ class _WireSlot(msgspec.Struct):
     counter: int | None
     manifest: str | None
     images: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class _WireSlots(msgspec.Struct):
@@ -261,6 +267,7 @@ def _dump_slot(value: SlotRecord) -> _WireSlot:
         counter=value.counter,
         manifest=None if value.manifest is None else value.manifest.hex,
         images={name: root.hex for name, root in sorted(value.images.items())},
+        notes=value.notes,
     )
 
 
@@ -273,6 +280,7 @@ def _parse_slots(wire: _WireSlots) -> dict[str, SlotRecord]:
             counter=row.counter,
             manifest=None if row.manifest is None else Digest.parse_hex(row.manifest),
             images={name: Digest.parse_hex(root) for name, root in row.images.items()},
+            notes=row.notes,
         )
         for row in wire.slots
     }

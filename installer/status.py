@@ -90,7 +90,9 @@ class Status:
     def to_words(self) -> str:
         """The status for people, one thing a line."""
         lines = [f"Device {self.device}, product {self.product}", self._booted_words()]
-        lines += [self._slot_words(record) for record in self.records]
+        for record in self.records:
+            lines.append(self._slot_words(record))
+            lines += [f"  {note}" for note in record.notes]
         transaction, last = self.transaction, self.last
         if transaction is not None:
             state = type(self.state).__name__.lower()
@@ -165,6 +167,7 @@ class Status:
             "release": record.release,
             "counter": record.counter,
             "images": {name: root.hex for name, root in record.images.items()},
+            "notes": list(record.notes),
             "entry": None
             if entry is None
             else {

@@ -36,7 +36,10 @@ OnProgress = Callable[[str, int, int, int], None]
 
 @dataclass(slots=True)
 class Counts:
-    """What an install cost, summed over its images. Bytes, but for the chunk counts."""
+    """What an install cost, summed over its images. Bytes, but for the chunk counts.
+
+    `notes` say in words what did not go as planned, for the device's status and its report.
+    """
 
     bytes_fetched: int = 0
     bytes_refetched: int = 0
@@ -44,6 +47,7 @@ class Counts:
     bytes_written: int = 0
     chunks: int = 0
     chunks_standing: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +139,26 @@ class ImageWriter:
         left = set(missing)
         if left and self.payloads.delta is not None:
             index, source = self.payloads.delta
-            await self._stream(index, source, left)
+            repacked = await self._stream(index, source, left)
             if left:
-                self.say(
-                    f"{self.name}: {len(left)} chunks could not be made from the running slot;"
-                    " they come from the full payload"
-                )
+                self._say_drifted(index, left, repacked)
         if left:
             await self._stream(await self.payloads.full(), None, left)
         await asyncio.to_thread(self._finish_tail)
+
+    def _say_drifted(self, index: Index, left: set[int], repacked: set[int]) -> None:
+        words = (
+            f"{self.name}: {len(left)} chunks could not be made from the running slot;"
+            " they come from the full payload"
+        )
+        if repacked & left:
+            # The same version of a library may be another build: nothing tells beforehand.
+            words += (
+                f" ({len(repacked & left)} of them are packed again on the device, by"
+                f" {', '.join(index.libraries)}, and came out differently)"
+            )
+        self.say(words)
+        self.counts.notes.append(words)
 
     def _finish_tail(self) -> None:
         """Zero the rest of the last block: the kernel checks whole blocks."""
@@ -152,11 +167,11 @@ class ImageWriter:
         if end > size:
             self.counts.bytes_written += self.target.write(size, bytes(end - size))
 
-    async def _stream(self, index: Index, source: SlotTarget | None, left: set[int]) -> None:
+    async def _stream(self, index: Index, source: SlotTarget | None, left: set[int]) -> set[int]:
         """Run a payload; take every chunk that it wrote out of `left`.
 
         With a source, frames and chunks that come out wrong are left over; without one they
-        are Rejected.
+        are Rejected. Gives the wrong chunks whose content was packed again.
         """
         wanted = frames_of(index, left)
         spool = Spool(spool_folder(self.spool, index.digest), index.digest)
@@ -188,6 +203,7 @@ class ImageWriter:
             self.counts.bytes_refetched += frames.bytes_refetched
             self.counts.bytes_reused += frames.bytes_reused
         spool.discard()
+        return pipe.repacked
 
     def _checkpoint(self, frame: int, done_bytes: int) -> None:
         self.journal.checkpoint(Checkpoint(self.transaction, self.name, frame, done_bytes))

@@ -112,6 +112,7 @@ class Payloads:
             target_root=image.tree.root,
             payload_bytes=index.payload_size,
             memory_bytes=index.memory_bytes,
+            libraries=", ".join(index.libraries),
         )
         return DeltaMade(image.name, source.release, entry, index)
 

@@ -21,6 +21,10 @@ CASES = [
     (ReleaseEntry("gateway", "2.0", 2, "stable"), parse_release_entry),
     (FullEntry("rootfs", TARGET), parse_full_entry),
     (DeltaEntry("rootfs", SOURCE, TARGET, 1000, 2000), parse_delta_entry),
+    (
+        DeltaEntry("rootfs", SOURCE, TARGET, 1000, 2000, "gzip 1.12, liblzma 5.4.1"),
+        parse_delta_entry,
+    ),
 ]
 
 
@@ -36,10 +40,44 @@ def test_every_field_is_needed_and_typed(entry, parse):
     custom = dump_entry(entry)
     for name in custom:
         for bad in (None, [], {}, 1.5, "", "A/B", -1):
+            if (name, bad) != ("libraries", ""):
+                with pytest.raises(FormatError):
+                    parse({**custom, name: bad})
+        if name != "libraries":
             with pytest.raises(FormatError):
-                parse({**custom, name: bad})
-        with pytest.raises(FormatError):
-            parse({key: value for key, value in custom.items() if key != name})
+                parse({key: value for key, value in custom.items() if key != name})
+
+
+def test_a_delta_of_an_older_publisher_needs_no_library():
+    entry = DeltaEntry("rootfs", SOURCE, TARGET, 1000, 2000)
+    custom = dump_entry(entry)
+    del custom["libraries"]
+    assert parse_delta_entry(custom) == entry
+    assert entry.needs == frozenset()
+
+
+def test_libraries_are_told_apart():
+    entry = DeltaEntry("rootfs", SOURCE, TARGET, 1, 2, "gzip 1.12, libzstd 1.5.4+dfsg2-5")
+    assert entry.needs == {"gzip 1.12", "libzstd 1.5.4+dfsg2-5"}
+
+
+@pytest.mark.parametrize(
+    "libraries",
+    [
+        "gzip",
+        " ",
+        ", ",
+        "gzip 1.12,",
+        "gzip 1.12,xz 5",
+        "GZIP 1",
+        "gzip 1.12\n",
+        "é 1",
+        "z 1" * 200,
+    ],
+)
+def test_libraries_that_no_publisher_writes_are_refused(libraries):
+    with pytest.raises(FormatError, match="libraries"):
+        DeltaEntry("rootfs", SOURCE, TARGET, 1, 2, libraries)
 
 
 @pytest.mark.parametrize(("entry", "parse"), CASES)

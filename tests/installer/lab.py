@@ -331,7 +331,10 @@ class Lab:
             delta, payload = make_payload(data, source)
             self.files[payload_blob(delta.digest)] = payload
             root = self.root_of(source)
-            entry = DeltaEntry(name, root, tree.tuple.root, len(payload), delta.memory_bytes)
+            libraries = ", ".join(delta.libraries)
+            entry = DeltaEntry(
+                name, root, tree.tuple.root, len(payload), delta.memory_bytes, libraries
+            )
             path = delta_path(release, name, root)
             self._add(self._deltas, path, delta.raw, dump_entry(entry))
         return LabImage(data, tree, full, delta)

@@ -43,6 +43,7 @@ def facts() -> DeviceFacts:
         sizes={"rootfs": 4 * MIB},
         denied=(),
         memory_bytes=96 * MIB,
+        libraries=frozenset({"gzip 1.12", "zlib 1.2.13"}),
     )
 
 
@@ -73,6 +74,7 @@ def test_the_delta_from_what_the_slot_holds_is_taken(
     [
         {"memory_bytes": 90 * MIB},
         {"payload_bytes": GIB},
+        {"libraries": "gzip 1.13"},
         {"target_root": OTHER},
         {"source_root": Digest.of(b"foreign")},
     ],
@@ -83,6 +85,46 @@ def test_a_delta_that_does_not_fit_is_passed_over(
     plan = plan_of(release, facts, delta_of(release, **changes))
 
     assert plan.images[0].payload == plan.images[0].full
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        (
+            {"libraries": "gzip 1.12, liblzma 5.4.1, zlib 1.3"},
+            "it needs liblzma 5.4.1, zlib 1.3, which this device does not have",
+        ),
+        (
+            {"memory_bytes": 90 * MIB},
+            "it needs 146.0 MiB of memory; [install] memory allows 96.0 MiB",
+        ),
+        ({"libraries": "gzip 1.12, zlib 1.2.13"}, None),
+        ({"libraries": "gzip 1.13", "payload_bytes": GIB}, None),
+    ],
+)
+def test_a_plan_says_why_a_smaller_delta_is_not_used(
+    release: LabRelease, facts: DeviceFacts, changes: dict[str, object], why: str | None
+) -> None:
+    plan = plan_of(release, facts, delta_of(release, **changes))
+
+    words = [] if why is None else [f"delta from {SOURCE.hex[:16]}: {why}"]
+    assert list(plan.images[0].passed_over) == words
+    assert list(plan.passed_over) == [f"rootfs: {one}" for one in words]
+    assert plan.to_json()["images"][0]["passed_over"] == words
+    assert all(f"not used: {one}" in plan.to_words() for one in words)
+    assert ("not used" in plan.to_words()) == bool(words)
+
+
+def test_another_delta_takes_the_place_of_one_that_cannot_be_used(
+    release: LabRelease, facts: DeviceFacts
+) -> None:
+    better = delta_of(release, libraries="gzip 1.13")
+    plan = plan_of(release, facts, better, delta_of(release, OTHER, payload_bytes=1001))
+    assert plan.images[0].payload.source == OTHER
+    assert "gzip 1.13" in plan.passed_over[0]
+
+    plan = plan_of(release, facts, better, delta_of(release, OTHER, payload_bytes=999))
+    assert plan.passed_over == ()
 
 
 def test_two_roots_with_the_same_16_digits_are_told_apart(
