@@ -1,0 +1,109 @@
+"""build.py on images of every kind that is opened: the same target, and a far smaller payload."""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from slipstream.delta.encode import DEVICE_BASE_BYTES, PROFILES
+from slipstream.delta.limits import FRAME_ENCODED_BYTES_SOFT, MIB
+from slipstream.delta.payload import Index
+from slipstream.server.build import build_payload
+from slipstream.server.patch import apply_payload
+from tests.server.image_pairs import Pair, hide_format, make_image, make_trees
+
+# How many times smaller a payload is than one that takes the same images for plain bytes: at the
+# least. Literals of LZ4 and LZO stand as they are in what they pack, so little is hidden by them.
+_GAINS = {
+    "ext4": 10,
+    "squashfs gzip": 5,
+    "squashfs xz": 10,
+    "squashfs zstd": 10,
+    "squashfs lz4": 2,
+    "squashfs lzo": 1.5,
+    "erofs lz4": 1.2,
+    "erofs lz4hc": 1.5,
+    "uki": 10,
+}
+_NESTED = {"ext4", "squashfs gzip", "uki"}  # images of trees with compressed files in them
+
+ImagePairs = Callable[[str], Pair]
+
+
+@pytest.fixture(scope="module")
+def pair_of(tmp_path_factory: pytest.TempPathFactory) -> ImagePairs:
+    """Images of both releases, by kind; made when they are first asked for."""
+    folder = tmp_path_factory.mktemp("images")
+
+    @cache
+    def trees(*, nested: bool) -> Pair:
+        return make_trees(folder / f"nested-{nested}", nested=nested)
+
+    @cache
+    def images(kind: str) -> Pair:
+        held = trees(nested=kind in _NESTED)
+        name = kind.replace(" ", "-")
+        return Pair(
+            make_image(kind, held.source, folder / f"{name}.source"),
+            make_image(kind, held.target, folder / f"{name}.target"),
+        )
+
+    return images
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _build(folder: Path, pair: Pair, **options: object) -> Index:
+    """The index of a payload that was seen to make the target."""
+    settings = {"jobs": 1, "memory_bytes": 96 * MIB, "profile": "fast", **options}
+    built = build_payload(pair.source, pair.target, folder / "payload", **settings)
+    apply_payload(pair.source, folder / "payload", folder / "made")
+    assert _digest(folder / "made") == _digest(pair.target)
+    return built.index
+
+
+@pytest.mark.parametrize("kind", _GAINS)
+def test_what_is_packed_is_opened(tmp_path: Path, pair_of: ImagePairs, kind: str) -> None:
+    pair = pair_of(kind)
+    opened = _build(tmp_path, pair)
+    hidden = _build(
+        tmp_path,
+        Pair(
+            hide_format(kind, pair.source, tmp_path / "source"),
+            hide_format(kind, pair.target, tmp_path / "target"),
+        ),
+    )
+    assert opened.libraries
+    assert not hidden.libraries
+    assert opened.payload_size * _GAINS[kind] < hidden.payload_size
+
+
+@pytest.mark.parametrize("memory", [96 * MIB, 512 * MIB], ids=["96 MiB", "512 MiB"])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_frames_keep_to_their_limits(
+    tmp_path: Path, pair_of: ImagePairs, profile: str, memory: int
+) -> None:
+    index = _build(tmp_path, pair_of("ext4"), profile=profile, memory_bytes=memory)
+    assert index.memory_bytes + DEVICE_BASE_BYTES <= memory
+    assert max(frame.encoded.size for frame in index.frames) <= FRAME_ENCODED_BYTES_SOFT
+
+
+def test_the_same_bytes_whatever_the_jobs(tmp_path: Path, pair_of: ImagePairs) -> None:
+    digests = set()
+    for jobs in (1, 2, 3):
+        _build(tmp_path, pair_of("ext4"), jobs=jobs)
+        digests.add(_digest(tmp_path / "payload"))
+    assert len(digests) == 1
+
+
+def test_a_long_stream_is_read_and_made_over_several_frames(
+    tmp_path: Path, pair_of: ImagePairs
+) -> None:
+    index = _build(tmp_path, pair_of("ext4"), memory_bytes=DEVICE_BASE_BYTES + 24 * MIB)
+    assert index.streams.long
+    long = [frame for frame in index.frames if frame.parts and not frame.parts[0].is_whole]
+    assert len(long) > 1
