@@ -1,4 +1,4 @@
-"""Compressed files inside an image whose file system does not compress (build machine).
+"""Compressed files inside an image (build machine).
 
 What a file's first bytes say decides: .gz documents, modules, firmware, an initrd. Kernels and
 unified kernel images hold streams further inside, and an initrd may stand behind an uncompressed
@@ -7,13 +7,12 @@ unpacking proves it (server/expand.py).
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.filemap import Entry, EntryKind, FileMap, Packing
+from slipstream.delta.filemap import Entry, EntryKind, Extent, Packing
 from slipstream.delta.limits import CARVED_MAX, KIB, MIB
-from slipstream.delta.match import Reader
 
 _STARTS = (
     (b"\x1f\x8b\x08", Packing.GZIP),
@@ -32,62 +31,82 @@ _SEARCH_BYTES = MIB
 _OVERLAP_BYTES = 8
 
 
+class Space(Protocol):
+    """Random access to bytes by address."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes."""
+        ...
+
+
 class Carved(NamedTuple):
-    """What may be a stream: it begins at the first byte of `places` and ends within them."""
+    """What may be a stream: it begins at the first byte of `places` and ends within them.
+
+    `name` is the file's path, with the number of the candidate in it.
+    """
 
     packing: Packing
     places: tuple[ByteRange, ...]
+    name: str
 
 
-def carve(image: Reader, found: FileMap) -> Iterator[Carved]:
-    """Candidates in the files of an image, or in the whole of one that holds no file system.
+def carve_files(
+    space: Space, entries: Sequence[Entry], address_of: Callable[[Extent], int | None]
+) -> Iterator[Carved]:
+    """Candidates in files, in the order of the entries; at most CARVED_MAX.
 
-    In the order of the entries; at most CARVED_MAX. Errors of the Reader pass.
+    The function says where an extent begins in `space`; None where it cannot be read, and then the
+    file is left out, as is one with holes. Errors of reading pass.
     """
-    entries: Sequence[Entry] = found.entries
-    if not entries:
-        whole = (ByteRange(0, image.size),)
-        yield from _carve_file(image, whole)
-        return
     count = 0
     for entry in entries:
-        places = _places(entry)
-        if entry.kind is not EntryKind.FILE or entry.size < _FILE_BYTES_MIN or not places:
+        if entry.kind is not EntryKind.FILE or entry.size < _FILE_BYTES_MIN:
             continue
-        for one in _carve_file(image, places):
+        places = _places(entry, address_of)
+        for one in _carve_file(space, places, entry.path) if places else ():
             yield one
             count += 1
             if count == CARVED_MAX:
                 return
 
 
-def _places(entry: Entry) -> tuple[ByteRange, ...]:
-    """Where all bytes of a file stand, if they stand plain in the image, without holes."""
+def carve_bytes(space: Space, place: ByteRange) -> Iterator[Carved]:
+    """Candidates in bytes that are no file system: a kernel, an initrd, a unified kernel image."""
+    if place.size:
+        yield from _carve_file(space, (place,), "")
+
+
+def _places(entry: Entry, address_of: Callable[[Extent], int | None]) -> tuple[ByteRange, ...]:
+    """Where all bytes of a file stand; stretches of the image itself are joined."""
     places: list[ByteRange] = []
     covered = 0
     for extent in entry.extents:
-        if extent.block is not None or extent.offset != covered:
+        address = address_of(extent)
+        if address is None or extent.offset != covered:
             return ()
         covered += extent.size
-        if places and places[-1].end == extent.place:
+        if extent.block is None and places and places[-1].end == address:
             first = places.pop().offset
-            places.append(ByteRange(first, extent.place + extent.size - first))
+            places.append(ByteRange(first, address + extent.size - first))
         else:
-            places.append(ByteRange(extent.place, extent.size))
+            places.append(ByteRange(address, extent.size))
     return tuple(places) if covered == entry.size else ()
 
 
-def _carve_file(image: Reader, places: tuple[ByteRange, ...]) -> Iterator[Carved]:
+def _carve_file(image: Space, places: tuple[ByteRange, ...], path: str) -> Iterator[Carved]:
     head = image.read(places[0].offset, min(_HEAD_BYTES, places[0].size))
     for start, packing in _STARTS:
         if head.startswith(start):
-            yield Carved(packing, places)
+            yield Carved(packing, places, f"{path}#1")
             return
     if head.startswith(_CONTAINERS):
-        yield from _carve_inside(image, places)
+        for count, (packing, inside) in enumerate(_carve_inside(image, places), 1):
+            yield Carved(packing, inside, f"{path}#{count}")
 
 
-def _carve_inside(image: Reader, places: tuple[ByteRange, ...]) -> Iterator[Carved]:
+def _carve_inside(
+    image: Space, places: tuple[ByteRange, ...]
+) -> Iterator[tuple[Packing, tuple[ByteRange, ...]]]:
     for number, place in enumerate(places):
         behind = sum(one.size for one in places[number + 1 :])
         for first in range(place.offset, place.end, _SEARCH_BYTES):
@@ -99,4 +118,4 @@ def _carve_inside(image: Reader, places: tuple[ByteRange, ...]) -> Iterator[Carv
                 packing = next(
                     packing for start, packing in _STARTS if match.group().startswith(start)
                 )
-                yield Carved(packing, (ByteRange(at, place.end - at), *places[number + 1 :]))
+                yield packing, (ByteRange(at, place.end - at), *places[number + 1 :])

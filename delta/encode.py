@@ -239,6 +239,7 @@ class _Window:
             digest=Digest.of(encoded),
             streams=(stream,),
             parts=partition.frame_parts,
+            outer=partition.frame_outer,
         )
         return _proved(EncodedFrame(frame, encoded), b"", plain)
 
@@ -260,6 +261,7 @@ class _Window:
             digest=Digest.of(encoded),
             streams=streams,
             parts=partition.frame_parts,
+            outer=partition.frame_outer,
         )
         return _proved(EncodedFrame(frame, encoded), source.tobytes(), content.tobytes())
 

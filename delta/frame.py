@@ -26,9 +26,8 @@ from slipstream.delta.limits import (
     FRAME_SOURCE_BYTES_MAX,
     FRAME_SOURCES_MAX,
     FRAME_TARGET_BYTES_MAX,
-    PACK_AHEAD_BYTES_MAX,
 )
-from slipstream.delta.packing.recipe import Recipe, is_streamed, pack_memory_bytes
+from slipstream.delta.packing.recipe import Packer, Recipe, is_streamed, pack_memory_bytes
 from slipstream.delta.stream_table import STREAMED
 
 CONTROL_BYTES = 24  # one instruction: three 8-byte numbers
@@ -96,16 +95,12 @@ class Part:
     ends: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= FRAME_CODED_TARGET_BYTES_MAX:
-            raise FormatError(
-                "part of impossible content size",
-                expected=f"1..{FRAME_CODED_TARGET_BYTES_MAX}",
-                got=self.size,
-            )
+        if self.size < 1:
+            raise FormatError("empty part")
         if self.recipe is None:
             fits = self.packed_size in (0, self.size) and self.is_whole
         else:
-            fits = 1 <= self.packed_size <= FRAME_CODED_TARGET_BYTES_MAX
+            fits = self.packed_size >= 1
         if not fits:
             raise FormatError(
                 "part of impossible packed size",
@@ -114,6 +109,13 @@ class Part:
             )
         if self.recipe is not None and not self.is_whole and not _can_go_on(self.recipe):
             raise FormatError("long stream of a packer of single blocks", got=str(self.recipe))
+
+    @property
+    def ahead_bytes(self) -> int:
+        """Bytes behind its content that its encoder looks at."""
+        if self.recipe is None or self.recipe.packer is not Packer.LZ4_DEST:
+            return 0
+        return self.recipe.parameters[1]
 
     @property
     def is_whole(self) -> bool:
@@ -136,7 +138,9 @@ class Frame:
     digest    SHA-256 of the encoded bytes (DATA and DIFF; None where there are none)
     streams   DATA: one; DIFF: control, diff, extra; in this order in the encoded bytes
     memory_bytes  `frame_memory_bytes` of the rest
-    parts     what becomes of the content, in order; none: the content is the target
+    parts     what becomes of the content, in order; none: nothing
+    outer     what becomes of that, in order; none: it is the target. Whole parts only: a stream
+              that stands in the blocks of a compressed file system is packed twice
     """
 
     kind: FrameKind
@@ -147,12 +151,16 @@ class Frame:
     streams: Streams
     memory_bytes: int
     parts: Parts = ()
+    outer: Parts = ()
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.sources, self.streams, self.digest)
-        content_size = _content_size(self.kind, self.target, self.sources, self.streams)
-        _check_parts(self.kind, self.parts, content_size)
-        size = sum(part.packed_size for part in self.parts) if self.parts else content_size
+        size = _content_size(self.kind, self.target, self.sources, self.streams)
+        for parts in (self.parts, self.outer):
+            _check_parts(self.kind, parts, size)
+            size = packed_size(parts, size)
+        if not all(part.is_whole for part in self.outer):
+            raise FormatError("part of a long stream that is packed last")
         coded = self.kind in {FrameKind.DATA, FrameKind.DIFF}
         size_max = FRAME_CODED_TARGET_BYTES_MAX if coded else FRAME_TARGET_BYTES_MAX
         if self.target.size != size or not 1 <= size <= size_max:
@@ -170,7 +178,9 @@ class Frame:
                 expected=f"{encoded_size} bytes by its streams, at most {FRAME_ENCODED_BYTES_MAX}",
                 got=self.encoded.size,
             )
-        memory = frame_memory_bytes(self.kind, self.target, self.sources, self.streams, self.parts)
+        memory = frame_memory_bytes(
+            self.kind, self.target, self.sources, self.streams, self.parts, self.outer
+        )
         if self.memory_bytes != memory:
             raise FormatError(
                 "frame declares another memory", expected=memory, got=self.memory_bytes
@@ -184,12 +194,12 @@ class Frame:
     @property
     def content_size(self) -> int:
         """Bytes that decoding gives, before anything is packed."""
-        return sum(part.size for part in self.parts) if self.parts else self.target.size
+        return content_size(self.parts, content_size(self.outer, self.target.size))
 
     @property
     def long_part(self) -> Part | None:
-        """The part that it is of a long stream; None where it is none."""
-        return self.parts[0] if self.parts and not self.parts[0].is_whole else None
+        """Its part of a long stream; None where it has none."""
+        return next((part for part in self.parts if not part.is_whole), None)
 
 
 def make_frame(
@@ -201,30 +211,45 @@ def make_frame(
     digest: Digest | None = None,
     streams: Iterable[Stream] = (),
     parts: Iterable[Part] = (),
+    outer: Iterable[Part] = (),
 ) -> Frame:
     """A frame whose encoded size and memory are worked out from the rest."""
     held = tuple(sources)
     coded = tuple(streams)
-    packed = tuple(parts)
+    first, last = tuple(parts), tuple(outer)
     encoded = ByteRange(encoded_offset, sum(stream.encoded_size for stream in coded))
-    memory = frame_memory_bytes(kind, target, held, coded, packed)
-    return Frame(kind, target, held, encoded, digest, coded, memory, packed)
+    memory = frame_memory_bytes(kind, target, held, coded, first, last)
+    return Frame(kind, target, held, encoded, digest, coded, memory, first, last)
+
+
+def content_size(parts: Parts, size: int) -> int:
+    """Bytes that go into parts, of which `size` come out; without parts these are the same."""
+    return sum(part.size for part in parts) if parts else size
+
+
+def packed_size(parts: Parts, size: int) -> int:
+    """Bytes that come out of parts when `size` go in; without parts these are the same."""
+    return sum(part.packed_size for part in parts) if parts else size
 
 
 def frame_memory_bytes(
-    kind: FrameKind, target: ByteRange, sources: Sources, streams: Streams, parts: Parts = ()
+    kind: FrameKind,
+    target: ByteRange,
+    sources: Sources,
+    streams: Streams,
+    parts: Parts = (),
+    outer: Parts = (),
 ) -> int:
     """Peak bytes that decoding holds: input, source, streams, output, and the codecs' own.
 
-    Sources are joined, then streams decoded one after the other, then parts packed one after the
-    other, so the hungriest of them counts alone. An upper bound worked out from lengths; encoder
-    and decoder agree because both ask here. What follows from the whole table is not in it:
-    unpacking of sources, and a long stream under way behind the frame (frame_table.py).
+    Streams are decoded one after the other, then parts packed one after the other, so the
+    hungriest codec counts alone. An upper bound worked out from lengths; encoder and decoder agree
+    because both ask here. Unpacking of sources is not in it (frame_table.py, `TableSums`).
     """
-    content = sum(part.size for part in parts) if parts else target.size
-    source = sum(extent.size for extent in sources)
-    encoded = sum(stream.encoded_size for stream in streams)
-    held = content + source + encoded
+    middle = content_size(outer, target.size)
+    content = content_size(parts, middle)
+    held = content + sum(source.size for source in sources)
+    held += sum(stream.encoded_size for stream in streams)
     if kind is FrameKind.DIFF:
         held += sum(stream.size for stream in streams)
     # Joining the pieces of a decoded stream holds it twice for a moment.
@@ -233,15 +258,25 @@ def frame_memory_bytes(
         default=0,
     )
     # A long stream's encoder lives on from frame to frame: it is there while one is decoded.
-    long = whole = 0
-    for part in parts:
-        if part.recipe is not None:
-            encoder = pack_memory_bytes(part.recipe, part.size)
-            long += 0 if part.is_whole else encoder
-            given = part.size + PACK_AHEAD_BYTES_MAX  # copied for it
-            whole = max(whole, given + (encoder if part.is_whole else 0))
-    packing = content + target.size + max(whole, target.size) if parts else 0
-    return max(2 * source + encoded, decoding, packing) + long
+    long = sum(
+        pack_memory_bytes(part.recipe, part.size)
+        for part in parts
+        if part.recipe is not None and not part.is_whole
+    )
+    whole = max(
+        (
+            pack_memory_bytes(part.recipe, part.size) + part.packed_size
+            for part in (*parts, *outer)
+            if part.recipe is not None and part.is_whole
+        ),
+        default=0,
+    )
+    packing = content + whole
+    if parts:
+        packing += middle
+    if outer:
+        packing += target.size
+    return max(decoding, packing) + long
 
 
 def _check_shape(
@@ -280,14 +315,15 @@ def _check_parts(kind: FrameKind, parts: Parts, content_size: int) -> None:
             expected=f"at most {FRAME_PARTS_MAX} parts, {content_size} bytes",
             got=f"{len(parts)} parts, {sum(part.size for part in parts)} bytes",
         )
-    if kind is FrameKind.ZERO or content_size > FRAME_CODED_TARGET_BYTES_MAX:
+    size_max = FRAME_CODED_TARGET_BYTES_MAX
+    if kind is FrameKind.ZERO or max(content_size, packed_size(parts, 0)) > size_max:
         raise FormatError(
             f"{kind.name} frame with parts, of {content_size} bytes",
-            expected=f"COPY, DATA or DIFF, at most {FRAME_CODED_TARGET_BYTES_MAX} bytes",
+            expected=f"COPY, DATA or DIFF, at most {size_max} bytes, before and behind",
         )
-    # A part of a long stream stands alone: which frames it needs follows from the table.
-    if len(parts) > 1 and not all(part.is_whole for part in parts):
-        raise FormatError("part of a long stream beside others", got=f"{len(parts)} parts")
+    # One encoder lives on from frame to frame.
+    if sum(not part.is_whole for part in parts) > 1:
+        raise FormatError("parts of several long streams in one frame", got=f"{len(parts)} parts")
 
 
 def _content_size(kind: FrameKind, target: ByteRange, sources: Sources, streams: Streams) -> int:

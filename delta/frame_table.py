@@ -18,7 +18,7 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec
 from slipstream.delta.digest import DIGEST_BYTES, Digest
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame
+from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame, packed_size
 from slipstream.delta.limits import FRAME_PARTS_MAX, FRAME_SOURCES_MAX, HELD_BYTES_MAX
 from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
 from slipstream.delta.rows import (
@@ -31,7 +31,8 @@ from slipstream.delta.rows import (
 from slipstream.delta.stream_table import StreamTable
 
 _MARK_BYTES = 1024  # of rows: some 80 frames, or the one with very many sources
-_PACKED = 0x80  # set in the kind of a frame that has parts
+_PACKED = 0x80  # set in the kind of a frame that has parts, ...
+_PACKED_TWICE = 0x40  # ... and of one that has outer parts
 _BEGINS, _ENDS = 1, 2  # flags of a part
 _KINDS = tuple(FrameKind)
 _CODECS = tuple(Codec)
@@ -238,7 +239,8 @@ def write_table(frames: Iterable[Frame], recipes: Sequence[Recipe] = ()) -> tupl
                 got=f"{frame.target.offset}, {frame.encoded.offset}",
             )
         target, encoded = frame.target.end, frame.encoded.end
-        rows.append(frame.kind | (_PACKED if frame.parts else 0))
+        flags = (_PACKED if frame.parts else 0) | (_PACKED_TWICE if frame.outer else 0)
+        rows.append(frame.kind | flags)
         if frame.kind is FrameKind.ZERO:
             write_number(rows, frame.target.size)
         if frame.kind in _WITH_SOURCES:
@@ -247,8 +249,9 @@ def write_table(frames: Iterable[Frame], recipes: Sequence[Recipe] = ()) -> tupl
             rows.append(stream.codec)
             write_number(rows, stream.encoded_size)
             write_number(rows, stream.size)
-        if frame.parts:
-            _write_parts(rows, frame.parts, numbers)
+        for parts in (frame.parts, frame.outer):
+            if parts:
+                _write_parts(rows, parts, numbers)
         if frame.digest is not None:
             digests += frame.digest.raw
     return bytes(rows), bytes(digests)
@@ -291,7 +294,7 @@ def _read_parts(rows: bytes, place: _Place, recipes: tuple[Recipe, ...]) -> tupl
 
 def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _Place) -> Frame:
     """The frame at `place`, which moves on behind it."""
-    kind, packed = _read_kind(rows, place)
+    kind, flags = _read_kind(rows, place)
     sources: tuple[ByteRange, ...] = ()
     streams: tuple[Stream, ...] = ()
     match kind:
@@ -309,10 +312,9 @@ def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _
             size = streams[1].size + streams[2].size
         case _:
             assert_never(kind)
-    parts: tuple[Part, ...] = ()
-    if packed:
-        parts = _read_parts(rows, place, recipes)
-        size = sum(part.packed_size for part in parts)
+    parts = _read_parts(rows, place, recipes) if flags & _PACKED else ()
+    outer = _read_parts(rows, place, recipes) if flags & _PACKED_TWICE else ()
+    size = packed_size(outer, packed_size(parts, size))
     digest = None
     if streams:
         end = place.digest + DIGEST_BYTES
@@ -326,22 +328,23 @@ def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _
         digest=digest,
         streams=streams,
         parts=parts,
+        outer=outer,
     )
     place.row += 1
     place.target, place.encoded = frame.target.end, frame.encoded.end
     return frame
 
 
-def _read_kind(rows: bytes, place: _Place) -> tuple[FrameKind, bool]:
-    """The kind of a frame, and whether it has parts."""
+def _read_kind(rows: bytes, place: _Place) -> tuple[FrameKind, int]:
+    """The kind of a frame, and the flags beside it."""
     if place.position >= len(rows):
         raise FormatError("frame table cut short", where=f"byte {place.position}")
-    byte = rows[place.position]
-    kind, packed = byte & ~_PACKED, bool(byte & _PACKED)
+    flags = rows[place.position] & (_PACKED | _PACKED_TWICE)
+    kind = rows[place.position] - flags
     if kind >= len(_KINDS):
         raise FormatError("unknown frame kind", expected=f"0..{len(_KINDS) - 1}", got=kind)
     place.position += 1
-    return _KINDS[kind], packed
+    return _KINDS[kind], flags
 
 
 def _read_stream(rows: bytes, place: _Place) -> Stream:

@@ -6,7 +6,8 @@ content in the same order. What this class gives out, a device never has to unpa
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.limits import CHUNK_BYTES, MIB
@@ -22,37 +23,26 @@ class Readable:
     def __init__(
         self,
         source_size: int,
-        target_size: int,
-        sources: Sequence[OpenBlock],
-        targets: Sequence[OpenBlock],
+        groups: Sequence[Sequence[OpenBlock]],
         windows: Mapping[int, int],
     ) -> None:
-        """`windows` gives for the content address of a long block how much of it a cursor keeps."""
+        """`groups` are opened blocks in the order of their contents: all of a group are of the
+        source, or all of the target and rise by what must be made to read them. `windows` gives
+        for the content address of a long block how much of it a cursor keeps."""
         self._source_size = source_size
-        self._base = source_size + target_size
-        self._sources_end = sources[-1].content.end if sources else self._base
+        self._groups = [_Group(group, windows) for group in groups if group]
         self._windows = windows
         self._forward = [
-            one for one in sources if one.is_long and windows[one.content.offset] < one.content.size
+            one
+            for group in groups
+            for one in group
+            if one.is_long and not one.end and windows[one.content.offset] < one.content.size
         ]
-        self._closed = [
-            one.content
-            for one in (*sources, *targets)
-            if one.is_long and windows[one.content.offset] < one.content.size
-        ]
-        self._closed_long = [
-            one.content
-            for one in (*sources, *targets)
-            if one.is_long and (windows[one.content.offset] < one.content.size or one in targets)
-        ]
-        self._ends = [one.places[-1].end - source_size for one in targets]
         # A cursor on all of a long target stream takes the memory that the encoder of another one
         # may need: it waits until they are done.
         self._long_end = max(
-            (one.packed.end - source_size for one in targets if one.is_long and one.recipe),
-            default=0,
+            (one.end for group in groups for one in group if one.is_long and one.recipe), default=0
         )
-        self._contents = [one.content for one in targets]
         self._farthest: dict[int, int] = {}
 
     def areas(self, window: Window) -> tuple[ByteRange, ...]:
@@ -60,23 +50,16 @@ class Readable:
         # A device checks and writes whole chunks: the one that the window begins in is not there.
         made = window.target.offset // CHUNK_BYTES * CHUNK_BYTES
         areas = [(0, self._source_size + made)]
-        begin = self._base
-        behind = bisect_right(self._ends, made)
-        end = self._contents[behind - 1].end if behind else self._sources_end
-        closed_now = self._closed if made >= self._long_end else self._closed_long
-        for closed in closed_now:
-            if closed.offset >= end:
-                break
-            areas.append((begin, closed.offset))
-            begin = closed.end
-        areas.append((begin, end))
-        if not window.partition.parts[0].is_whole:
+        for group in self._groups:
+            areas += group.areas(made, long=made >= self._long_end)
+        if window.partition.long_part is not None:
             areas += self._ahead(window)
         return tuple(ByteRange(low, high - low) for low, high in sorted(areas) if low < high)
 
     def _ahead(self, window: Window) -> Iterable[tuple[int, int]]:
         """What may be read of long sources by a window of a long target."""
-        if window.partition.parts[0].begins:
+        part = window.partition.long_part
+        if part is not None and part.begins:
             self._farthest.clear()
         size = window.partition.content_size
         for block in self._forward:
@@ -93,3 +76,32 @@ class Readable:
                     begin = block.content.offset
                     self._farthest[begin] = max(self._farthest.get(begin, begin), extent.end)
         return extents
+
+
+class _Group:
+    """Opened blocks whose contents follow one another, and may be read from some time on."""
+
+    def __init__(self, blocks: Sequence[OpenBlock], windows: Mapping[int, int]) -> None:
+        self._begin = blocks[0].content.offset
+        self._ends = list(accumulate((one.end for one in blocks), max))
+        self._contents = [one.content for one in blocks]
+        self._long = [
+            (one.content, bool(one.end) and windows[one.content.offset] >= one.content.size)
+            for one in blocks
+            if one.is_long
+        ]
+
+    def areas(self, made: int, *, long: bool) -> Iterator[tuple[int, int]]:
+        """What may be read when `made` target bytes stand; `long`: also in long streams of the
+        target that a cursor holds whole."""
+        count = bisect_right(self._ends, made)
+        if not count:
+            return
+        begin, end = self._begin, self._contents[count - 1].end
+        for content, is_kept in self._long:
+            if content.offset >= end:
+                break
+            if not (is_kept and long):
+                yield begin, content.offset
+                begin = content.end
+        yield begin, end

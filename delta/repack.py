@@ -1,32 +1,36 @@
 """Content of frames to target bytes: what was unpacked for matching is packed again.
 
-Frames come in target order, and so do the pieces that come out. Blocks are packed within their
-frame. A long stream is fed to one encoder over several frames, which gives its bytes late: they
-are due in the order of the frames, and bytes of frames that stand between wait for them.
+Two stages, because a stream may stand in the blocks of a compressed file system: content becomes
+middle bytes (a frame's `parts`), these become target bytes (its `outer` parts). Either may be
+nothing. Frames come in target order, and so do the pieces that come out.
+
+Blocks are packed within their frame. A long stream is fed to one encoder over several frames,
+which gives its bytes late: they are due in the order of the frames, and bytes of frames that stand
+between wait for them.
 
 After an interruption nothing of an encoder is left. It is made again from the target itself: what
 the frames before account for stands there, unpacks to all the content that was fed, and is fed
-again. That costs processor time, never download. Which frames belong together was checked with
-the table (frame_table.py). Layout: docs/format.md, 6.4.
+again. That costs processor time, never download. Layout: docs/format.md, 6.4.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.frame import Frame, Part
 from slipstream.delta.limits import (
     HELD_BYTES_MAX,
     KIB,
-    PACK_AHEAD_BYTES_MAX,
     UNPACK_MEMORY_BYTES_MAX,
 )
 from slipstream.delta.packing.pack import PackCursor, pack
-from slipstream.delta.packing.unpack import UnpackCursor
+from slipstream.delta.packing.recipe import Recipe
+from slipstream.delta.packing.unpack import UnpackCursor, unpack
 
 _FEED_BYTES = 256 * KIB
+
+Read = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,6 @@ class Piece:
     data: bytes
 
 
-@dataclass(slots=True)
-class _Due:
-    """Target bytes that come next: known already, or awaited from the encoder."""
-
-    target: ByteRange
-    data: bytes | None
-
-
 class Repacker:
     """Turns the contents of frames into pieces of the target, in order.
 
@@ -53,14 +49,12 @@ class Repacker:
     these only the first ones. Close it when done.
     """
 
-    def __init__(self, frames: Sequence[Frame], read_target: Callable[[int, int], bytes]) -> None:
+    def __init__(self, frames: Sequence[Frame], read_target: Read) -> None:
         self._frames = frames
         self._read_target = read_target
-        self._encoder: PackCursor | None = None
-        self._next = -1  # the frame that the encoder takes next
-        self._dues: deque[_Due] = deque()
-        self._made = bytearray()  # of the encoder, not due yet
-        self._skip = 0  # bytes of the encoder that stand in the target already
+        self._stream = _LongStream()
+        self._last = _LastStage()
+        self._next = -1  # the frame that the long stream takes next
 
     def feed(self, number: int, content: bytes) -> list[Piece]:
         """The pieces that frame `number` completes. FormatError, and what packing raises.
@@ -68,57 +62,147 @@ class Repacker:
         After an error of a long stream nothing of it comes any more: `drop` it.
         """
         frame = self._frames[number]
-        part = frame.long_part
-        if part is None:
-            return self._feed_whole(number, frame, content)
-        if part.begins:
-            encoder = self._open(part)
-        elif self._encoder is not None and self._follows(number):
-            encoder = self._encoder
-        else:
-            encoder = self._resume(number, part)
-        self._dues.append(_Due(frame.target, None))
-        self._next = number + 1
-        self._take(encoder.feed(content))
-        if part.ends:
-            self._take(encoder.finish())
-        pieces = list(self._delivered())
-        if part.ends:
-            if self._dues or self._made:
-                raise _other_length(number)
-            self._stop()
-        self._check_held(number)
+        long = frame.long_part
+        if not frame.parts and not frame.outer and not self._stream.is_open:
+            return [Piece(frame.target.offset, content)]
+        if long is not None and long.begins:
+            self._stream.open(long)
+        elif long is not None and not (self._stream.is_open and self._follows(number)):
+            self._resume(number, long)
+        self._last.expect(frame)
+        offset = 0
+        for part in frame.parts or (Part(len(content), len(content)),):
+            if part.is_whole:
+                self._stream.wait(_packed(part, content, offset))
+            else:
+                self._stream.feed(part, content[offset : offset + part.size])
+                self._next = number + 1
+            offset += part.size
+        pieces = list(self._last.take(self._stream.ready()))
+        if long is not None and long.ends:
+            self._stream.close()
+        if not self._stream.is_open and self._last.due_offset is not None:
+            raise FormatError("content packs to another length", where=f"frame {number}")
+        if self._stream.held_bytes + self._last.held_bytes > HELD_BYTES_MAX:
+            raise FormatError(
+                "too many bytes wait for a long stream, or for its frames",
+                where=f"frame {number}",
+                expected=f"at most {HELD_BYTES_MAX}",
+                got=self._stream.held_bytes + self._last.held_bytes,
+            )
         return pieces
 
     @property
     def due_offset(self) -> int | None:
         """The first target byte that earlier frames still owe; None where they owe nothing."""
-        return self._dues[0].target.offset if self._dues else None
+        return self._last.due_offset
 
     def drop(self) -> None:
         """Give up what earlier frames still owe, and the encoder."""
+        self._stream.drop()
+        self._last.drop()
+
+    def _follows(self, number: int) -> bool:
+        """Whether the frames since the last one fed are no part of the long stream."""
+        return all(self._frames[between].long_part is None for between in range(self._next, number))
+
+    def _resume(self, number: int, long: Part) -> None:
+        """A new encoder, brought to where frame `number` begins by what stands in the target."""
+        before: list[Frame] = []
+        for earlier in range(number - 1, -1, -1):
+            frame = self._frames[earlier]
+            if frame.long_part is not None:
+                before.append(frame)
+                if frame.long_part.begins:
+                    break
+        before.reverse()
+        self._last.drop()
+        self._stream.open(long)
+        assert long.recipe is not None  # a part without is whole
+        parts = [part for part in (frame.long_part for frame in before) if part is not None]
+        packed = (piece for frame in before for piece in _standing(frame, self._read_target))
+        self._stream.skip(sum(part.packed_size for part in parts))
+        for content in _unpacked(long.recipe, packed, sum(part.size for part in parts)):
+            self._stream.prime(content)
+
+
+class _LongStream:
+    """The first stage: middle bytes in order, most known at once, those of a long stream late."""
+
+    def __init__(self) -> None:
+        self._encoder: PackCursor | None = None
+        self._dues: deque[bytes | int] = deque()  # bytes, or how many the encoder owes
+        self._made = bytearray()  # of the encoder, not due yet
+        self._skip = 0  # bytes of the encoder that stand in the target already
+
+    @property
+    def is_open(self) -> bool:
+        return self._encoder is not None
+
+    @property
+    def held_bytes(self) -> int:
+        waiting = sum(len(due) for due in self._dues if isinstance(due, bytes))
+        return waiting + len(self._made)
+
+    def open(self, part: Part) -> None:
+        """Begin with the stream of a long part."""
+        if self._dues:
+            raise FormatError("long stream begins before the one before it was complete")
+        self.drop()
+        assert part.recipe is not None  # a part without is whole
+        self._encoder = PackCursor(part.recipe)
+
+    def skip(self, size: int) -> None:
+        """Throw the next `size` bytes of the encoder away."""
+        self._skip = size
+
+    def prime(self, content: bytes) -> None:
+        """Content of frames before."""
+        assert self._encoder is not None
+        self._take(self._encoder.feed(content))
+
+    def feed(self, part: Part, content: bytes) -> None:
+        """Content of a long part; its bytes are due from now on."""
+        assert self._encoder is not None
+        self._dues.append(part.packed_size)
+        self._take(self._encoder.feed(content))
+        if part.ends:
+            self._take(self._encoder.finish())
+
+    def wait(self, data: bytes) -> None:
+        """Bytes that come behind all that is due."""
+        self._dues.append(data)
+
+    def ready(self) -> Iterator[bytes]:
+        """The bytes that can be given, in order."""
+        while self._dues:
+            due = self._dues[0]
+            if isinstance(due, bytes):
+                self._dues.popleft()
+                yield due
+                continue
+            data = bytes(self._made[:due])
+            del self._made[: len(data)]
+            if data:
+                yield data
+            if len(data) < due:
+                self._dues[0] = due - len(data)
+                return
+            self._dues.popleft()
+
+    def close(self) -> None:
+        """The stream has ended: all of its bytes were due, and came."""
+        if self._dues or self._made:
+            raise FormatError("long stream packs to another length")
+        self.drop()
+
+    def drop(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
         self._dues.clear()
-        self._stop()
-
-    def _feed_whole(self, number: int, frame: Frame, content: bytes) -> list[Piece]:
-        data = b"".join(_pack_parts(frame, content)) if frame.parts else content
-        if len(data) != frame.target.size:
-            raise _other_length(number)
-        if not self._dues:
-            return [Piece(frame.target.offset, data)]
-        self._dues.append(_Due(frame.target, data))
-        self._check_held(number)
-        return []
-
-    def _check_held(self, number: int) -> None:
-        waiting = sum(len(due.data) for due in self._dues if due.data is not None)
-        if waiting + len(self._made) > HELD_BYTES_MAX:
-            raise FormatError(
-                "too many bytes wait for a long stream, or for its frames",
-                where=f"frame {number}",
-                expected=f"at most {HELD_BYTES_MAX}",
-                got=f"{waiting} and {len(self._made)}",
-            )
+        self._made.clear()
+        self._skip = 0
 
     def _take(self, made: bytes) -> None:
         """The next bytes of the encoder, but for those that stand already."""
@@ -126,103 +210,115 @@ class Repacker:
         self._skip -= skipped
         self._made += memoryview(made)[skipped:]
 
-    def _delivered(self) -> Iterator[Piece]:
-        """The dues that can be met, in order."""
-        while self._dues:
-            due = self._dues[0]
-            if due.data is not None:
-                yield Piece(due.target.offset, due.data)
-                self._dues.popleft()
-                continue
-            data = bytes(self._made[: due.target.size])
-            del self._made[: len(data)]
-            if data:
-                yield Piece(due.target.offset, data)
-            if len(data) < due.target.size:
-                due.target = ByteRange(due.target.offset + len(data), due.target.size - len(data))
-                return
-            self._dues.popleft()
 
-    def _open(self, part: Part) -> PackCursor:
-        """A new encoder for the stream of a long part."""
-        assert part.recipe is not None  # a part without is whole
-        if self._dues:
-            raise FormatError("long stream begins before the one before it was complete")
-        self._stop()
-        self._encoder = PackCursor(part.recipe)
-        return self._encoder
+class _LastStage:
+    """The second stage: middle bytes to target bytes, as far as they are there."""
 
-    def _stop(self) -> None:
-        if self._encoder is not None:
-            self._encoder.close()
-            self._encoder = None
-        self._made.clear()
-        self._skip = 0
+    def __init__(self) -> None:
+        self._parts: deque[Part] = deque()  # of which nothing came out yet, but for plain ones
+        self._middle = bytearray()
+        self._offset = 0  # of the next target byte
 
-    def _follows(self, number: int) -> bool:
-        """Whether the frames since the last one fed are no part of the long stream."""
-        return all(self._frames[between].long_part is None for between in range(self._next, number))
+    @property
+    def due_offset(self) -> int | None:
+        return self._offset if self._parts else None
 
-    def _resume(self, number: int, part: Part) -> PackCursor:
-        """A new encoder, brought to where frame `number` begins by what stands in the target."""
-        encoder = self._open(part)
-        targets: list[ByteRange] = []
-        content_size = 0
-        for earlier in range(number - 1, -1, -1):
-            frame = self._frames[earlier]
-            if frame.long_part is not None:
-                targets.append(frame.target)
-                content_size += frame.content_size
-                if frame.long_part.begins:
-                    break
-        self._skip = sum(target.size for target in targets)
-        for content in _unpacked(part, targets[::-1], self._read_target, content_size):
-            self._take(encoder.feed(content))
-            self._check_held(number)
-        return encoder
+    @property
+    def held_bytes(self) -> int:
+        return len(self._middle)
 
+    def expect(self, frame: Frame) -> None:
+        """The frame whose middle bytes follow those of the frames before."""
+        if not self._parts:
+            self._offset = frame.target.offset
+            self._middle.clear()
+        self._parts += frame.outer or (Part(frame.target.size, frame.target.size),)
 
-def _unpacked(
-    part: Part, targets: list[ByteRange], read: Callable[[int, int], bytes], size: int
-) -> Iterator[bytes]:
-    """The first `size` bytes of content of the packed bytes that stand in target ranges."""
-    assert part.recipe is not None
-    decoder = UnpackCursor(part.recipe.packing, UNPACK_MEMORY_BYTES_MAX)
-    left = size
-    for target in targets:
-        for offset in range(target.offset, target.end, _FEED_BYTES):
-            packed = read(offset, min(_FEED_BYTES, target.end - offset))
-            while left:
-                content = decoder.feed(packed, min(left, _FEED_BYTES))
-                packed = b""
-                if not content:
-                    break
-                left -= len(content)
-                yield content
-    if left:
-        raise FormatError("what stands in the target unpacks to less than was made of it")
+    def take(self, middle: Iterator[bytes]) -> Iterator[Piece]:
+        """The pieces that can be made with these bytes and those before."""
+        for data in middle:
+            self._middle += data
+            while self._parts and (made := self._make(self._parts[0])) is not None:
+                if made:
+                    yield Piece(self._offset, made)
+                    self._offset += len(made)
+            if self._middle and not self._parts:
+                raise FormatError("content packs to another length")
 
+    def drop(self) -> None:
+        self._parts.clear()
+        self._middle.clear()
 
-def _pack_parts(frame: Frame, content: bytes) -> Iterator[bytes]:
-    """What each part of a frame becomes. Bytes dropped behind a part are what its encoder saw ahead."""
-    offset = 0
-    for part in frame.parts:
-        end = offset + part.size
+    def _make(self, part: Part) -> bytes | None:
+        """What comes of the first part now; None as long as bytes of it are missing."""
         if part.recipe is not None:
-            ahead = content[end : end + PACK_AHEAD_BYTES_MAX]
-            packed = pack(part.recipe, content[offset:end], part.packed_size, ahead)
-            if len(packed) != part.packed_size:
-                raise FormatError(
-                    "content packs to another length",
-                    where=f"target offset {frame.target.offset}",
-                    expected=part.packed_size,
-                    got=len(packed),
-                )
-            yield packed
-        elif part.packed_size:
-            yield content[offset:end]
+            if len(self._middle) < part.size + part.ahead_bytes:
+                return None
+            made = _packed(part, self._middle, 0)
+            del self._middle[: part.size]
+            self._parts.popleft()
+            return made
+        if not self._middle:
+            return None
+        made = bytes(self._middle[: part.size])
+        del self._middle[: len(made)]
+        self._parts.popleft()
+        if len(made) < part.size:
+            rest = part.size - len(made)
+            self._parts.appendleft(Part(rest, rest if part.packed_size else 0))
+        return made if part.packed_size else b""
+
+
+def _packed(part: Part, content: bytes | bytearray, offset: int) -> bytes:
+    """What a whole part becomes, whose content begins at `offset`."""
+    end = offset + part.size
+    if part.recipe is None:
+        return bytes(content[offset:end]) if part.packed_size else b""
+    ahead = bytes(content[end : end + part.ahead_bytes])
+    made = pack(part.recipe, bytes(content[offset:end]), part.packed_size, ahead)
+    if len(made) != part.packed_size:
+        raise FormatError(
+            "content packs to another length", expected=part.packed_size, got=len(made)
+        )
+    return made
+
+
+def _standing(frame: Frame, read: Read) -> Iterator[bytes]:
+    """Packed bytes of a frame's long part, from the target bytes that stand."""
+    skip, left = 0, 0
+    for part in frame.parts:
+        if not part.is_whole:
+            left = part.packed_size
+            break
+        skip += part.packed_size
+    for data in _middle(frame, read):
+        piece = data[skip : skip + left]
+        skip = max(0, skip - len(data))
+        left -= len(piece)
+        if piece:
+            yield piece
+
+
+def _middle(frame: Frame, read: Read) -> Iterator[bytes]:
+    """The middle bytes that a frame made, from the target bytes that stand."""
+    offset = frame.target.offset
+    for part in frame.outer or (Part(frame.target.size, frame.target.size),):
+        end = offset + part.packed_size
+        if part.recipe is not None:
+            yield unpack(part.recipe.packing, read(offset, part.packed_size), part.size)
+        else:
+            for begin in range(offset, end, _FEED_BYTES):
+                yield read(begin, min(_FEED_BYTES, end - begin))
         offset = end
 
 
-def _other_length(number: int) -> FormatError:
-    return FormatError("content packs to another length", where=f"frame {number}")
+def _unpacked(recipe: Recipe, packed: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The first `size` bytes of content of packed bytes."""
+    decoder = UnpackCursor(recipe.packing, UNPACK_MEMORY_BYTES_MAX)
+    for piece in packed:
+        while size and (content := decoder.feed(piece, min(size, _FEED_BYTES))):
+            piece = b""
+            size -= len(content)
+            yield content
+    if size:
+        raise FormatError("what stands in the target unpacks to less than was made of it")

@@ -99,7 +99,7 @@ def build_payload(
         reused: dict[int, EncodedFrame] = {}
         if source is None:
             runs = match_grains(np.empty(0, np.uint64), scans[0].hashes)
-            plan = DeltaPlan(list(plan_full(runs, images[0].size, ZERO_BYTES_MIN)), [], [], {}, [])
+            plan = DeltaPlan(list(plan_full(runs, images[0].size, ZERO_BYTES_MIN)), [], {}, [])
             if reuse is not None:
                 reused = find_reusable(reuse, images[0], plan.pieces, effort)
         else:
@@ -154,7 +154,7 @@ def _streams(plan: DeltaPlan, frames: Sequence[Frame]) -> list[PackedStream]:
 
     Contents follow one another, so the streams that nothing reads only count as bytes.
     """
-    blocks = [*plan.sources, *plan.targets]
+    blocks = plan.blocks
     read = _read_blocks(blocks, frames)
     streams: list[PackedStream] = []
     unread = 0

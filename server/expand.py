@@ -38,32 +38,31 @@ class Candidate(NamedTuple):
     """What may be opened: packed bytes begin with the first of `places` (of the work space).
 
     `size` is the content's, None where only unpacking tells; `exact` says that the packed bytes
-    fill `places`, otherwise they may end before.
+    fill `places`, otherwise they may end before. `name` is that of a stream in a file.
     """
 
     packing: Packing
     places: tuple[ByteRange, ...]
     size: int | None
     exact: bool
+    name: str = ""
 
 
 def candidates(blocks: Iterable[Block], carved: Iterable[Carved], base: int) -> list[Candidate]:
-    """Blocks of a file system, and what was carved out, in the order of the image at `base`."""
+    """Blocks of a file system at `base`, and what was carved out of the work space, rising."""
     found = [
-        Candidate(block.packing, (_moved(block.place, base),), block.size, exact=True)
+        Candidate(
+            block.packing,
+            (ByteRange(block.place.offset + base, block.place.size),),
+            block.size,
+            exact=True,
+        )
         for block in blocks
     ]
     found += [
-        Candidate(
-            one.packing, tuple(_moved(place, base) for place in one.places), None, exact=False
-        )
-        for one in carved
+        Candidate(one.packing, one.places, None, exact=False, name=one.name) for one in carved
     ]
     return sorted(found, key=lambda one: one.places[0])
-
-
-def _moved(place: ByteRange, base: int) -> ByteRange:
-    return ByteRange(place.offset + base, place.size)
 
 
 class Opener:
@@ -79,24 +78,29 @@ class Opener:
         self._on_progress = on_progress
         self._end = files.base  # address behind the last content
 
+    @property
+    def end(self) -> int:
+        """Address behind the last content."""
+        return self._end
+
     def open(self, wanted: Sequence[Candidate], what: str) -> list[OpenBlock]:
         """The blocks that could be unpacked, in the order given; places as given, cut to what is
         packed there. `what` names the work where progress is told. OSError."""
         opened: list[OpenBlock] = []
-        covered = 0
+        covered: tuple[ByteRange, ...] = ()
         batches = list(_batches(wanted))
         results = in_order(self._pool, (self._start(batch) for batch in batches))
         sizes = [sum(map(_packed_size, batch)) for batch in batches]
         results = told(results, sizes, what, sum(sizes), self._on_progress)
         for batch, contents in zip(batches, results, strict=True):
             for candidate, unpacked in zip(batch, contents, strict=True):
-                begin = candidate.places[0].offset
-                if unpacked is None or begin < covered:  # a magic number inside a stream
-                    continue
+                begin = ByteRange(candidate.places[0].offset, 1)
+                if unpacked is None or any(begin.overlaps(place) for place in covered):
+                    continue  # the latter: a magic number inside a stream
                 block = self._keep(candidate, unpacked)
                 if block is not None:
                     opened.append(block)
-                    covered = block.places[0].end
+                    covered = block.places
         self._scratch.flush()
         return opened
 
@@ -126,7 +130,9 @@ class Opener:
         content = ByteRange(self._end, size)
         self._end = content.end
         places = tuple(_cut(candidate.places, packed))
-        return OpenBlock(places, content, candidate.packing, header_bytes=header)
+        return OpenBlock(
+            places, content, candidate.packing, header_bytes=header, name=candidate.name
+        )
 
 
 def _batches(wanted: Sequence[Candidate]) -> Iterator[list[Candidate]]:
@@ -245,7 +251,9 @@ def _unpack_long(files: WorkFiles, one: Candidate, content: IO[bytes]) -> _Long:
             if cursor.eof:
                 inside = tuple(mark for mark in marks if mark.packed < cursor.consumed - header)
                 return _Long(made, cursor.consumed, header, memory, inside)
-            if made - (marks[-1].content if marks else 0) >= _MARK_BYTES and fed > header:
+            # Where places meet, too: a stream in the blocks of a file system can be cut only there.
+            due = made - (marks[-1].content if marks else 0) >= _MARK_BYTES
+            if (due or first + _FEED_BYTES >= len(packed)) and fed > header:
                 marks.append(Cut(made, fed - header))
     raise FormatError("packed stream without an end", got=f"{made} bytes of content")
 

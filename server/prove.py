@@ -51,11 +51,10 @@ def prove(
 
 
 def _batches(blocks: Sequence[OpenBlock]) -> Iterator[list[OpenBlock]]:
-    """Blocks in one place, in batches; the long ones first: they take longest."""
-    whole = [one for one in blocks if len(one.places) == 1]
-    yield from ([one] for one in whole if one.is_long)
+    """Blocks in batches; the long ones first: they take longest."""
+    yield from ([one] for one in blocks if one.is_long)
     batch: list[OpenBlock] = []
-    for one in whole:
+    for one in blocks:
         if one.is_long:
             continue
         batch.append(one)
