@@ -35,6 +35,10 @@ CARVED_MAX = 1 << 17  # compressed files looked for in one image: each is tried,
 STREAM_DEPTH_MAX = 4  # a module in an initrd in a kernel in a disk image
 BLOCK_CONTENT_BYTES_MAX = 1 * MIB  # content that is unpacked at once; longer streams have a cursor
 PACKED_BLOCK_BYTES_MAX = 2 * MIB  # what that is unpacked from: packing hardly makes anything longer
+LONG_STREAM_RATIO_MAX = (
+    64  # content per packed byte: text packs 1:10, a bomb of deflate 1:1000, ...
+)
+LONG_STREAM_BYTES_FREE = 16 * MIB  # ... looked at behind so much: a stream may begin with zeros
 UNPACK_CACHE_BYTES = (
     4 * MIB
 )  # unpacked blocks kept: the next frame mostly reads from the last one's

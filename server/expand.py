@@ -16,7 +16,14 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.carve import Carved
 from slipstream.delta.errors import FormatError, PackingUnavailable
 from slipstream.delta.filemap import Block, Packing
-from slipstream.delta.limits import BLOCK_CONTENT_BYTES_MAX, KIB, MIB, UNPACK_MEMORY_BYTES_MAX
+from slipstream.delta.limits import (
+    BLOCK_CONTENT_BYTES_MAX,
+    KIB,
+    LONG_STREAM_BYTES_FREE,
+    LONG_STREAM_RATIO_MAX,
+    MIB,
+    UNPACK_MEMORY_BYTES_MAX,
+)
 from slipstream.delta.packing.headers import gzip_header_size, unpack_memory_bytes
 from slipstream.delta.packing.unpack import UnpackCursor, unpack
 from slipstream.delta.partition import Cut
@@ -248,6 +255,8 @@ def _unpack_long(files: WorkFiles, one: Candidate, content: IO[bytes]) -> _Long:
                 content.write(some)
                 made += len(some)
                 piece = b""
+                if made > max(LONG_STREAM_BYTES_FREE, LONG_STREAM_RATIO_MAX * fed):
+                    raise FormatError("stream that unpacks to impossibly much", got=made)
             if cursor.eof:
                 inside = tuple(mark for mark in marks if mark.packed < cursor.consumed - header)
                 return _Long(made, cursor.consumed, header, memory, inside)
