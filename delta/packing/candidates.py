@@ -12,7 +12,7 @@ from typing import assert_never
 import zstandard
 
 from slipstream.delta.filemap import Packing
-from slipstream.delta.limits import KIB, PACK_AHEAD_BYTES_MAX
+from slipstream.delta.limits import BLOCK_CONTENT_BYTES_MAX, KIB, PACK_AHEAD_BYTES_MAX
 from slipstream.delta.packing.headers import (
     GZIP_MAGIC,
     XzHeader,
@@ -26,8 +26,15 @@ from slipstream.delta.packing.recipe import Packer, Recipe, library_of
 _GZIP_LEVELS = {2: (9, 8, 7, 6), 4: (1, 2), 0: (6, 5, 7, 8, 4, 3, 2)}  # by the header's extra flags
 _ZLIB_LEVELS = ((1,), (5, 4, 3, 2), (6,), (9, 8, 7))  # by the header's FLEVEL, as deflate.c sets it
 _ZSTD_LEVELS = (15, 3, 19, 1, 9, 22, *range(2, 22))  # mksquashfs's, zstd's, distributions', all
+_ZSTD_JOB_BYTES_MIN = 512 * KIB  # ZSTDMT_JOBSIZE_MIN
 _LZ4_LEVELS = (0, 12, 9, *range(3, 12))  # mksquashfs's two, mkfs.erofs's, all
 _LZO_LEVELS = (8, 9, *range(1, 8))
+# Presets of xz with -e or without, and their dictionaries. From 6 on presets differ in nothing else,
+# and -e makes all but 3 and 5 alike.
+_XZ_DICT_LOGS = (
+    ((6, 0), 23), ((6, 1), 23), ((3, 0), 22), ((3, 1), 22), ((4, 0), 22), ((6, 1), 22), ((5, 0), 23),
+    ((5, 1), 23), ((2, 0), 21), ((6, 1), 21), ((1, 0), 20), ((6, 1), 20), ((0, 0), 18), ((6, 1), 18),
+)  # fmt: skip
 _XZ_BLOCK_BYTES = 128 * KIB  # squashfs's usual block, where no hint says another
 # From here on LZ4 has another kind of table: LZ4_64Klimit. mkfs.erofs compresses from all that is
 # left of a file, of which no more is needed than that it is this much.
@@ -49,12 +56,12 @@ def candidates(
         case Packing.XZ:
             found = _xz(packed, size, hints)
         case Packing.ZSTD:
-            found = _zstd(packed, hints)
+            found = _zstd(packed, size, hints)
         case Packing.LZ4:
             levels = _first(12 if hints.get("hc") else 0, _LZ4_LEVELS)
             found = _recipes(Packer.LZ4, product(levels))
         case Packing.LZ4_PADDED:
-            found = _lz4_dest(len(packed), size, hints, ahead_size)
+            found = _lz4_dest(size, hints, ahead_size)
         case Packing.LZO:
             found = _lzo(hints)
         case Packing.MICROLZMA | Packing.DEFLATE | Packing.ZSTD_PADDED | Packing.LZMA_ALONE:
@@ -87,24 +94,17 @@ def _gzip(packed: bytes) -> Iterator[Recipe]:
 
 def _xz(packed: bytes, size: int, hints: Mapping[str, int]) -> Iterator[Recipe]:
     header = parse_xz_header(packed)
-    # From 6 on presets differ in the dictionary only, which is known; -e makes all but 3 and 5 alike.
-    presets = [(6, 0), (6, 1), (3, 0), (2, 0), (1, 0), (0, 0), (4, 0), (5, 0), (5, 1)]
-    block_size, header_size = _xz_blocks(header, size, hints)
-    for preset, extreme in presets:
-        yield from _recipes(
-            Packer.XZ,
-            [
-                (
-                    preset,
-                    extreme,
-                    header.dict_size,
-                    header.check,
-                    header.filter_id,
-                    block_size,
-                    header_size,
-                )
-            ],
-        )
+    # The preset that has this dictionary by itself, then the default with another one.
+    usual = [preset for preset, log in _XZ_DICT_LOGS if header.dict_size == 1 << log]
+    presets = dict.fromkeys([*usual, *(preset for preset, _log in _XZ_DICT_LOGS)])
+    blocks = _xz_blocks(header, size, hints)
+    yield from _recipes(
+        Packer.XZ,
+        (
+            (*preset, header.dict_size, header.check, header.filter_id, *blocks)
+            for preset in presets
+        ),
+    )
 
 
 def _xz_blocks(header: XzHeader, size: int, hints: Mapping[str, int]) -> tuple[int, int]:
@@ -117,30 +117,29 @@ def _xz_blocks(header: XzHeader, size: int, hints: Mapping[str, int]) -> tuple[i
     return whole, header.header_size
 
 
-def _zstd(packed: bytes, hints: Mapping[str, int]) -> Iterator[Recipe]:
+def _zstd(packed: bytes, size: int, hints: Mapping[str, int]) -> Iterator[Recipe]:
     frame = parse_zstd_header(packed)
     levels = _first(hints.get("level"), _ZSTD_LEVELS)
     sized = frame.content_size != zstandard.CONTENTSIZE_UNKNOWN
     declared = frame.content_size if sized else 0
     checksum = int(frame.has_checksum)
-    long_logs = (0, 27) if frame.window_size == 1 << 27 else (0,)
-    for level in levels:
-        if sized and not checksum:
-            yield from _recipes(Packer.ZSTD, [(level, 0, 0, 0, 0, 0)])
-        streams = product((level,), (1,), (declared,), (checksum,), (1, 0), long_logs)
+    if sized and not checksum and size <= BLOCK_CONTENT_BYTES_MAX:
+        yield from _recipes(Packer.ZSTD, ((level, 0, 0, 0, 0, 0) for level in levels))
+        return
+    # The command's own worker leaves no trace in content that it knows to be shorter than a job.
+    workers = (0,) if sized and size <= _ZSTD_JOB_BYTES_MIN else (1, 0)
+    # A window that fits content of a known size does not say whether --long was there.
+    large = size > BLOCK_CONTENT_BYTES_MAX if sized else frame.window_size == 1 << 27
+    for long_log in (0, 27) if large else (0,):
+        streams = product(levels, (1,), (declared,), (checksum,), workers, (long_log,))
         yield from _recipes(Packer.ZSTD, streams)
 
 
-def _lz4_dest(
-    packed_size: int, size: int, hints: Mapping[str, int], ahead_size: int
-) -> Iterator[Recipe]:
+def _lz4_dest(size: int, hints: Mapping[str, int], ahead_size: int) -> Iterator[Recipe]:
     levels = _first(hints.get("level"), _LZ4_LEVELS)
     ahead = min(ahead_size, PACK_AHEAD_BYTES_MAX)
     padded = (_LZ4_LARGE_BYTES,) if size + ahead >= _LZ4_LARGE_BYTES else (0, _LZ4_LARGE_BYTES)
-    # The last cluster of a file is offered the length of all others, and kept as short as it gets.
-    longer = (1 << log for log in range(12, 21) if packed_size < 1 << log)
-    for capacity, level in product((0, *longer), levels):
-        yield from _recipes(Packer.LZ4_DEST, product((level,), (ahead,), padded, (capacity,)))
+    yield from _recipes(Packer.LZ4_DEST, product(levels, (ahead,), padded))
 
 
 def _lzo(hints: Mapping[str, int]) -> Iterator[Recipe]:

@@ -6,17 +6,18 @@ payload size: those bytes are sent as they are.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
-from slipstream.delta.limits import MIB, RECIPE_SEARCHES_MAX, RECIPES_KEPT_MAX
+from slipstream.delta.limits import PACK_PIECE_BYTES, RECIPE_SEARCHES_MAX, RECIPES_KEPT_MAX
 from slipstream.delta.packing.candidates import candidates
 from slipstream.delta.packing.headers import gzip_header_size
+from slipstream.delta.packing.libraries import zstds
+from slipstream.delta.packing.libzstd import ZstdStream
 from slipstream.delta.packing.pack import PackCursor, pack
 from slipstream.delta.packing.recipe import Packer, Recipe, is_streamed
 
-_PROOF_BYTES = 1 * MIB  # content between two looks at what came out
 # What an LZ4 encoder may have to see behind its block, in steps: a device must have it by then.
 _AHEAD_BYTES = (0, 16, 64, 256, 1024, 4096, 16384)
 
@@ -39,6 +40,8 @@ class RecipeFinder:
         are proved piece by piece, and given up at the first wrong byte.
         """
         kept = self._kept.setdefault(packing, [])
+        if not packed or not content:
+            return None
         try:
             fresh = candidates(packing, packed, len(content), self._hints, len(ahead))
             wanted = packed[gzip_header_size(packed) :] if packing is Packing.GZIP else packed
@@ -47,7 +50,7 @@ class RecipeFinder:
         tried = [recipe for recipe in kept if _is_possible(recipe, fresh, len(ahead))]
         if self._failures[packing] < RECIPE_SEARCHES_MAX:
             tried += [recipe for recipe in fresh if recipe not in tried]
-        for recipe in tried:
+        for recipe in _beginning(tried, wanted, content):
             if _makes(recipe, wanted, content, ahead):
                 best = _look_less_ahead(recipe, wanted, content, ahead)
                 if best in kept:
@@ -66,6 +69,35 @@ def _is_possible(recipe: Recipe, fresh: list[Recipe], ahead_size: int) -> bool:
     return recipe in fresh
 
 
+def _beginning(
+    recipes: Iterable[Recipe], packed: bytes, content: bytes | memoryview
+) -> Iterator[Recipe]:
+    """Those of `recipes` that make the first bytes, as far as that is quick to say.
+
+    For zstd with workers, which gives nothing before a job of up to 512 MiB is done: the first
+    block is the same without them.
+    """
+    known: dict[tuple[str, int, int], bool] = {}
+    for recipe in recipes:
+        if recipe.packer is Packer.ZSTD and len(content) > PACK_PIECE_BYTES and is_streamed(recipe):
+            level, _streamed, content_size, checksum, _workers, long_log = recipe.parameters
+            key = (recipe.library, level, long_log)
+            if key not in known:
+                stream = ZstdStream(
+                    zstds()[recipe.library],
+                    level,
+                    content_size=content_size,
+                    checksum=checksum,
+                    workers=0,
+                    long_log=long_log,
+                )
+                known[key] = packed.startswith(stream.begin(bytes(content[:PACK_PIECE_BYTES])))
+                stream.close()
+            if not known[key]:
+                continue
+        yield recipe
+
+
 def _makes(recipe: Recipe, packed: bytes, content: bytes | memoryview, ahead: bytes) -> bool:
     if not is_streamed(recipe):
         return pack(recipe, bytes(content), len(packed), ahead) == packed
@@ -80,8 +112,8 @@ def _makes_stream(recipe: Recipe, packed: bytes, content: bytes | memoryview) ->
     place = 0
     cursor = PackCursor(recipe)
     try:
-        for begin in range(0, len(content), _PROOF_BYTES):
-            made = cursor.feed(bytes(content[begin : begin + _PROOF_BYTES]))
+        for begin in range(0, len(content), PACK_PIECE_BYTES):
+            made = cursor.feed(bytes(content[begin : begin + PACK_PIECE_BYTES]))
             if wanted[place : place + len(made)] != made:
                 return False
             place += len(made)
@@ -96,11 +128,11 @@ def _look_less_ahead(
     """The recipe that does with the least content behind its block."""
     if recipe.packer is not Packer.LZ4_DEST:
         return recipe
-    level, most, padded, capacity = recipe.parameters
+    level, most, padded = recipe.parameters
     for size in _AHEAD_BYTES:
         if size >= most:
             break
-        less = Recipe(recipe.packer, (level, size, padded, capacity), recipe.library)
+        less = Recipe(recipe.packer, (level, size, padded), recipe.library)
         if _makes(less, packed, content, ahead):
             return less
     return recipe

@@ -9,9 +9,8 @@ import ctypes
 import zlib
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib.util import find_spec
 from typing import Protocol, TypeVar
-
-import zstandard
 
 from slipstream.delta.errors import PackingUnavailable
 from slipstream.delta.packing.gnu_gzip import GnuGzip, find_gnu_gzip
@@ -53,9 +52,9 @@ def missing(library: str) -> PackingUnavailable:
 @cache
 def zstds() -> dict[str, LibZstd]:
     """Every libzstd: the system's, which made the images, and the one in zstandard's wheel."""
-    bundled = getattr(zstandard, "backend_c", None)
-    names = ["libzstd.so.1", *([bundled.__file__] if bundled is not None else [])]
-    return _load("libzstd", LibZstd, names)
+    # Of the wheel's two backends this one exports libzstd's functions.
+    bundled = find_spec("zstandard._cffi")
+    return _load("libzstd", LibZstd, ["libzstd.so.1", *([bundled.origin] if bundled else [])])
 
 
 @cache

@@ -16,7 +16,7 @@ _LONG_DISTANCE = 160
 _CONTENT_SIZE_FLAG = 200
 _CHECKSUM_FLAG = 201
 _WORKERS = 400
-_CONTINUE, _END = 0, 2
+_CONTINUE, _FLUSH, _END = 0, 1, 2
 
 
 class _Buffer(ctypes.Structure):
@@ -104,6 +104,10 @@ class ZstdStream:
             self.close()
             raise
 
+    def begin(self, content: bytes) -> bytes:
+        """What a frame begins with: header and blocks of this content, if more follows."""
+        return self._step(content, _FLUSH)
+
     def feed(self, content: bytes) -> bytes:
         """What comes out once `content` is in."""
         return self._step(content, _CONTINUE)
@@ -131,6 +135,6 @@ class ZstdStream:
             left = self._library.stream(self._context, made, given, directive)
             self._library.check(left)
             pieces.append(ctypes.string_at(self._out, made.position))
-            done = left == 0 if directive == _END else given.position == given.size
+            done = given.position == given.size if directive == _CONTINUE else left == 0
             if done:
                 return b"".join(pieces)

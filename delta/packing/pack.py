@@ -183,12 +183,12 @@ def _open_xz(recipe: Recipe) -> _Compressor:
 
 def _fill(recipe: Recipe, content: bytes, size: int, ahead: bytes) -> bytes:
     """A cluster of erofs: one block at its end, zeros before it."""
-    level, ahead_size, padded, capacity = recipe.parameters
+    level, ahead_size, padded = recipe.parameters
     if len(ahead) < ahead_size:
         raise FormatError(
             "too little content behind a block", expected=f"{ahead_size} bytes", got=len(ahead)
         )
     seen = content + ahead[:ahead_size]
     seen += bytes(max(0, padded - len(seen)))
-    packed, _used = lz4s()[recipe.library].fill(seen, level, capacity or size)
+    packed, _used = lz4s()[recipe.library].fill(seen, level, size)
     return packed.rjust(size, b"\0")

@@ -85,9 +85,6 @@ PARAMETERS: dict[Packer, tuple[_Parameter, ...]] = {
         _Parameter("level", 0, 12),  # 0: LZ4_compress_destSize, else LZ4_compress_HC_destSize
         _Parameter("ahead", 0, PACK_AHEAD_BYTES_MAX),  # content behind the block that it looks at
         _Parameter("padded", 0, PACK_CLUSTER_BYTES_MAX),  # zeros behind that, up to this length
-        _Parameter(
-            "capacity", 0, PACK_CLUSTER_BYTES_MAX
-        ),  # bytes to fill; 0: as long as the result
     ),
     Packer.LZO: (
         # By the number that squashfs has for it: lzo1x_1, _1_11, _1_12, _1_15, _999.
@@ -118,8 +115,18 @@ _PACKINGS = {
     Packer.LZO: Packing.LZO,
 }
 
-# Most bytes of an encoder in one thread, up to a level.
-_ZSTD_ENCODER_BYTES = ((2, 4 * MIB), (8, 16 * MIB), (12, 48 * MIB), (17, 96 * MIB), (22, 900 * MIB))
+# Up to a level: logarithm of the window, and most bytes of an encoder in one thread, by
+# ZSTD_getCParams and ZSTD_estimateCStreamSize of 1.5.4.
+_ZSTD_ENCODERS = (
+    (2, 20, 3 * MIB),
+    (8, 21, 10 * MIB),
+    (12, 22, 54 * MIB),
+    (16, 22, 70 * MIB),
+    (19, 23, 91 * MIB),
+    (20, 25, 196 * MIB),
+    (21, 26, 388 * MIB),
+    (22, 27, 780 * MIB),
+)
 
 _NUMBERS = frozenset(packer.value for packer in Packer)
 _XZ_CHECKS = frozenset({0, 1, 4, 10})
@@ -269,13 +276,15 @@ def _xz_memory_bytes(recipe: Recipe) -> int:
 
 
 def _zstd_memory_bytes(recipe: Recipe, size: int) -> int:
-    level, streamed, _content_size, _checksum, workers, long_log = recipe.parameters
-    own = next(most for highest, most in _ZSTD_ENCODER_BYTES if level <= highest)
-    if not streamed:  # tables fit the content then, which libzstd knows
-        return min(own, 32 * size + 2 * MIB)
-    # A job is at least four windows, and one is filled while another is packed.
-    window = max(own // 8, 1 << long_log)
-    return own + (2 << long_log if long_log else 0) + (workers * 12 * window)
+    level, streamed, content_size, _checksum, workers, long_log = recipe.parameters
+    window_log, own = next(row[1:] for row in _ZSTD_ENCODERS if level <= row[0])
+    known = content_size if streamed else size
+    if known:  # libzstd fits window and tables to it
+        window_log = min(window_log, max(0, known - 1).bit_length())
+        own = min(own, 18 * (1 << window_log) + 3 * MIB)
+    # Long mode has a window and tables of its own. With workers, jobs of four windows wait to be
+    # filled, packed and written: six of them, whatever comes in.
+    return own + (2 << long_log if long_log else 0) + workers * (24 * (1 << window_log) + 8 * MIB)
 
 
 def _parse_number(data: bytes, position: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from slipstream.delta.errors import FormatError
-from slipstream.delta.packing.headers import XZ_STREAM_HEADER_BYTES
+from slipstream.delta.packing.headers import XZ_MAGIC, XZ_STREAM_HEADER_BYTES
 
 _FOOTER_BYTES = 12
 _CHECK_BYTES = {0: 0, 1: 4, 4: 8, 10: 32}
@@ -41,10 +41,11 @@ class XzBlocks:
         self._fed = 0  # content bytes of the block
         self._packed = bytearray()  # of the block, in the framing that Python writes
         self._records: list[tuple[int, int]] = []
+        flags = bytes([0, check])
+        self._made = bytearray(XZ_MAGIC + flags + _crc(flags))
 
     def compress(self, content: bytes) -> bytes:
         """The blocks that `content` completes."""
-        blocks = []
         view = memoryview(content)
         while view:
             piece = view[: self._block_size - self._fed]
@@ -52,13 +53,14 @@ class XzBlocks:
             self._packed += self._encoder.compress(piece)
             self._fed += len(piece)
             if self._fed == self._block_size:
-                blocks.append(self._end_block())
+                self._end_block()
                 self._encoder = self._open()
-        return b"".join(blocks)
+        return self._take()
 
     def flush(self) -> bytes:
         """The last block, the index and the footer."""
-        last = self._end_block() if self._fed or not self._records else b""
+        if self._fed:
+            self._end_block()
         index = bytearray([0])
         index += _number(len(self._records))
         for unpadded, size in self._records:
@@ -67,12 +69,18 @@ class XzBlocks:
         index += _crc(index)
         backward = len(index) // 4 - 1
         footer = backward.to_bytes(4, "little") + bytes([0, self._check])
-        return last + bytes(index) + _crc(footer) + footer + b"YZ"
+        self._made += index + _crc(footer) + footer + b"YZ"
+        return self._take()
+
+    def _take(self) -> bytes:
+        made = bytes(self._made)
+        self._made.clear()
+        return made
 
     def _open(self) -> lzma.LZMACompressor:
         return lzma.LZMACompressor(lzma.FORMAT_XZ, check=self._check, filters=self._filters)
 
-    def _end_block(self) -> bytes:
+    def _end_block(self) -> None:
         self._packed += self._encoder.flush()
         stream = bytes(self._packed)
         self._packed.clear()
@@ -85,10 +93,9 @@ class XzBlocks:
         unpadded, _ = _parse_number(stream, end + 2)
         unpadded -= len(header)
         framed = self._header(header, unpadded - _CHECK_BYTES[self._check])
-        first = stream[:begin] if not self._records else b""
         self._records.append((len(framed) + unpadded, self._fed))
         self._fed = 0
-        return first + framed + body
+        self._made += framed + body
 
     def _header(self, header: bytes, packed_size: int) -> bytes:
         """The block header of `header`'s filters with sizes in it."""
