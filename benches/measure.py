@@ -41,10 +41,13 @@ def measure(command: list[str], *, limit_s: int | None = None) -> Cost:
     the time on the clock. Raises OverLimitError, or CalledProcessError where it fails.
     """
     busy_before, began = busy_s(), monotonic()
-    # The soft limit ends it with SIGXCPU, which says why; the hard one a second later with SIGKILL.
-    limited = [] if limit_s is None else ["prlimit", f"--cpu={limit_s}:{limit_s + 1}"]
+    # Its process ends with this one, however this one ends. The soft limit ends it with SIGXCPU,
+    # which says why; the hard one a second later with SIGKILL.
+    words = ["setpriv", "--pdeathsig", "KILL", "--"]
+    if limit_s is not None:
+        words += ["prlimit", f"--cpu={limit_s}:{limit_s + 1}"]
     process = subprocess.Popen(
-        [*limited, *command],
+        [*words, *command],
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # so that all that it started can be ended with it
     )

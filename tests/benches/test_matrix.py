@@ -1,12 +1,16 @@
 """A run goes on where an earlier one was, and says what it took from there."""
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benches import matrix
 
+ROOT = Path(__file__).parents[2]
 ROW = "small/erofs"
 
 
@@ -67,3 +71,26 @@ def test_a_failure_ends_nothing_but_is_told(
     said = capsys.readouterr().out
     assert "failed: Command" in said
     assert "zstd -19" in said
+
+
+def test_the_command_being_measured_ends_with_the_run(cache: Path) -> None:
+    tools, line = cache / "bin", cache / "line"
+    tools.mkdir()
+    os.mkfifo(line)
+    # The command keeps the line open: it has an end when the command has.
+    (tools / "xdelta3").write_text(f"#!/bin/sh\nexec 3>{line}\necho begun >&3\nexec sleep 600\n")
+    (tools / "xdelta3").chmod(0o755)
+    words = ["-m", "benches.matrix", "--cache", cache, "--rows", ROW, "--contenders", "xdelta3"]
+    with subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+        stderr=subprocess.PIPE,
+    ) as run:
+        with line.open() as heard:
+            assert heard.readline() == "begun\n"
+            run.terminate()
+            assert heard.read() == ""
+        run.communicate()
+
+    assert run.returncode != 0
