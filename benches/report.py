@@ -7,7 +7,6 @@ show what the JSON file then holds, and nothing else.
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 from benches.contest import MIB, Cell
@@ -48,34 +47,36 @@ def write_report(cache: ResultCache, docs: Path = DOCS) -> None:
         newer = cache.load(name)
         if newer is not None:
             rows[name] = merged(rows.get(name), newer)
-    save_all(docs / "benchmarks.json", {name: rows[name] for name in ROWS if name in rows})
+    rows = {name: rows[name] for name in ROWS if name in rows}
+    save_all(docs / "benchmarks.json", rows)
     plots = docs / "benchmarks"
     plots.mkdir(exist_ok=True)
-    text = _HEAD + _contenders(rows)
     for kind in KINDS.values():
-        measured = [(row, rows[row.name]) for row in rows_of(kind) if row.name in rows]
-        if not measured:
-            continue
-        draw(measured, CONTENDERS, plots / f"{kind.name}.svg")
-        text += f"\n## {kind.title}\n\n![Payload by contender](benchmarks/{kind.name}.svg)\n"
-        for row, results in measured:
-            text += f"\n{_table(row, results)}"
-    (docs / "benchmarks.md").write_text(text)
+        if measured := measured_rows(kind, rows):
+            draw(measured, CONTENDERS, plots / f"{kind.name}.svg")
+    (docs / "benchmarks.md").write_text(page(rows))
 
 
-def rows_of(kind: Kind) -> Iterator[Row]:
-    """Rows of one kind, in the order of the corpus."""
-    return (row for row in ROWS.values() if row.kind is kind)
+def page(rows: dict[str, RowResults]) -> str:
+    """The text of docs/benchmarks.md."""
+    text = _HEAD + _contenders(rows) + _summary(rows)
+    for kind in KINDS.values():
+        if measured := measured_rows(kind, rows):
+            text += f"\n## {kind.title}\n\n![Payload by contender](benchmarks/{kind.name}.svg)\n"
+            for row, results in measured:
+                text += f"\n{_table(row, results)}"
+    return text
 
 
-def smallest_peer(results: RowResults) -> int | None:
-    """Bytes of the smallest payload that a peer made; None where none did."""
-    sizes = [
-        cell.payload_bytes
-        for name, cell in results.cells.items()
-        if name in PEERS and not cell.skipped
-    ]
-    return min(sizes, default=None)
+def measured_rows(kind: Kind, rows: dict[str, RowResults]) -> list[tuple[Row, RowResults]]:
+    """Rows of one kind that have results, in the order of the corpus."""
+    return [(row, rows[row.name]) for row in ROWS.values() if row.kind is kind and row.name in rows]
+
+
+def smallest_peer(results: RowResults) -> str | None:
+    """Name of the peer with the smallest payload; None where none has one."""
+    peers = [name for name, cell in results.cells.items() if name in PEERS and not cell.skipped]
+    return min(peers, key=lambda name: results.cells[name].payload_bytes, default=None)
 
 
 def _contenders(rows: dict[str, RowResults]) -> str:
@@ -90,15 +91,43 @@ def _contenders(rows: dict[str, RowResults]) -> str:
     return "\n".join((*lines, "", f"Measured on {', '.join(sorted(machines - {''}))}.", ""))
 
 
+def _summary(rows: dict[str, RowResults]) -> str:
+    lines = [
+        "",
+        "## Every row",
+        "",
+        "Payloads in bytes; the ratio is profile small to the smallest peer.",
+        "",
+        "| image | releases | smallest peer | small, 512 MiB | ratio | balanced | fast |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for name, results in rows.items():
+        row, best = ROWS[name], smallest_peer(results)
+        peer = ratio = ""
+        if best is not None:
+            best_bytes = results.cells[best].payload_bytes
+            peer = f"{best_bytes:,} {CONTENDERS[best].title}"
+            ratio = _ratio(results.cells.get("ours-small"), best_bytes)
+        small, balanced, fast = (
+            f"{cell.payload_bytes:,}" if cell is not None and not cell.skipped else ""
+            for cell in map(results.cells.get, ("ours-small", "ours-balanced", "ours-fast"))
+        )
+        lines.append(
+            f"| {row.kind.title} | {row.pair.name} | {peer} | {small} | {ratio} | {balanced} | {fast} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _table(row: Row, results: RowResults) -> str:
     best = smallest_peer(results)
+    best_bytes = None if best is None else results.cells[best].payload_bytes
     lines = [
         f"{row.pair.title} ({results.target_bytes / 1e6:,.1f} MB):",
         "",
         "| | payload, bytes | ratio | encode, s | encode, MiB | decode, s | decode, MiB |",
         "|---|--:|--:|--:|--:|--:|--:|",
         *(
-            _line(CONTENDERS[name].title, results.cells[name], best)
+            _line(CONTENDERS[name].title, results.cells[name], best_bytes)
             for name in CONTENDERS
             if name in results.cells
         ),
@@ -106,15 +135,20 @@ def _table(row: Row, results: RowResults) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(title: str, cell: Cell, best: int | None) -> str:
+def _line(title: str, cell: Cell, best_bytes: int | None) -> str:
     if cell.encode is None or cell.decode is None:
         return f"| {title} | {cell.skipped} | | | | | |"
-    ratio = "" if best is None else f"{cell.payload_bytes / best:.3f}"
     return (
-        f"| {title} | {cell.payload_bytes:,} | {ratio} "
+        f"| {title} | {cell.payload_bytes:,} | {_ratio(cell, best_bytes)} "
         f"| {_seconds(cell.encode)} | {cell.encode.peak_bytes // MIB} "
         f"| {_seconds(cell.decode)} | {cell.decode.largest_process_bytes // MIB} |"
     )
+
+
+def _ratio(cell: Cell | None, best_bytes: int | None) -> str:
+    if cell is None or cell.skipped or best_bytes is None:
+        return ""
+    return f"{cell.payload_bytes / best_bytes:.3f}"
 
 
 def _seconds(cost: Cost) -> str:

@@ -8,7 +8,7 @@ from benches.corpus import ROWS
 from benches.matrix import cached_cell
 from benches.measure import Cost
 from benches.peers import PEERS
-from benches.report import write_report
+from benches.report import DOCS, page, write_report
 from benches.results import ResultCache, RowResults, load_all
 
 IMAGES = RowResults("aa", "bb", 1_000_000, 1_000_000)
@@ -54,6 +54,7 @@ def test_cells_of_one_pair_of_images_gather_and_others_go(tmp_path: Path) -> Non
 def test_the_report_keeps_what_other_runs_measured(tmp_path: Path) -> None:
     first, second = ResultCache(tmp_path / "first"), ResultCache(tmp_path / "second")
     first.store(ROW.name, IMAGES, "xdelta3", cell(4_000_000))
+    first.store(ROW.name, IMAGES, "ours-small", cell(800_000))
     first.store("full/erofs", IMAGES, "xz", cell(9_000_000))
     second.store(ROW.name, IMAGES, "ours-balanced", cell(1_000_000, others_cpu_s=1.5))
 
@@ -62,13 +63,18 @@ def test_the_report_keeps_what_other_runs_measured(tmp_path: Path) -> None:
 
     rows = load_all(tmp_path / "benchmarks.json")
     assert set(rows) == {ROW.name, "full/erofs"}
-    assert set(rows[ROW.name].cells) == {"xdelta3", "ours-balanced"}
-    page = (tmp_path / "benchmarks.md").read_text()
+    assert set(rows[ROW.name].cells) == {"xdelta3", "ours-small", "ours-balanced"}
+    page_text = (tmp_path / "benchmarks.md").read_text()
     assert (
-        "| slipstream balanced | 1,000,000 | 0.250 | ~2.0 (1.5) | 300 | ~2.0 (1.5) | 200 |" in page
+        "| slipstream balanced | 1,000,000 | 0.250 | ~2.0 (1.5) | 300 | ~2.0 (1.5) | 200 |"
+        in page_text
     )
-    assert "| xdelta3 -9 -S lzma | 4,000,000 | 1.000 | 2.0 (1.5) |" in page
-    assert "Measured on 2 x test.\n" in page
+    assert (
+        "| ext4, 1 KiB blocks | small | 4,000,000 xdelta3 -9 -S lzma | 800,000 | 0.200 | 1,000,000 |  |"
+        in page_text
+    )
+    assert "| xdelta3 -9 -S lzma | 4,000,000 | 1.000 | 2.0 (1.5) |" in page_text
+    assert "Measured on 2 x test.\n" in page_text
     assert "4.00" in (tmp_path / "benchmarks/ext4-1k.svg").read_text()
 
 
@@ -88,3 +94,12 @@ def test_the_same_results_give_the_same_files(tmp_path: Path) -> None:
     assert set(first) == {"ext4-1k.svg", "benchmarks.md", "benchmarks.json"}
     assert b"over 1200 s" in first["benchmarks.md"]
     assert files() == first
+
+
+def test_the_page_says_what_the_json_file_says() -> None:
+    rows = load_all(DOCS / "benchmarks.json")
+
+    assert rows
+    assert (DOCS / "benchmarks.md").read_text() == page(rows)
+    for row in rows:
+        assert (DOCS / f"benchmarks/{ROWS[row].kind.name}.svg").exists()
