@@ -1,16 +1,22 @@
 """Finds the recipe that makes given packed bytes, and proves it byte for byte (build machine).
 
 A finder is for one image: its blocks were mostly made alike, so what worked last is tried first,
-and after RECIPE_SEARCHES_MAX blocks for which nothing worked only that. No answer is no loss but
-payload size: those bytes are sent as they are.
+and after RECIPE_SEARCHES_MAX blocks for which nothing worked only that. Long streams were made by
+whatever made them, and are few: all candidates are tried. No answer costs payload size only.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
-from slipstream.delta.limits import PACK_PIECE_BYTES, RECIPE_SEARCHES_MAX, RECIPES_KEPT_MAX
+from slipstream.delta.limits import (
+    BLOCK_CONTENT_BYTES_MAX,
+    PACK_PIECE_BYTES,
+    RECIPE_SEARCHES_MAX,
+    RECIPES_KEPT_MAX,
+)
 from slipstream.delta.packing.candidates import candidates
 from slipstream.delta.packing.headers import gzip_header_size
 from slipstream.delta.packing.libraries import zstds
@@ -47,8 +53,9 @@ class RecipeFinder:
             wanted = packed[gzip_header_size(packed) :] if packing is Packing.GZIP else packed
         except FormatError:  # not even a header: nothing that could be made again
             return None
+        is_long = len(content) > BLOCK_CONTENT_BYTES_MAX
         tried = [recipe for recipe in kept if _is_possible(recipe, fresh, len(ahead))]
-        if self._failures[packing] < RECIPE_SEARCHES_MAX:
+        if is_long or self._failures[packing] < RECIPE_SEARCHES_MAX:
             tried += [recipe for recipe in fresh if recipe not in tried]
         for recipe in _beginning(tried, wanted, content):
             if _makes(recipe, wanted, content, ahead):
@@ -58,7 +65,7 @@ class RecipeFinder:
                 kept.insert(0, best)
                 del kept[RECIPES_KEPT_MAX:]
                 return best
-        self._failures[packing] += 1
+        self._failures[packing] += not is_long
         return None
 
 
@@ -91,8 +98,9 @@ def _beginning(
                     workers=0,
                     long_log=long_log,
                 )
-                known[key] = packed.startswith(stream.begin(bytes(content[:PACK_PIECE_BYTES])))
-                stream.close()
+                with closing(stream):
+                    first = stream.begin(bytes(content[:PACK_PIECE_BYTES]))
+                known[key] = packed.startswith(first)
             if not known[key]:
                 continue
         yield recipe
@@ -110,16 +118,13 @@ def _makes(recipe: Recipe, packed: bytes, content: bytes | memoryview, ahead: by
 def _makes_stream(recipe: Recipe, packed: bytes, content: bytes | memoryview) -> bool:
     wanted = memoryview(packed)
     place = 0
-    cursor = PackCursor(recipe)
-    try:
+    with closing(PackCursor(recipe)) as cursor:
         for begin in range(0, len(content), PACK_PIECE_BYTES):
             made = cursor.feed(bytes(content[begin : begin + PACK_PIECE_BYTES]))
             if wanted[place : place + len(made)] != made:
                 return False
             place += len(made)
         return wanted[place:] == cursor.finish()
-    finally:
-        cursor.close()
 
 
 def _look_less_ahead(

@@ -75,14 +75,14 @@ def parse_xz_header(data: bytes) -> XzHeader:
     flags = block[1]
     position = 2
     if flags & 0x40:
-        _, position = _xz_number(block, position)
+        _, position = parse_xz_number(block, position)
     block_size = None
     if flags & 0x80:
-        block_size, position = _xz_number(block, position)
+        block_size, position = parse_xz_number(block, position)
     filters = []
     for _ in range((flags & 3) + 1):
-        filter_id, position = _xz_number(block, position)
-        size, position = _xz_number(block, position)
+        filter_id, position = parse_xz_number(block, position)
+        size, position = parse_xz_number(block, position)
         filters.append((filter_id, block[position : position + size]))
         position += size
     (last_id, properties), before = filters[-1], filters[:-1]
@@ -94,6 +94,16 @@ def parse_xz_header(data: bytes) -> XzHeader:
     dict_size = 0xFFFFFFFF if bits == 40 else (2 | bits & 1) << bits // 2 + 11
     filter_id = before[0][0] if before else 0
     return XzHeader(data[7] & 15, filter_id, dict_size, header_size, block_size)
+
+
+def parse_xz_number(data: bytes, position: int) -> tuple[int, int]:
+    """A number of an .xz stream (1.2 of the format) and the position behind it; FormatError."""
+    value = 0
+    for count, byte in enumerate(data[position : position + 9]):
+        value |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            return value, position + count + 1
+    raise FormatError("number of an xz stream cut short or too long", where=f"byte {position}")
 
 
 def parse_zstd_header(data: bytes) -> zstandard.FrameParameters:
@@ -121,13 +131,3 @@ def unpack_memory_bytes(packing: Packing, head: bytes) -> int:
             return int(parse_zstd_header(head).window_size) + _ZSTD_MEMORY_BYTES
         case _:
             raise FormatError("packing without a cursor", got=packing.value)
-
-
-def _xz_number(data: bytes, position: int) -> tuple[int, int]:
-    """1.2 of the format: 7 bits a byte, low bits first, at most 9 bytes."""
-    value = 0
-    for count, byte in enumerate(data[position : position + 9]):
-        value |= (byte & 0x7F) << 7 * count
-        if byte < 0x80:
-            return value, position + count + 1
-    raise FormatError("xz block header cut short", where=f"byte {position}")

@@ -2,7 +2,7 @@
 
 import ctypes
 
-from slipstream.delta.errors import FormatError
+from slipstream.delta.errors import FormatError, PackingUnavailable
 
 # By number, as in squashfs; lzo1x_999 is apart, for it alone has levels.
 _ALGORITHMS = (
@@ -11,7 +11,8 @@ _ALGORITHMS = (
     "lzo1x_1_12_compress",
     "lzo1x_1_15_compress",
 )
-LZO1X_999 = 4
+LZO1X_999 = 4  # the number that follows theirs
+_OK = 0  # LZO_E_OK
 _WORK_BYTES = 512 * 1024  # LZO1X_999_MEM_COMPRESS is 14 * 16384 * 2; the others take less
 
 
@@ -45,13 +46,16 @@ class LibLzo:
         work = ctypes.create_string_buffer(_WORK_BYTES)
         held = len(content)
         if algorithm == LZO1X_999:
-            self._best(content, held, out, ctypes.byref(size), work, None, 0, None, level)
-            # Shifts literals within the block, at the same length; decodes it on the way.
+            status = self._best(content, held, out, ctypes.byref(size), work, None, 0, None, level)
+        else:
+            status = self._fast[algorithm](content, held, out, ctypes.byref(size), work)
+        if status != _OK:
+            raise PackingUnavailable("liblzo2 cannot pack", got=f"status {status}")
+        if algorithm == LZO1X_999:
+            # squashfs-tools call it: it shifts literals about, at the same length, and decodes.
             scratch = ctypes.create_string_buffer(held)
             decoded = ctypes.c_size_t(held)
             self._optimize(out, size.value, scratch, ctypes.byref(decoded), None)
-        else:
-            self._fast[algorithm](content, held, out, ctypes.byref(size), work)
         return ctypes.string_at(out, size.value)
 
     def decompress(self, packed: bytes, size_max: int) -> bytes:
@@ -59,7 +63,7 @@ class LibLzo:
         out = ctypes.create_string_buffer(size_max)
         size = ctypes.c_size_t(size_max)
         status = self._decompress(packed, len(packed), out, ctypes.byref(size), None)
-        if status != 0:  # LZO_E_OK
+        if status != _OK:
             raise FormatError(
                 "broken lzo block, or a longer one",
                 expected=f"<= {size_max} bytes",

@@ -37,7 +37,7 @@ class LibZstd:
             found.restype, found.argtypes = result, arguments
             return found
 
-        self.create = function("ZSTD_createCCtx", pointer)
+        self._create = function("ZSTD_createCCtx", pointer)
         self.free = function("ZSTD_freeCCtx", length, pointer)
         self.set = function("ZSTD_CCtx_setParameter", length, pointer, integer, integer)
         self.set_size = function("ZSTD_CCtx_setPledgedSrcSize", length, pointer, ctypes.c_ulonglong)
@@ -51,11 +51,18 @@ class LibZstd:
         )
         self.version: str = function("ZSTD_versionString", text)().decode("ascii")
 
+    def open(self) -> int:
+        """A compression context, to be freed."""
+        context = self._create()
+        if context is None:
+            raise PackingUnavailable("no memory for libzstd")
+        return int(context)
+
     def compress(self, content: bytes, level: int) -> bytes:
         """One frame by ZSTD_compressCCtx: the content size in it, no checksum."""
         capacity = self._bound(len(content))
         out = ctypes.create_string_buffer(capacity)
-        context = self.create()
+        context = self.open()
         try:
             size = self._compress(context, out, capacity, content, len(content), level)
         finally:
@@ -88,7 +95,7 @@ class ZstdStream:
     ) -> None:
         self._library = library
         self._sized = bool(content_size)
-        self._context = library.create()
+        self._context: int | None = library.open()
         self._out = ctypes.create_string_buffer(library.step_bytes)
         try:
             self._set(_LEVEL, level)

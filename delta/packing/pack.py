@@ -8,6 +8,7 @@ lacks the library.
 
 import lzma
 import zlib
+from contextlib import closing
 from typing import Protocol, assert_never
 
 from slipstream.delta.errors import FormatError, PackingUnavailable
@@ -29,14 +30,8 @@ def pack(recipe: Recipe, content: bytes, size: int, ahead: bytes = b"") -> bytes
     FormatError says that it is less. The result may have another length than `size`.
     """
     check_can_pack(recipe)
-    if is_streamed(recipe):
-        cursor = PackCursor(recipe)
-        try:
-            return cursor.feed(content) + cursor.finish()
-        finally:
-            cursor.close()
     match recipe.packer:
-        case Packer.ZSTD:
+        case Packer.ZSTD if not is_streamed(recipe):
             return zstds()[recipe.library].compress(content, recipe.parameters[0])
         case Packer.LZ4:
             return lz4s()[recipe.library].compress(content, recipe.parameters[0])
@@ -45,7 +40,8 @@ def pack(recipe: Recipe, content: bytes, size: int, ahead: bytes = b"") -> bytes
         case Packer.LZO:
             return lzos()[recipe.library].compress(content, *recipe.parameters)
         case _:
-            raise AssertionError(recipe.packer)
+            with closing(PackCursor(recipe)) as cursor:
+                return cursor.feed(content) + cursor.finish()
 
 
 class PackCursor:

@@ -23,8 +23,8 @@ from slipstream.delta.limits import (
     PACK_ZSTD_WINDOW_LOG_MAX,
     RECIPE_LIBRARY_CHARS_MAX,
 )
+from slipstream.delta.rows import read_number, write_number
 
-_NUMBER_BYTES_MAX = 7  # 49 bits: any parameter, a content size too
 _LIBRARY = re.compile(r"[a-z0-9]+ [0-9A-Za-z.+~_-]+", re.ASCII)
 
 
@@ -73,9 +73,7 @@ PARAMETERS: dict[Packer, tuple[_Parameter, ...]] = {
         _Parameter("level", 1, 22),
         _Parameter("streamed", 0, 1),  # 0: ZSTD_compressCCtx, 1: ZSTD_compressStream2
         # The rest is of streams; 0 for ZSTD_compressCCtx.
-        _Parameter(
-            "content_size", 0, IMAGE_BYTES_MAX
-        ),  # declared beforehand; 0: not, as from a pipe
+        _Parameter("content_size", 0, IMAGE_BYTES_MAX),  # known beforehand; 0: not, as of a pipe
         _Parameter("checksum", 0, 1),
         _Parameter("workers", 0, 1),  # 1: cut into jobs, as the zstd command does
         _Parameter("long_log", 0, PACK_ZSTD_WINDOW_LOG_MAX),  # --long=N; 0: without
@@ -89,7 +87,7 @@ PARAMETERS: dict[Packer, tuple[_Parameter, ...]] = {
     Packer.LZO: (
         # By the number that squashfs has for it: lzo1x_1, _1_11, _1_12, _1_15, _999.
         _Parameter("algorithm", 0, 4),
-        _Parameter("level", 0, 9),  # of lzo1x_999; 0 for the others
+        _Parameter("level", 0, 9),  # 1 to 9 of lzo1x_999; 0 for the others
     ),
 }
 
@@ -129,6 +127,7 @@ _ZSTD_ENCODERS = (
 )
 
 _NUMBERS = frozenset(packer.value for packer in Packer)
+_LZO1X_999 = 4
 _XZ_CHECKS = frozenset({0, 1, 4, 10})
 _XZ_FILTERS = frozenset({0, 4, 5, 6, 7, 8, 9})
 
@@ -158,6 +157,8 @@ class Recipe:
             _check_xz(self)
         elif self.packer is Packer.ZSTD:
             _check_zstd(self)
+        elif self.packer is Packer.LZO:
+            _check_lzo(self)
         name = _LIBRARIES[self.packer]
         if (
             len(self.library) > RECIPE_LIBRARY_CHARS_MAX
@@ -193,13 +194,10 @@ def is_streamed(recipe: Recipe) -> bool:
 
 
 def dump_recipe(recipe: Recipe) -> bytes:
-    """Packer, count of parameters, each as a number of 7 bits a byte, length and name of library."""
+    """Packer, count of parameters, each as a number (rows.py), length and name of the library."""
     out = bytearray([recipe.packer, len(recipe.parameters)])
     for value in recipe.parameters:
-        while value >= 0x80:
-            out.append(value & 0x7F | 0x80)
-            value >>= 7
-        out.append(value)
+        write_number(out, value)
     library = recipe.library.encode("ascii")
     return bytes(out) + bytes([len(library)]) + library
 
@@ -212,17 +210,14 @@ def parse_recipe(data: bytes, offset: int = 0) -> tuple[Recipe, int]:
     head = data[offset : offset + 2]
     if len(head) < 2 or head[0] not in _NUMBERS:
         raise FormatError("no recipe", where=f"byte {offset}", got=head.hex() or "nothing")
-    position = offset + 2
-    values = []
-    for _ in range(head[1]):
-        value, position = _parse_number(data, position)
-        values.append(value)
-    size = data[position] if position < len(data) else 0
-    library = data[position + 1 : position + 1 + size]
+    place = _Place(offset + 2)
+    parameters = tuple(read_number(data, place) for _ in range(head[1]))
+    size = data[place.position] if place.position < len(data) else 0
+    end = place.position + 1 + size
+    library = data[place.position + 1 : end]
     if not library.isascii() or len(library) != size:
-        raise FormatError("library of a recipe cut short or no ASCII", where=f"byte {position}")
-    recipe = Recipe(Packer(head[0]), tuple(values), library.decode("ascii"))
-    return recipe, position + 1 + size
+        raise FormatError("library of a recipe cut short or no ASCII", where=f"byte {end - size}")
+    return Recipe(Packer(head[0]), parameters, library.decode("ascii")), end
 
 
 def pack_memory_bytes(recipe: Recipe, size: int) -> int:
@@ -267,6 +262,12 @@ def _check_zstd(recipe: Recipe) -> None:
         raise FormatError("zstd window too small", expected="0 or at least 10", got=long_log)
 
 
+def _check_lzo(recipe: Recipe) -> None:
+    algorithm, level = recipe.parameters
+    if (algorithm == _LZO1X_999) != bool(level):
+        raise FormatError("lzo level for an algorithm without, or none", got=recipe.parameters)
+
+
 def _xz_memory_bytes(recipe: Recipe) -> int:
     preset, extreme, dict_size, _check, _filter, block_size, _header_size = recipe.parameters
     # lzma_lz_encoder_memusage: the dictionary with half of itself behind it, and per byte of it 4
@@ -287,12 +288,9 @@ def _zstd_memory_bytes(recipe: Recipe, size: int) -> int:
     return own + (2 << long_log if long_log else 0) + workers * (24 * (1 << window_log) + 8 * MIB)
 
 
-def _parse_number(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for count, byte in enumerate(data[position : position + _NUMBER_BYTES_MAX]):
-        value |= (byte & 0x7F) << 7 * count
-        if byte < 0x80:
-            if byte == 0 and count:
-                break
-            return value, position + count + 1
-    raise FormatError("number of a recipe cut short or too long", where=f"byte {position}")
+@dataclass(slots=True)
+class _Place:
+    """Where `read_number` stands. Recipes have no extents, so no `source` that goes on."""
+
+    position: int
+    source: int = 0

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from slipstream.delta.errors import FormatError
-from slipstream.delta.packing.headers import XZ_MAGIC, XZ_STREAM_HEADER_BYTES
+from slipstream.delta.packing.headers import XZ_MAGIC, XZ_STREAM_HEADER_BYTES, parse_xz_number
 
 _FOOTER_BYTES = 12
 _CHECK_BYTES = {0: 0, 1: 4, 4: 8, 10: 32}
@@ -90,7 +90,7 @@ class XzBlocks:
         end = len(stream) - _FOOTER_BYTES - (backward + 1) * 4
         body = stream[begin + len(header) : end]
         # The index says how much of the padding behind the data is padding: 4.3.
-        unpadded, _ = _parse_number(stream, end + 2)
+        unpadded, _ = parse_xz_number(stream, end + 2)
         unpadded -= len(header)
         framed = self._header(header, unpadded - _CHECK_BYTES[self._check])
         self._records.append((len(framed) + unpadded, self._fed))
@@ -125,14 +125,3 @@ def _number(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
-
-
-def _parse_number(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value, position
-        shift += 7
