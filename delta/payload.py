@@ -263,7 +263,7 @@ def dump_index(
 
 def _recipes_of(frames: Sequence[Frame]) -> tuple[Recipe, ...]:
     """All recipes of frames, in the order of their first use."""
-    used = (part.recipe for frame in frames for part in frame.parts)
+    used = (part.recipe for frame in frames for part in (*frame.parts, *frame.outer))
     return tuple(dict.fromkeys(recipe for recipe in used if recipe is not None))
 
 

@@ -215,13 +215,13 @@ class _LastStage:
     """The second stage: middle bytes to target bytes, as far as they are there."""
 
     def __init__(self) -> None:
-        self._parts: deque[Part] = deque()  # of which nothing came out yet, but for plain ones
+        # Target offset and part, of which nothing came out yet.
+        self._dues: deque[tuple[int, Part]] = deque()
         self._middle = bytearray()
-        self._offset = 0  # of the next target byte
 
     @property
     def due_offset(self) -> int | None:
-        return self._offset if self._parts else None
+        return self._dues[0][0] if self._dues else None
 
     @property
     def held_bytes(self) -> int:
@@ -229,44 +229,47 @@ class _LastStage:
 
     def expect(self, frame: Frame) -> None:
         """The frame whose middle bytes follow those of the frames before."""
-        if not self._parts:
-            self._offset = frame.target.offset
+        if not self._dues:
             self._middle.clear()
-        self._parts += frame.outer or (Part(frame.target.size, frame.target.size),)
+        offset = frame.target.offset
+        for part in frame.outer or (Part(frame.target.size, frame.target.size),):
+            self._dues.append((offset, part))
+            offset += part.packed_size
 
     def take(self, middle: Iterator[bytes]) -> Iterator[Piece]:
         """The pieces that can be made with these bytes and those before."""
         for data in middle:
             self._middle += data
-            while self._parts and (made := self._make(self._parts[0])) is not None:
-                if made:
-                    yield Piece(self._offset, made)
-                    self._offset += len(made)
-            if self._middle and not self._parts:
+            while self._dues and (piece := self._make(*self._dues[0])) is not None:
+                if piece.data:
+                    yield piece
+            if self._middle and not self._dues:
                 raise FormatError("content packs to another length")
 
     def drop(self) -> None:
-        self._parts.clear()
+        self._dues.clear()
         self._middle.clear()
 
-    def _make(self, part: Part) -> bytes | None:
+    def _make(self, offset: int, part: Part) -> Piece | None:
         """What comes of the first part now; None as long as bytes of it are missing."""
         if part.recipe is not None:
             if len(self._middle) < part.size + part.ahead_bytes:
                 return None
             made = _packed(part, self._middle, 0)
             del self._middle[: part.size]
-            self._parts.popleft()
-            return made
+            self._dues.popleft()
+            return Piece(offset, made)
         if not self._middle:
             return None
         made = bytes(self._middle[: part.size])
         del self._middle[: len(made)]
-        self._parts.popleft()
+        self._dues.popleft()
+        given = made if part.packed_size else b""
         if len(made) < part.size:
             rest = part.size - len(made)
-            self._parts.appendleft(Part(rest, rest if part.packed_size else 0))
-        return made if part.packed_size else b""
+            left = Part(rest, rest if part.packed_size else 0)
+            self._dues.appendleft((offset + len(given), left))
+        return Piece(offset, given)
 
 
 def _packed(part: Part, content: bytes | bytearray, offset: int) -> bytes:
@@ -306,6 +309,8 @@ def _middle(frame: Frame, read: Read) -> Iterator[bytes]:
         end = offset + part.packed_size
         if part.recipe is not None:
             yield unpack(part.recipe.packing, read(offset, part.packed_size), part.size)
+        elif not part.packed_size:
+            yield bytes(part.size)  # it was no part of a stream, it only takes up its place
         else:
             for begin in range(offset, end, _FEED_BYTES):
                 yield read(begin, min(_FEED_BYTES, end - begin))
