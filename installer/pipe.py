@@ -157,7 +157,8 @@ class FramePipe:
         """Whether the frame is zeros or bytes of the source as they stand."""
         if frame.kind is FrameKind.COPY:
             size = self.index.source_size
-            return not frame.parts and all(one.end <= size for one in frame.sources)
+            packed = frame.parts or frame.outer
+            return not packed and all(one.end <= size for one in frame.sources)
         return frame.kind is FrameKind.ZERO
 
     def _read_source(self, offset: int, size: int) -> bytes:
@@ -232,7 +233,7 @@ class FramePipe:
         """
         lost = self.left.intersection(range(span[0], span[1] + 1))
         self._given_up |= lost
-        if made.frame.parts:
+        if made.frame.parts or made.frame.outer:
             self.repacked |= lost
         if made.stream is None or made.stream not in self._counted:
             self._drifts += 1
