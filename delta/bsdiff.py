@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from pydivsufsort import divsufsort, kasai
 
+from slipstream.delta.stretches import equal_stretches, left_over
+
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
@@ -60,20 +62,75 @@ class Script:
 
 
 def longest_matches(source: Bytes, target: Bytes) -> tuple[Ints, Ints]:
-    """For every target position the longest match anywhere in the source.
+    """For every target position a long match in the source, mostly the longest that there is.
 
     Both arguments are 1-d arrays of bytes. Returns (sizes, source offsets), both int32 of the
-    target's length; where the size is 0 the offset means nothing.
+    target's length; where the size is 0 the offset means nothing. Long equal stretches are found
+    first (stretches.py), and only what they leave over is sorted.
     """
     target_size = len(target)
+    sizes = np.zeros(target_size, np.int32)
+    offsets = np.zeros(target_size, np.int32)
     if target_size == 0 or len(source) == 0:
-        return np.zeros(target_size, np.int32), np.zeros(target_size, np.int32)
+        return sizes, offsets
+    stretches = equal_stretches(source, target)
+    from_target = _Gathered(
+        target, left_over(target_size, [(s.target, s.target + s.size) for s in stretches])
+    )
+    from_source = _Gathered(
+        source, left_over(len(source), [(s.source, s.source + s.size) for s in stretches])
+    )
+    found, places = _sorted_matches(from_source.data, from_target.data)
+    # A match in what was gathered ends where a piece of either side ends.
+    every = np.arange(len(found))
+    np.minimum(found, from_target.room(every), out=found)
+    np.minimum(found, from_source.room(places), out=found)
+    at = from_target.origin(every)
+    sizes[at] = found
+    offsets[at] = from_source.origin(places)
+    for stretch in stretches:
+        span = slice(stretch.target, stretch.target + stretch.size)
+        known = np.arange(stretch.size, 0, -1, dtype=np.int32)
+        better = known > sizes[span]
+        sizes[span] = np.where(better, known, sizes[span])
+        diagonal = np.arange(stretch.source, stretch.source + stretch.size, dtype=np.int32)
+        offsets[span] = np.where(better, diagonal, offsets[span])
+    return sizes, offsets
+
+
+class _Gathered:
+    """Pieces of bytes side by side, and where each byte of them stood."""
+
+    def __init__(self, whole: Bytes, pieces: list[tuple[int, int]]) -> None:
+        self.data = np.concatenate([whole[low:high] for low, high in pieces] or [whole[:0]])
+        sizes = np.array([high - low for low, high in pieces], np.int64)
+        self._ends = np.cumsum(sizes)
+        self._shifts = np.array([low for low, _ in pieces], np.int64) - (self._ends - sizes)
+
+    def room(self, at: Places | Ints) -> Ints:
+        """Bytes from places on to the end of their pieces."""
+        return (self._ends[self._piece(at)] - at).astype(np.int32)
+
+    def origin(self, at: Places | Ints) -> Places:
+        """Where the bytes at places stood."""
+        return np.asarray(at + self._shifts[self._piece(at)])
+
+    def _piece(self, at: Places | Ints) -> Places:
+        number = np.searchsorted(self._ends, at, side="right")
+        return np.minimum(number, len(self._ends) - 1)
+
+
+def _sorted_matches(source: Bytes, target: Bytes) -> tuple[Ints, Ints]:
+    """The longest match of every target position, by one suffix array."""
+    target_size = len(target)
+    sizes = np.zeros(target_size, np.int32)
+    offsets = np.zeros(target_size, np.int32)
+    if target_size == 0 or len(source) == 0:
+        return sizes, offsets
     # Target first: a source suffix then ends with the text, so no match runs past the source.
     text = np.concatenate([target, source])
     ranks = divsufsort(text)
     common = kasai(text, ranks)  # common[j]: shared prefix of suffixes j and j + 1
-    sizes = np.zeros(target_size, np.int32)
-    offsets = np.zeros(target_size, np.int32)
     # Target suffixes stand in chains between source suffixes: three of four ranks are no concern.
     at = np.flatnonzero(ranks < target_size)
     heads = np.flatnonzero(np.diff(at, prepend=-2) != 1)

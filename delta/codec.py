@@ -48,11 +48,15 @@ class Codec(IntEnum):
     ZLIB = 4  # raw deflate
 
 
-def compress(codec: Codec, data: bytes, level: int | None = None) -> bytes:
+def compress(
+    codec: Codec, data: bytes, level: int | None = None, *, contexts: bool = True
+) -> bytes:
     """`data` as one stream of `codec`; the same bytes for the same library versions.
 
     `level` is the codec's own scale (zstd 1..22, LZMA2 presets, bz2 and zlib 1..9); None is the
-    smallest result at a sensible price. FormatError for more than CODEC_DECODED_BYTES_MAX.
+    smallest result at a sensible price. Without `contexts` LZMA2 expects nothing of the byte before
+    and of the place of a byte: best for differences. FormatError for more than
+    CODEC_DECODED_BYTES_MAX.
     """
     _check_size(codec, len(data))
     match codec:
@@ -71,10 +75,11 @@ def compress(codec: Codec, data: bytes, level: int | None = None) -> bytes:
             return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
         case Codec.LZMA2:
             preset = _LZMA_PRESET if level is None else level
-            filters = [
-                {"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": lzma_dict_size(len(data))}
-            ]
-            return lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
+            dictionary = lzma_dict_size(len(data))
+            options = {"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}
+            if not contexts:
+                options |= {"lc": 0, "lp": 0, "pb": 0}
+            return lzma.compress(data, lzma.FORMAT_RAW, filters=[options])
         case Codec.BZ2:
             return bz2.compress(data, _BZ2_LEVEL if level is None else level)
         case Codec.ZLIB:
@@ -85,12 +90,12 @@ def compress(codec: Codec, data: bytes, level: int | None = None) -> bytes:
 
 
 def compress_smallest(
-    data: bytes, codecs: Sequence[Codec], level: int | None = None
+    data: bytes, codecs: Sequence[Codec], level: int | None = None, *, contexts: bool = True
 ) -> tuple[Codec, bytes]:
     """The shortest stream that `codecs` make of `data`; of equals the first; never above NONE."""
     best, encoded = Codec.NONE, bytes(data)
     for codec in codecs:
-        tried = compress(codec, data, level)
+        tried = compress(codec, data, level, contexts=contexts)
         if len(tried) < len(encoded):
             best, encoded = codec, tried
     return best, encoded

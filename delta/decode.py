@@ -17,6 +17,7 @@ from slipstream.delta.limits import CHUNK_BYTES
 from slipstream.delta.payload import Index
 from slipstream.delta.repack import Piece, Repacker
 from slipstream.delta.space import Read, Space
+from slipstream.delta.sparse import read_numbers
 
 
 def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
@@ -44,8 +45,10 @@ def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
         case FrameKind.DATA:
             return _decode_streams(frame, encoded)[0]
         case FrameKind.DIFF:
-            control, diff, extra = _decode_streams(frame, encoded)
-            return apply_diff(control, diff, extra, source, frame.content_size)
+            numbers, values, extra = _decode_streams(frame, encoded)
+            size = frame.content_size
+            control, diff = read_numbers(numbers, values, size - len(extra))
+            return apply_diff(control, diff, extra, source, size)
         case _:
             assert_never(frame.kind)
 

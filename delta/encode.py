@@ -32,8 +32,10 @@ from slipstream.delta.limits import (
     FRAME_ENCODED_BYTES_SOFT,
     KIB,
     MIB,
+    NUMBERS_BYTES_MAX,
 )
 from slipstream.delta.partition import Half, Partition
+from slipstream.delta.sparsify import write_numbers
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
 DEVICE_BASE_BYTES = 56 * MIB
@@ -64,6 +66,8 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
+    aheads         how far past a match that saves too little two diagonals are compared: the best of
+                   these alignments is taken
     """
 
     name: str
@@ -73,6 +77,7 @@ class Profile:
     codecs: tuple[Codec, ...]
     long_level: int | None
     full_level: int
+    aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
     device_bytes: int = 96 * MIB
 
     @property
@@ -111,14 +116,16 @@ class Profile:
 
 
 _DELTA_CODECS = (Codec.LZMA2, Codec.ZSTD, Codec.BZ2)
-# xz's -3e. Against -9e: a fifth to a quarter of its time less; 0.4 % more bytes on a
-# pair without a kernel, 0.03 % on one with.
-_LZMA_LEVEL = 3 | 1 << 31
+# Against -9e, on the small Debian pair: 0.1 % more bytes for a tenth less of the whole time. Aligning
+# once instead of twice: 0.4 % more for a sixth less.
+_LZMA_LEVEL = 6
 
 PROFILES = {
     "small": Profile("small", 3 * MIB, 5 * MIB, 64 * KIB, _DELTA_CODECS, None, 19),
-    "balanced": Profile("balanced", 2 * MIB, 4 * MIB, 64 * KIB, _DELTA_CODECS, _LZMA_LEVEL, 12),
-    "fast": Profile("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6),
+    "balanced": Profile(
+        "balanced", 2 * MIB, 4 * MIB, 64 * KIB, (Codec.LZMA2,), _LZMA_LEVEL, 12, aheads=(0,)
+    ),
+    "fast": Profile("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6, aheads=(0,)),
 }
 
 
@@ -172,15 +179,12 @@ class _Window:
         self.segments: tuple[Segment, ...] = ()
         if self._is_foreign():
             return
-        # Looking past a match saves 3 % on kernel modules and costs 30 % on some libraries.
         matches = longest_matches(source, target)
-        self.segments = min(
-            (
-                align(source, target, matches, gain_ahead_bytes=ahead).segments
-                for ahead in (0, GAIN_AHEAD_BYTES)
-            ),
-            key=self._guess_diff,
-        )
+        aligned = [
+            align(source, target, matches, gain_ahead_bytes=ahead).segments
+            for ahead in profile.aheads
+        ]
+        self.segments = min(aligned, key=self._guess_diff) if len(aligned) > 1 else aligned[0]
 
     def _is_foreign(self) -> bool:
         """Whether aligning is in vain: dense bytes, of which no anchor stands in the source.
@@ -224,6 +228,8 @@ class _Window:
         if not segments:
             return self._data(plain, offset, partition)
         diff = self._diff(content, offset, partition, segments)
+        if diff is None:
+            return self._data(plain, offset, partition)
         # Compressing everything twice would double the build's time; zstd's quickest level is
         # within a factor of two of what LZMA makes of executables.
         if len(diff.encoded) * 2 < _guess(plain):
@@ -245,31 +251,36 @@ class _Window:
 
     def _diff(
         self, content: Bytes, offset: int, partition: Partition, segments: tuple[Segment, ...]
-    ) -> EncodedFrame:
+    ) -> EncodedFrame | None:
+        """The diff frame; None where it would have too many numbers."""
         used, moved = _used_source(segments)
         source = np.concatenate([self.source[part.offset : part.end] for part in used])
         script = write_script(moved, source, content)
-        streams, parts = zip(
-            *(self._compress(part) for part in (script.control, script.diff, script.extra)),
-            strict=True,
+        numbers, values = write_numbers(script.control, script.diff)
+        if len(numbers) > NUMBERS_BYTES_MAX:
+            return None
+        coded = (
+            self._compress(numbers, contexts=False),
+            self._compress(values, contexts=False),
+            self._compress(script.extra),
         )
-        encoded = b"".join(parts)
+        encoded = b"".join(part for _, part in coded)
         frame = make_frame(
             FrameKind.DIFF,
             ByteRange(offset, partition.target_size),
             sources=_in_image(used, self.sources),
             digest=Digest.of(encoded),
-            streams=streams,
+            streams=[stream for stream, _ in coded],
             parts=partition.frame_parts,
             outer=partition.frame_outer,
         )
         return _proved(EncodedFrame(frame, encoded), source.tobytes(), content.tobytes())
 
-    def _compress(self, data: bytes) -> tuple[Stream, bytes]:
+    def _compress(self, data: bytes, *, contexts: bool = True) -> tuple[Stream, bytes]:
         codecs, level = self.profile.codecs, None
         if len(data) > _SMALL_STREAM_BYTES:
             codecs, level = codecs[:1], self.profile.long_level
-        codec, encoded = compress_smallest(data, codecs, level)
+        codec, encoded = compress_smallest(data, codecs, level, contexts=contexts)
         return Stream(codec, len(encoded), len(data)), encoded
 
 

@@ -19,13 +19,13 @@ from slipstream.delta.codec import Codec, codec_memory_bytes
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
 from slipstream.delta.limits import (
-    CONTROL_BYTES_MAX,
     FRAME_CODED_TARGET_BYTES_MAX,
     FRAME_ENCODED_BYTES_MAX,
     FRAME_PARTS_MAX,
     FRAME_SOURCE_BYTES_MAX,
     FRAME_SOURCES_MAX,
     FRAME_TARGET_BYTES_MAX,
+    NUMBERS_BYTES_MAX,
 )
 from slipstream.delta.packing.recipe import Packer, Recipe, is_streamed, pack_memory_bytes
 from slipstream.delta.stream_table import STREAMED
@@ -136,7 +136,7 @@ class Frame:
     sources   what it reads of the source, in the order in which it is joined (COPY, DIFF)
     encoded   its bytes within the payload's body (empty for ZERO and COPY)
     digest    SHA-256 of the encoded bytes (DATA and DIFF; None where there are none)
-    streams   DATA: one; DIFF: control, diff, extra; in this order in the encoded bytes
+    streams   DATA: one; DIFF: numbers, values, extra; in this order in the encoded bytes
     memory_bytes  `frame_memory_bytes` of the rest
     parts     what becomes of the content, in order; none: nothing
     outer     what becomes of that, in order; none: it is the target. Whole parts only: a stream
@@ -155,7 +155,8 @@ class Frame:
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.sources, self.streams, self.digest)
-        size = _content_size(self.kind, self.target, self.sources, self.streams)
+        size = self.content_size
+        _check_content(self.kind, size, self.sources, self.streams)
         for parts in (self.parts, self.outer):
             _check_parts(self.kind, parts, size)
             size = packed_size(parts, size)
@@ -251,7 +252,9 @@ def frame_memory_bytes(
     held = content + sum(source.size for source in sources)
     held += sum(stream.encoded_size for stream in streams)
     if kind is FrameKind.DIFF:
-        held += sum(stream.size for stream in streams)
+        numbers = streams[0].size
+        # Numbers are kept in 8 bytes each, and make instructions of 24 for every three.
+        held += sum(stream.size for stream in streams) + 16 * numbers + content
     # Joining the pieces of a decoded stream holds it twice for a moment.
     decoding = held + max(
         (codec_memory_bytes(stream.codec, stream.size) + stream.size for stream in streams),
@@ -326,30 +329,34 @@ def _check_parts(kind: FrameKind, parts: Parts, content_size: int) -> None:
         raise FormatError("parts of several long streams in one frame", got=f"{len(parts)} parts")
 
 
-def _content_size(kind: FrameKind, target: ByteRange, sources: Sources, streams: Streams) -> int:
-    """The content size that follows from what a frame is decoded from."""
+def _check_content(kind: FrameKind, size: int, sources: Sources, streams: Streams) -> None:
+    """Whether `size` bytes of content can come from what a frame is decoded from."""
+    read = sum(source.size for source in sources)
     match kind:
         case FrameKind.ZERO:
-            return target.size
+            fits = True
         case FrameKind.COPY:
-            return sum(source.size for source in sources)
+            fits = read == size
         case FrameKind.DATA:
-            return streams[0].size
+            fits = streams[0].size == size
         case FrameKind.DIFF:
-            control, diff, extra = streams
-            read = sum(source.size for source in sources)
+            numbers, values, extra = streams
             if read > FRAME_SOURCE_BYTES_MAX:
                 raise FormatError(
                     "DIFF frame reads too much",
                     expected=f"at most {FRAME_SOURCE_BYTES_MAX} source bytes",
                     got=read,
                 )
-            if control.size > CONTROL_BYTES_MAX or control.size % CONTROL_BYTES:
+            if numbers.size > NUMBERS_BYTES_MAX:
                 raise FormatError(
-                    "control stream of impossible length",
-                    expected=f"a multiple of {CONTROL_BYTES}, at most {CONTROL_BYTES_MAX}",
-                    got=control.size,
+                    "too many numbers in a DIFF frame",
+                    expected=f"at most {NUMBERS_BYTES_MAX} bytes",
+                    got=numbers.size,
                 )
-            return diff.size + extra.size
+            fits = values.size + extra.size <= size
         case _:
             assert_never(kind)
+    if not fits:
+        raise FormatError(
+            f"{kind.name} frame whose content has another size than its parts", got=size
+        )

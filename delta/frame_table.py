@@ -249,6 +249,8 @@ def write_table(frames: Iterable[Frame], recipes: Sequence[Recipe] = ()) -> tupl
             rows.append(stream.codec)
             write_number(rows, stream.encoded_size)
             write_number(rows, stream.size)
+        if frame.kind is FrameKind.DIFF:
+            write_number(rows, frame.content_size)
         for parts in (frame.parts, frame.outer):
             if parts:
                 _write_parts(rows, parts, numbers)
@@ -309,7 +311,7 @@ def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _
         case FrameKind.DIFF:
             sources = read_extents(rows, place, FRAME_SOURCES_MAX)
             streams = tuple(_read_stream(rows, place) for _ in range(3))
-            size = streams[1].size + streams[2].size
+            size = read_number(rows, place)
         case _:
             assert_never(kind)
     parts = _read_parts(rows, place, recipes) if flags & _PACKED else ()

@@ -47,6 +47,7 @@ UNPACK_WINDOW_BYTES_MAX = 256 * MIB  # content kept behind the farthest byte of 
 UNPACK_AHEAD_BYTES = 1 * MIB  # of a cursor: content behind what was asked for, and packed bytes
 UNPACK_RESTARTS_MAX = 16  # of cursors in one pass: each may unpack an initrd again, for seconds
 HELD_BYTES_MAX = 4 * MIB  # target bytes that wait for a long stream's encoder to catch up
+NUMBERS_BYTES_MAX = 1 * MIB  # of one diff frame, decoded: 8 bytes of memory for each number
 CONTROL_BYTES_MAX = 6 * MIB  # 24 bytes an instruction: 262,144 instructions in a frame
 CODEC_DECODED_BYTES_MAX = 16 * MIB  # decoded length of any one stream
 CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder will allocate

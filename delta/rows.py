@@ -9,7 +9,7 @@ from typing import Protocol
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 
-_NUMBER_BYTES_MAX = 7  # 49 bits: any length, and any distance between two extents
+NUMBER_BYTES_MAX = 7  # 49 bits: any length, and any distance between two extents
 
 
 class Place(Protocol):
@@ -34,7 +34,7 @@ def read_number(rows: bytes, place: Place) -> int:
     """A length of 7 bits a byte, low bits first, in the fewest bytes; FormatError."""
     number = 0
     start = place.position
-    for count, byte in enumerate(rows[start : start + _NUMBER_BYTES_MAX]):
+    for count, byte in enumerate(rows[start : start + NUMBER_BYTES_MAX]):
         number |= (byte & 0x7F) << 7 * count
         if byte < 0x80:
             if byte == 0 and count:

@@ -24,7 +24,7 @@ from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Entry, EntryKind, Extent, FileMap
 from slipstream.delta.filesystem.cpio import read_cpio
 from slipstream.delta.filesystem.probe import read_filesystem
-from slipstream.delta.limits import KIB, MIB
+from slipstream.delta.limits import FRAME_CODED_TARGET_BYTES_MAX, KIB, MIB
 from slipstream.delta.match import (
     Run,
     RunKind,
@@ -160,16 +160,27 @@ class DeltaPlanner:
         return windows
 
     def _windows(self, run: Run, opening: Opening) -> list[Window]:
-        return list(
-            unfold(
-                run,
-                opening.outer,
-                opening.inner,
-                self._files.source_size,
-                self._profile.window_bytes,
-                self._long_window_bytes,
+        """The windows of a run. A long stream that cannot be cut finely enough stays packed."""
+        outer, inner = opening.outer, opening.inner
+        while True:
+            windows = list(
+                unfold(
+                    run,
+                    outer,
+                    inner,
+                    self._files.source_size,
+                    self._profile.window_bytes,
+                    self._long_window_bytes,
+                )
             )
-        )
+            coarse = [
+                one.content[0].offset
+                for one in windows
+                if one.partition.content_size > FRAME_CODED_TARGET_BYTES_MAX
+            ]
+            if not coarse:
+                return windows
+            outer, inner = (one.without(coarse) for one in (outer, inner))
 
     def _long_window_bytes(self, block: OpenBlock) -> int:
         assert block.recipe is not None
