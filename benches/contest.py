@@ -63,7 +63,7 @@ def contest(
     """Measure one contender.
 
     `expected` is the target's SHA-256. Raises DigestMismatch where the decoded target differs, and
-    CalledProcessError where a command fails; a command over `limit_s` gives a skipped cell.
+    SlipstreamError where a command fails; a command over `limit_s` gives a skipped cell.
     """
     version = contender.version()
     largest = max(source.stat().st_size, target.stat().st_size)

@@ -6,13 +6,19 @@ second, and beside it the kernel's own account of the largest process, which mis
 
 import os
 import subprocess
+import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGXCPU
 from time import monotonic
+from typing import Self
+
+from slipstream.delta.errors import SlipstreamError
 
 _SAMPLES_PER_S = 10
+_SAID_MAX = 500  # characters of a failed command's messages
 # A command that hangs uses no processor time. On a machine where others have precedence, one that
 # does not hang had 8 % of a processor: so it may take this many times its limit on the clock.
 WALL_PER_CPU = 15
@@ -38,55 +44,75 @@ def measure(command: list[str], *, limit_s: int | None = None) -> Cost:
     """Run to the end.
 
     `limit_s` bounds the processor time of each of its processes, and WALL_PER_CPU times as much
-    the time on the clock. Raises OverLimitError, or CalledProcessError where it fails.
+    the time on the clock. Raises OverLimitError, or where it fails SlipstreamError with the end of
+    what it said.
     """
-    busy_before, began = busy_s(), monotonic()
     # Its process ends with this one, however this one ends. The soft limit ends it with SIGXCPU,
     # which says why; the hard one a second later with SIGKILL.
     words = ["setpriv", "--pdeathsig", "KILL", "--"]
     if limit_s is not None:
         words += ["prlimit", f"--cpu={limit_s}:{limit_s + 1}"]
-    process = subprocess.Popen(
-        [*words, *command],
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # so that all that it started can be ended with it
-    )
-    peak = 0
-    over = False
-    ended = threading.Event()
-
-    def sample() -> None:
-        nonlocal peak, over
-        while not ended.wait(1 / _SAMPLES_PER_S):
-            peak = max(peak, tree_memory_bytes(process.pid))
-            if limit_s is not None and monotonic() - began > WALL_PER_CPU * limit_s:
-                over = True
-                os.killpg(process.pid, SIGKILL)
-                return
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except BaseException:
-        os.killpg(process.pid, SIGKILL)
-        raise
-    finally:
-        ended.set()
-        sampler.join()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if over or process.returncode == -SIGXCPU:
-        raise OverLimitError(f"over {limit_s} s")
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    with tempfile.TemporaryFile() as said:
+        busy_before, began = busy_s(), monotonic()
+        process = subprocess.Popen(
+            [*words, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,  # so that all that it started can be ended with it
+        )
+        with _Sampler(process.pid, None if limit_s is None else WALL_PER_CPU * limit_s) as sampler:
+            _, status, usage = os.wait4(process.pid, 0)
+            ended, busy_after = monotonic(), busy_s()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if sampler.over or process.returncode == -SIGXCPU:
+            raise OverLimitError(f"over {limit_s} s")
+        if process.returncode:
+            said.seek(0)
+            tail = said.read().decode(errors="replace").strip()[-_SAID_MAX:]
+            raise SlipstreamError(f"{command[0]} failed: {process.returncode}", got=tail or None)
     cpu_s = usage.ru_utime + usage.ru_stime
     return Cost(
-        wall_s=round(monotonic() - began, 2),
+        wall_s=round(ended - began, 2),
         cpu_s=round(cpu_s, 2),
-        peak_bytes=peak,
+        peak_bytes=sampler.peak_bytes,
         largest_process_bytes=usage.ru_maxrss * 1024,
-        others_cpu_s=round(max(0.0, busy_s() - busy_before - cpu_s), 2),
+        others_cpu_s=round(max(0.0, busy_after - busy_before - cpu_s), 2),
     )
+
+
+class _Sampler:
+    """Watches the memory of a process group, and ends it after its time or with the caller."""
+
+    def __init__(self, pid: int, wall_max_s: int | None) -> None:
+        self.peak_bytes = 0
+        self.over = False
+        self._pid = pid
+        self._wall_max_s = wall_max_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if kind is not None:
+            self._kill()
+
+    def _sample(self) -> None:
+        began = monotonic()
+        while not self._ended.wait(1 / _SAMPLES_PER_S):
+            self.peak_bytes = max(self.peak_bytes, tree_memory_bytes(self._pid))
+            if self._wall_max_s is not None and monotonic() - began > self._wall_max_s:
+                self.over = True
+                self._kill()
+                return
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):  # it ended by itself meanwhile
+            os.killpg(self._pid, SIGKILL)
 
 
 def busy_s() -> float:

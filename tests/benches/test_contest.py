@@ -12,7 +12,7 @@ from benches.contest import Contender, contest, installed
 from benches.corpus import digest_of
 from benches.measure import OverLimitError, measure
 from benches.peers import PEERS
-from slipstream.delta.errors import DigestMismatch
+from slipstream.delta.errors import DigestMismatch, SlipstreamError
 
 MIB = 1 << 20
 
@@ -72,8 +72,8 @@ def test_a_wrong_target_is_found(pair: tuple[Path, Path]) -> None:
 def test_a_failure_is_raised(pair: tuple[Path, Path]) -> None:
     source, target = pair
 
-    with pytest.raises(subprocess.CalledProcessError):
-        contest(copying("exit 3"), source, target, digest_of(target))
+    with pytest.raises(SlipstreamError, match="failed: 3; got no space"):
+        contest(copying("echo no space >&2; exit 3"), source, target, digest_of(target))
 
 
 def test_what_takes_too_long_is_a_skipped_cell(pair: tuple[Path, Path]) -> None:

@@ -62,14 +62,15 @@ def test_a_failure_ends_nothing_but_is_told(
 ) -> None:
     broken = cache / "bin"
     broken.mkdir()
-    (broken / "xdelta3").write_text("#!/bin/sh\nexit 9\n")
+    (broken / "xdelta3").write_text("#!/bin/sh\necho no luck >&2\nexit 9\n")
     (broken / "xdelta3").chmod(0o755)
     monkeypatch.setenv("PATH", str(broken), prepend=":")
 
     assert run(cache, monkeypatch, "--contenders", "xdelta3", "zstd") == 1
 
     said = capsys.readouterr().out
-    assert "failed: Command" in said
+    assert "xdelta3 failed: 9" in said
+    assert "no luck" in said
     assert "zstd -19" in said
 
 
