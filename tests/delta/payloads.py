@@ -7,6 +7,8 @@ maker.long(recipe, contents)                                      a frame for ea
 made = maker.finish()                                             made.index, made.raw, ...
 """
 
+import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -25,6 +27,7 @@ from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe, library_of
 from slipstream.delta.packing.unpack import UnpackCursor
 from slipstream.delta.payload import Index, dump_index, parse_index
+from slipstream.delta.sparsify import write_numbers
 from slipstream.delta.stream_table import PackedStream
 
 _FEED_BYTES = 512  # packed bytes between two places where a long stream may be cut
@@ -98,7 +101,9 @@ class Maker:
         **rest: object,
     ) -> None:
         """`read` is what stands at the sources."""
-        pieces = list(zip(codecs, bsdiff4.core.diff(read, content), strict=True))
+        control, values, extra = bsdiff4.core.diff(read, content)
+        written = (*write_numbers(control, values), extra)
+        pieces = list(zip(codecs, written, strict=True))
         self._add(FrameKind.DIFF, content, sources=sources, pieces=pieces, **rest)
 
     def packed(self, recipe: Recipe, content: bytes) -> bytes:
@@ -135,9 +140,10 @@ class Maker:
         pieces: Sequence[tuple[Codec, bytes]] = (),
         made: bytes | None = None,
         parts: Sequence[Part] = (),
+        outer: Sequence[Part] = (),
     ) -> None:
         made = content if made is None else made
-        coded = [compress(codec, piece) for codec, piece in pieces]
+        coded = [compress(codec, piece, 1) for codec, piece in pieces]  # quick, not small
         encoded = b"".join(coded)
         frame = make_frame(
             kind,
@@ -150,6 +156,7 @@ class Maker:
                 for (codec, piece), one in zip(pieces, coded, strict=True)
             ],
             parts=parts,
+            outer=outer,
         )
         self.frames.append(frame)
         self._body += encoded
@@ -169,9 +176,29 @@ LONG_RECIPES = {
     "GNU gzip": (Packer.GZIP_GNU, 6),
     "gzip of zlib": (Packer.GZIP_ZLIB, 6, 8),
     "xz": (Packer.XZ, 1, 0, 256 * KIB, 1, 0, 0, 0),
-    "xz in blocks": (Packer.XZ, 1, 0, 256 * KIB, 4, 0, MIB, 28),
+    "xz in blocks": (Packer.XZ, 1, 0, 256 * KIB, 4, 0, 256 * KIB, 28),
     "zstd": (Packer.ZSTD, 3, 1, 0, 1, 0, 0),
 }
+
+
+def text(seed: int, size: int) -> bytes:
+    """Lines of words: packs to about a third."""
+    generator = random.Random(seed)
+    words = [generator.randbytes(generator.randint(1, 6)).hex() for _ in range(900)]
+    line = " ".join(generator.choices(words, k=size // 6 + 1))
+    return line.encode()[:size].ljust(size, b".")
+
+
+def pieces(data: bytes, *sizes: int) -> list[bytes]:
+    """Data cut into pieces of these sizes, again and again."""
+    cuts = []
+    done = 0
+    for size in itertools.cycle(sizes):
+        cuts.append(data[done : done + size])
+        done += size
+        if done >= len(data):
+            return cuts
+    raise AssertionError
 
 
 def long_parts(recipe: Recipe, contents: Sequence[bytes]) -> tuple[bytes, list[Part]]:
