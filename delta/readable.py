@@ -85,8 +85,9 @@ class _Group:
         self._begin = blocks[0].content.offset
         self._ends = list(accumulate((one.end for one in blocks), max))
         self._contents = [one.content for one in blocks]
+        self._of_target = bool(blocks[0].end)
         self._long = [
-            (one.content, bool(one.end) and windows[one.content.offset] >= one.content.size)
+            (one.content, windows[one.content.offset] >= one.content.size)
             for one in blocks
             if one.is_long
         ]
@@ -101,7 +102,7 @@ class _Group:
         for content, is_kept in self._long:
             if content.offset >= end:
                 break
-            if not (is_kept and long):
+            if not is_kept or (self._of_target and not long):
                 yield begin, content.offset
                 begin = content.end
         yield begin, end
