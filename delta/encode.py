@@ -7,6 +7,7 @@ returned; same inputs, same frames. Where the source bytes come from is windows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -66,6 +67,8 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
+    zeros_min      shorter zero runs of a difference are kept in it: the best of these is taken. 4 is best
+                   for code, 64 for tables of numbers, where every few bytes differ
     aheads         how far past a match that saves too little two diagonals are compared: the best of
                    these alignments is taken
     """
@@ -77,6 +80,7 @@ class Profile:
     codecs: tuple[Codec, ...]
     long_level: int | None
     full_level: int
+    zeros_min: tuple[int, ...] = (4, 64)
     aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
     device_bytes: int = 96 * MIB
 
@@ -127,6 +131,9 @@ PROFILES = {
     ),
     "fast": Profile("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6, aheads=(0,)),
 }
+
+
+Coded: TypeAlias = tuple[Stream, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +253,7 @@ class _Window:
             streams=(stream,),
             parts=partition.frame_parts,
             outer=partition.frame_outer,
+            owed=partition.owed,
         )
         return _proved(EncodedFrame(frame, encoded), b"", plain)
 
@@ -256,14 +264,16 @@ class _Window:
         used, moved = _used_source(segments)
         source = np.concatenate([self.source[part.offset : part.end] for part in used])
         script = write_script(moved, source, content)
-        numbers, values = write_numbers(script.control, script.diff)
-        if len(numbers) > NUMBERS_BYTES_MAX:
-            return None
-        coded = (
-            self._compress(numbers, contexts=False),
-            self._compress(values, contexts=False),
-            self._compress(script.extra),
+        sparse = min(
+            (
+                self._sparse(script.control, script.diff, zeros_min)
+                for zeros_min in self.profile.zeros_min
+            ),
+            key=_coded_size,
         )
+        if sparse[0][0].size > NUMBERS_BYTES_MAX:
+            return None
+        coded = (*sparse, self._compress(script.extra))
         encoded = b"".join(part for _, part in coded)
         frame = make_frame(
             FrameKind.DIFF,
@@ -273,15 +283,24 @@ class _Window:
             streams=[stream for stream, _ in coded],
             parts=partition.frame_parts,
             outer=partition.frame_outer,
+            owed=partition.owed,
         )
         return _proved(EncodedFrame(frame, encoded), source.tobytes(), content.tobytes())
 
-    def _compress(self, data: bytes, *, contexts: bool = True) -> tuple[Stream, bytes]:
+    def _sparse(self, control: bytes, diff: bytes, zeros_min: int) -> tuple[Coded, ...]:
+        numbers, values = write_numbers(control, diff, zeros_min)
+        return tuple(self._compress(part, contexts=False) for part in (numbers, values))
+
+    def _compress(self, data: bytes, *, contexts: bool = True) -> Coded:
         codecs, level = self.profile.codecs, None
         if len(data) > _SMALL_STREAM_BYTES:
             codecs, level = codecs[:1], self.profile.long_level
         codec, encoded = compress_smallest(data, codecs, level, contexts=contexts)
         return Stream(codec, len(encoded), len(data)), encoded
+
+
+def _coded_size(coded: tuple[Coded, ...]) -> int:
+    return sum(len(encoded) for _, encoded in coded)
 
 
 def _guess(*parts: bytes) -> int:

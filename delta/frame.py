@@ -141,6 +141,7 @@ class Frame:
     parts     what becomes of the content, in order; none: nothing
     outer     what becomes of that, in order; none: it is the target. Whole parts only: a stream
               that stands in the blocks of a compressed file system is packed twice
+    owed      packed bytes that go to outer parts of frames before, which wait for them
     """
 
     kind: FrameKind
@@ -152,23 +153,24 @@ class Frame:
     memory_bytes: int
     parts: Parts = ()
     outer: Parts = ()
+    owed: int = 0
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.sources, self.streams, self.digest)
         size = self.content_size
         _check_content(self.kind, size, self.sources, self.streams)
-        for parts in (self.parts, self.outer):
-            _check_parts(self.kind, parts, size)
-            size = packed_size(parts, size)
-        if not all(part.is_whole for part in self.outer):
-            raise FormatError("part of a long stream that is packed last")
+        _check_parts(self.kind, self.parts, size)
+        size = packed_size(self.parts, size)
+        if self.outer or self.owed:
+            size = self._size_of_outer(size)
         coded = self.kind in {FrameKind.DATA, FrameKind.DIFF}
         size_max = FRAME_CODED_TARGET_BYTES_MAX if coded else FRAME_TARGET_BYTES_MAX
-        if self.target.size != size or not 1 <= size <= size_max:
+        size_min = 0 if self.owed else 1
+        if self.target.size != size or not size_min <= size <= size_max:
             raise FormatError(
                 f"{self.kind.name} frame of impossible target size",
                 where=f"target offset {self.target.offset}",
-                expected=f"{size} bytes by its parts, 1..{size_max}",
+                expected=f"{size} bytes by its parts, {size_min}..{size_max}",
                 got=self.target.size,
             )
         encoded_size = sum(stream.encoded_size for stream in self.streams)
@@ -186,6 +188,30 @@ class Frame:
             raise FormatError(
                 "frame declares another memory", expected=memory, got=self.memory_bytes
             )
+
+    def _size_of_outer(self, size: int) -> int:
+        """Target bytes of outer parts, of which `size` packed bytes are the first."""
+        if not all(part.is_whole for part in self.outer):
+            raise FormatError("part of a long stream that is packed last")
+        _check_parts(self.kind, self.outer, sum(part.size for part in self.outer))
+        waiting = self.owed + sum(part.size for part in self.outer) - size
+        # Only the frames of a long stream may bring the rest later.
+        if waiting < 0 or (self.long_part is None and (waiting or self.owed)):
+            raise FormatError(
+                "outer parts of another size than what they are made of",
+                where=f"target offset {self.target.offset}",
+                expected=size,
+                got=size + waiting,
+            )
+        return sum(part.packed_size for part in self.outer)
+
+    @property
+    def waiting(self) -> int:
+        """Packed bytes that its outer parts, and those before, need of later frames."""
+        if not self.outer and not self.owed:
+            return 0
+        held = self.owed + sum(part.size for part in self.outer)
+        return held - packed_size(self.parts, self.content_size)
 
     @property
     def source_size(self) -> int:
@@ -213,6 +239,7 @@ def make_frame(
     streams: Iterable[Stream] = (),
     parts: Iterable[Part] = (),
     outer: Iterable[Part] = (),
+    owed: int = 0,
 ) -> Frame:
     """A frame whose encoded size and memory are worked out from the rest."""
     held = tuple(sources)
@@ -220,7 +247,7 @@ def make_frame(
     first, last = tuple(parts), tuple(outer)
     encoded = ByteRange(encoded_offset, sum(stream.encoded_size for stream in coded))
     memory = frame_memory_bytes(kind, target, held, coded, first, last)
-    return Frame(kind, target, held, encoded, digest, coded, memory, first, last)
+    return Frame(kind, target, held, encoded, digest, coded, memory, first, last, owed)
 
 
 def content_size(parts: Parts, size: int) -> int:

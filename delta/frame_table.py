@@ -49,6 +49,7 @@ class _Place:
     encoded: int = 0
     source: int = 0  # end of the source extent before
     digest: int = 0  # byte of the digests
+    owed: int = 0  # packed bytes that outer parts wait for
 
     def copy(self) -> "_Place":
         return replace(self)
@@ -166,6 +167,8 @@ def read_table(
         for number in streams.long_read_by(frame.sources):
             reads[number] = (reads.get(number, (row, row))[0], row)
     under_way.check_ended()
+    if place.owed:
+        raise FormatError("outer parts that nothing fills", expected=f"{place.owed} more bytes")
     if place.position != len(rows) or place.digest != len(digests):
         raise FormatError(
             "frame table has bytes behind its last row",
@@ -229,7 +232,7 @@ def write_table(frames: Iterable[Frame], recipes: Sequence[Recipe] = ()) -> tupl
     numbers = {recipe: number for number, recipe in enumerate(recipes, 1)}
     rows = bytearray()
     digests = bytearray()
-    target = encoded = source_end = 0
+    target = encoded = source_end = owed = 0
     for row, frame in enumerate(frames):
         if (frame.target.offset, frame.encoded.offset) != (target, encoded):
             raise FormatError(
@@ -238,7 +241,14 @@ def write_table(frames: Iterable[Frame], recipes: Sequence[Recipe] = ()) -> tupl
                 expected=f"target offset {target}, encoded offset {encoded}",
                 got=f"{frame.target.offset}, {frame.encoded.offset}",
             )
-        target, encoded = frame.target.end, frame.encoded.end
+        if frame.owed != owed:
+            raise FormatError(
+                "frame is owed another number of bytes",
+                where=f"frame {row}",
+                expected=owed,
+                got=frame.owed,
+            )
+        target, encoded, owed = frame.target.end, frame.encoded.end, frame.waiting
         flags = (_PACKED if frame.parts else 0) | (_PACKED_TWICE if frame.outer else 0)
         rows.append(frame.kind | flags)
         if frame.kind is FrameKind.ZERO:
@@ -316,7 +326,8 @@ def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _
             assert_never(kind)
     parts = _read_parts(rows, place, recipes) if flags & _PACKED else ()
     outer = _read_parts(rows, place, recipes) if flags & _PACKED_TWICE else ()
-    size = packed_size(outer, packed_size(parts, size))
+    owed = place.owed
+    size = packed_size(outer, 0) if outer or owed else packed_size(parts, size)
     digest = None
     if streams:
         end = place.digest + DIGEST_BYTES
@@ -331,7 +342,9 @@ def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _
         streams=streams,
         parts=parts,
         outer=outer,
+        owed=owed,
     )
+    place.owed = frame.waiting
     place.row += 1
     place.target, place.encoded = frame.target.end, frame.encoded.end
     return frame

@@ -36,13 +36,15 @@ class Place:
 class Partition:
     """Parts of both stages, in order. Without `outer` parts the middle bytes are the target.
 
-    `long` is the number of the part that may be cut, at `cuts`; -1 where there is none.
+    `long` is the number of the part that may be cut, at `cuts`; -1 where there is none. `owed` are
+    the first middle bytes, which go to an outer part before.
     """
 
     parts: Parts
     outer: Parts = ()
     cuts: tuple[Cut, ...] = ()
     long: int = -1
+    owed: int = 0
 
     @property
     def content_size(self) -> int:
@@ -52,6 +54,8 @@ class Partition:
     @property
     def target_size(self) -> int:
         """Target bytes that it makes."""
+        if self.owed:
+            return packed_size(self.outer, 0)
         return packed_size(self.outer, packed_size(self.parts, 0))
 
     @property
@@ -75,7 +79,7 @@ class Partition:
     @property
     def frame_outer(self) -> Parts:
         """The outer parts as a frame says them."""
-        return self.outer if any(_is_packed(part) for part in self.outer) else ()
+        return self.outer if self.owed or any(_is_packed(part) for part in self.outer) else ()
 
     def halves(self, size_min: int) -> "tuple[Half, Half] | None":
         """Two partitions of about equal content, neither below `size_min`; None where none fit."""
@@ -100,11 +104,12 @@ class Partition:
         content = middle = 0
         for number, part in enumerate(self.parts):
             plain = 0 if _is_packed(part) else part.size
-            if number and part.packed_size and outer.may_cut(middle, plain):
+            if number and part.packed_size and outer.may_cut(middle - self.owed, plain):
                 yield Place(content, middle)
             for place in self._inside(number, content, middle, outer, around):
                 left = content + plain - place.content
-                if outer.may_cut(place.middle, left):
+                # A long stream may go on in the middle of an outer part, which then waits for it.
+                if number == self.long or outer.may_cut(place.middle - self.owed, left):
                     yield place
             content += part.size
             middle += part.packed_size
@@ -123,7 +128,8 @@ class Partition:
         if around is not None:
             near = (around - content) // _GRAIN_BYTES * _GRAIN_BYTES
             steps = [near] if 0 < near < part.size else []
-        edges = [edge - middle for edge in outer.between(middle, middle + part.size)]
+        first = middle - self.owed
+        edges = [edge - first for edge in outer.between(first, first + part.size)]
         for step in sorted({*steps, *edges}):
             yield Place(content + step, middle + step)
 
@@ -147,10 +153,13 @@ class Partition:
         before, behind = left, right
         outer_left: Parts = ()
         outer_right: Parts = ()
-        if self.outer:
-            outer_left, outer_right = _cut_parts(self.outer, at.middle, ())
-            before, behind = outer_left, outer_right
-        ahead = min(before[-1].ahead_bytes, sum(part.size for part in behind))
+        owed = max(0, self.owed - at.middle)
+        if self.outer and not owed:
+            outer_left, outer_right, owed = _cut_outer(self.outer, at.middle - self.owed)
+            before, behind = outer_left or left, outer_right
+        elif self.outer:
+            outer_right = self.outer
+        ahead = 0 if owed else min(before[-1].ahead_bytes, sum(part.size for part in behind))
         cuts_left, cuts_right = self._cut_cuts(at)
         long_left = self.long if self.long < len(left) else -1
         long_right = self.long - (len(self.parts) - len(right))
@@ -159,8 +168,8 @@ class Partition:
             left = (*left, Part(ahead, ahead if self.outer else 0))
             outer_left = (*outer_left, Part(ahead, 0)) if self.outer else ()
         return (
-            Partition(left, outer_left, cuts_left, long_left),
-            Partition(right, outer_right, cuts_right, max(-1, long_right)),
+            Partition(left, outer_left, cuts_left, long_left, self.owed),
+            Partition(right, outer_right, cuts_right, max(-1, long_right), owed),
         )
 
     def _cut_cuts(self, at: Place) -> tuple[tuple[Cut, ...], tuple[Cut, ...]]:
@@ -254,6 +263,20 @@ def _cut_parts(parts: Parts, at: int, cuts: tuple[Cut, ...]) -> tuple[Parts, Par
             return (*parts[:number], left), (right, *parts[number + 1 :])
         position += part.size
     raise AssertionError("a place behind all parts")
+
+
+def _cut_outer(parts: Parts, at: int) -> tuple[Parts, Parts, int]:
+    """Outer parts before and behind `at` bytes that go in, and how many of the last one before are
+    missing: a packed one is never cut."""
+    position = 0
+    for number, part in enumerate(parts):
+        inside = at - position
+        if inside < part.size and inside > 0 and _is_packed(part):
+            return parts[: number + 1], parts[number + 1 :], part.size - inside
+        if inside <= part.size:
+            break
+        position += part.size
+    return *_cut_parts(parts, at, ()), 0
 
 
 def _cut_part(part: Part, at: int, cuts: tuple[Cut, ...]) -> tuple[Part, Part]:

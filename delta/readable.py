@@ -44,6 +44,7 @@ class Readable:
             (one.end for group in groups for one in group if one.is_long and one.recipe), default=0
         )
         self._farthest: dict[int, int] = {}
+        self._done = 0  # content of the long target stream that windows were asked for
 
     def areas(self, window: Window) -> tuple[ByteRange, ...]:
         """Address ranges that a frame of this window may read, rising."""
@@ -61,12 +62,16 @@ class Readable:
         part = window.partition.long_part
         if part is not None and part.begins:
             self._farthest.clear()
-        size = window.partition.content_size
+            self._done = 0
+        self._done += window.partition.content_size
         for block in self._forward:
-            kept = self._windows[block.content.offset]
-            at = self._farthest.get(block.content.offset, block.content.offset)
-            low = max(block.content.offset, at - kept + _CURSOR_SLACK_BYTES)
-            yield low, min(block.content.end, at + kept // 2 + size)
+            begin = block.content.offset
+            kept = self._windows[begin]
+            at = self._farthest.get(begin, begin)
+            low = max(begin, at - kept + _CURSOR_SLACK_BYTES)
+            # Zeros have no anchors: a kernel has 24 MB of them, behind which it goes on as far on.
+            high = max(at + window.partition.content_size, begin + self._done) + kept // 2
+            yield low, min(block.content.end, high)
 
     def take(self, extents: tuple[ByteRange, ...]) -> tuple[ByteRange, ...]:
         """Note that a window reads these extents."""

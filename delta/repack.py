@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, Part
+from slipstream.delta.frame import Frame, Part, Parts
 from slipstream.delta.limits import (
     HELD_BYTES_MAX,
     KIB,
@@ -120,7 +120,9 @@ class Repacker:
         self._stream.open(long)
         assert long.recipe is not None  # a part without is whole
         parts = [part for part in (frame.long_part for frame in before) if part is not None]
-        packed = (piece for frame in before for piece in _standing(frame, self._read_target))
+        packed = (
+            piece for group in _groups(before) for piece in _standing(group, self._read_target)
+        )
         self._stream.skip(sum(part.packed_size for part in parts))
         for content in _unpacked(long.recipe, packed, sum(part.size for part in parts)):
             self._stream.prime(content)
@@ -232,7 +234,7 @@ class _LastStage:
         if not self._dues:
             self._middle.clear()
         offset = frame.target.offset
-        for part in frame.outer or (Part(frame.target.size, frame.target.size),):
+        for part in _outer_of(frame):
             self._dues.append((offset, part))
             offset += part.packed_size
 
@@ -272,6 +274,13 @@ class _LastStage:
         return Piece(offset, given)
 
 
+def _outer_of(frame: Frame) -> Parts:
+    """The outer parts of a frame; one plain part where its middle bytes are the target."""
+    if frame.outer or not frame.target.size:
+        return frame.outer
+    return (Part(frame.target.size, frame.target.size),)
+
+
 def _packed(part: Part, content: bytes | bytearray, offset: int) -> bytes:
     """What a whole part becomes, whose content begins at `offset`."""
     end = offset + part.size
@@ -286,15 +295,27 @@ def _packed(part: Part, content: bytes | bytearray, offset: int) -> bytes:
     return made
 
 
-def _standing(frame: Frame, read: Read) -> Iterator[bytes]:
-    """Packed bytes of a frame's long part, from the target bytes that stand."""
-    skip, left = 0, 0
-    for part in frame.parts:
+def _groups(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
+    """Frames of a long stream, each with those behind it whose bytes go to its outer parts."""
+    group: list[Frame] = []
+    for frame in frames:
+        if group and not frame.owed:
+            yield group
+            group = []
+        group.append(frame)
+    if group:
+        yield group
+
+
+def _standing(group: Sequence[Frame], read: Read) -> Iterator[bytes]:
+    """Packed bytes of the long parts of a group, from the target bytes that stand."""
+    skip = 0
+    for part in group[0].parts:
         if not part.is_whole:
-            left = part.packed_size
             break
         skip += part.packed_size
-    for data in _middle(frame, read):
+    left = sum(frame.long_part.packed_size for frame in group if frame.long_part is not None)
+    for data in (data for frame in group for data in _middle(frame, read)):
         piece = data[skip : skip + left]
         skip = max(0, skip - len(data))
         left -= len(piece)
@@ -305,7 +326,7 @@ def _standing(frame: Frame, read: Read) -> Iterator[bytes]:
 def _middle(frame: Frame, read: Read) -> Iterator[bytes]:
     """The middle bytes that a frame made, from the target bytes that stand."""
     offset = frame.target.offset
-    for part in frame.outer or (Part(frame.target.size, frame.target.size),):
+    for part in _outer_of(frame):
         end = offset + part.packed_size
         if part.recipe is not None:
             yield unpack(part.recipe.packing, read(offset, part.packed_size), part.size)

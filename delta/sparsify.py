@@ -3,21 +3,21 @@
 import numpy as np
 import numpy.typing as npt
 
-# Shorter zero runs stand among the values: 4 makes the least of numbers and values together (2, 4, 8,
-# 16 of 120 windows of a Debian pair: 120.6, 118.9, 123.6, 129.6 KB; all zeros in one stream 124.8).
-_ZEROS_MIN = 4
 _SIGN = np.uint64(1 << 63)
 
 Numbers = npt.NDArray[np.uint64]
 
 
-def write_numbers(control: bytes, diff: bytes) -> tuple[bytes, bytes]:
-    """Numbers and values for the control and diff streams of bsdiff.py."""
+def write_numbers(control: bytes, diff: bytes, zeros_min: int) -> tuple[bytes, bytes]:
+    """Numbers and values for the control and diff streams of bsdiff.py.
+
+    Zero runs shorter than `zeros_min` stand among the values.
+    """
     rows = np.frombuffer(control, "<u8").reshape(-1, 3)
     magnitude = rows[:, 2] & ~_SIGN
     folded = np.where(rows[:, 2] & _SIGN, 2 * magnitude - np.uint64(1), 2 * magnitude)
     data = np.frombuffer(diff, np.uint8)
-    zeros, begins, ends = _runs(data)
+    zeros, begins, ends = _runs(data, zeros_min)
     columns = [
         np.array([len(rows)], np.uint64),
         rows[:, 0],
@@ -34,14 +34,14 @@ def write_numbers(control: bytes, diff: bytes) -> tuple[bytes, bytes]:
 
 
 def _runs(
-    data: npt.NDArray[np.uint8],
+    data: npt.NDArray[np.uint8], zeros_min: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Zeros before each stretch of values, and where the stretches begin and end."""
     at = np.flatnonzero(data)
     if len(at) == 0:
         nothing = np.empty(0, np.int64)
         return nothing, nothing, nothing
-    first = np.flatnonzero(np.diff(at) > _ZEROS_MIN) + 1
+    first = np.flatnonzero(np.diff(at) > zeros_min) + 1
     begins = at[np.concatenate([[0], first])]
     ends = at[np.concatenate([first - 1, [len(at) - 1]])] + 1
     zeros = begins - np.concatenate([[0], ends[:-1]])

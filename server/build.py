@@ -174,17 +174,20 @@ def _streams(plan: DeltaPlan, frames: Sequence[Frame]) -> list[PackedStream]:
 
 
 def _read_blocks(blocks: Sequence[OpenBlock], frames: Sequence[Frame]) -> set[int]:
-    """Numbers of the blocks whose contents some frame reads."""
+    """Numbers of the blocks whose contents frames read, and of those that these are unpacked from."""
     read: set[int] = set()
     ends = [block.content.end for block in blocks]
     base = blocks[0].content.offset if blocks else 0
-    for frame in frames:
-        for source in frame.sources:
-            position = max(source.offset, base)
-            while blocks and position < source.end:
-                number = bisect_right(ends, position)
+    extents = [source for frame in frames for source in frame.sources]
+    while blocks and extents:
+        extent = extents.pop()
+        position = max(extent.offset, base)
+        while position < extent.end:
+            number = bisect_right(ends, position)
+            if number not in read:
                 read.add(number)
-                position = ends[number]
+                extents += blocks[number].places
+            position = ends[number]
     return read
 
 
