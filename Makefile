@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test check demo corpus bench bench-large bench-matrix lint format clean
+.PHONY: setup test check demo corpus bench bench-large bench-matrix bench-report lint format clean
 
 setup: $(STAMP)
 
@@ -23,7 +23,7 @@ demo: setup
 	scripts/packages demo
 	$(BIN)/slipstream demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(TARGET),--target "$(TARGET)")
 
-# Debian release pairs in every kind of image, built once into the cache: half an hour, 15 GB.
+# Debian release pairs in every kind of image, built once into the cache: half an hour, 22 GB.
 corpus: setup
 	scripts/packages bench
 	$(BIN)/python -m benches.corpus $(if $(ROWS),--rows $(ROWS))
@@ -53,6 +53,10 @@ bench-large: setup
 bench-matrix: setup
 	scripts/packages bench
 	$(BIN)/python -m benches.matrix --report $(if $(ROWS),--rows $(ROWS))
+
+# docs/benchmarks.md and its plots, of what the cache knows by now.
+bench-report: setup
+	$(BIN)/python -m benches.report
 
 lint: setup
 	$(BIN)/ruff format --check .
