@@ -3,7 +3,9 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,13 @@ def test_device_loads_neither_numpy_nor_server() -> None:
     assert "slipstream.delta.errors" in loaded
     assert BUILD_ONLY.intersection(name.split(".")[0] for name in loaded) == set()
     assert [name for name in loaded if name.startswith("slipstream.server")] == []
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found = glob("slipstream/**/__init__.py", root_dir=ROOT, recursive=True)
+
+    packages = {".".join(Path(name).parent.parts) for name in found}
+
+    assert "slipstream.delta" in packages, "the search did not follow the links"
+    assert set(settings["tool"]["setuptools"]["packages"]) == packages
