@@ -51,6 +51,12 @@ _FRAMES_IN_WORK = 2
 _SMALL_STREAM_BYTES = 64 * KIB  # below it trying every codec is cheap, and headers count
 _SOURCE_GAP_BYTES = 4 * KIB  # unused source bytes that are read rather than spend an extent
 _WINDOW_BYTES_MIN = CHUNK_BYTES
+# Shorter zero runs stand among the values of a difference. 4 makes the least of code (2, 4, 8, 16 of
+# 120 windows without a kernel: 120.6, 118.9, 123.6, 129.6 KB; all zeros in one stream 124.8), 64 of
+# tables in which every few bytes differ (4, 16, 64, all of 24 windows of modules: 1.958, 1.915, 1.835,
+# 1.844 MB). These have more numbers than one in so many bytes of the difference.
+_ZEROS_MIN = (4, 64)
+_DENSE_NUMBERS = 24
 _DENSE = 0.95  # of its size is left of it by zstd's quickest level: compressed content, or random
 _GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
@@ -67,8 +73,6 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
-    zeros_min      shorter zero runs of a difference are kept in it: the best of these is taken. 4 is best
-                   for code, 64 for tables of numbers, where every few bytes differ
     aheads         how far past a match that saves too little two diagonals are compared: the best of
                    these alignments is taken
     """
@@ -80,7 +84,6 @@ class Profile:
     codecs: tuple[Codec, ...]
     long_level: int | None
     full_level: int
-    zeros_min: tuple[int, ...] = (4, 64)
     aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
     device_bytes: int = 96 * MIB
 
@@ -125,9 +128,9 @@ _DELTA_CODECS = (Codec.LZMA2, Codec.ZSTD, Codec.BZ2)
 _LZMA_LEVEL = 6
 
 PROFILES = {
-    "small": Profile("small", 3 * MIB, 5 * MIB, 64 * KIB, _DELTA_CODECS, None, 19),
+    "small": Profile("small", 1 * MIB, 2 * MIB, 64 * KIB, _DELTA_CODECS, None, 19),
     "balanced": Profile(
-        "balanced", 2 * MIB, 4 * MIB, 64 * KIB, (Codec.LZMA2,), _LZMA_LEVEL, 12, aheads=(0,)
+        "balanced", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.LZMA2,), _LZMA_LEVEL, 12, aheads=(0,)
     ),
     "fast": Profile("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6, aheads=(0,)),
 }
@@ -264,13 +267,7 @@ class _Window:
         used, moved = _used_source(segments)
         source = np.concatenate([self.source[part.offset : part.end] for part in used])
         script = write_script(moved, source, content)
-        sparse = min(
-            (
-                self._sparse(script.control, script.diff, zeros_min)
-                for zeros_min in self.profile.zeros_min
-            ),
-            key=_coded_size,
-        )
+        sparse = self._sparse(script.control, script.diff)
         if sparse[0][0].size > NUMBERS_BYTES_MAX:
             return None
         coded = (*sparse, self._compress(script.extra))
@@ -287,9 +284,17 @@ class _Window:
         )
         return _proved(EncodedFrame(frame, encoded), source.tobytes(), content.tobytes())
 
-    def _sparse(self, control: bytes, diff: bytes, zeros_min: int) -> tuple[Coded, ...]:
-        numbers, values = write_numbers(control, diff, zeros_min)
-        return tuple(self._compress(part, contexts=False) for part in (numbers, values))
+    def _sparse(self, control: bytes, diff: bytes) -> tuple[Coded, Coded]:
+        """Numbers and values, coded; with longer zero runs among the values where that is smaller."""
+        sizes = []
+        for zeros_min in _ZEROS_MIN:
+            numbers, values = write_numbers(control, diff, zeros_min)
+            coded = tuple(self._compress(part, contexts=False) for part in (numbers, values))
+            sizes.append((sum(len(part) for _, part in coded), coded))
+            if len(numbers) * _DENSE_NUMBERS < len(diff):
+                break
+        numbers_coded, values_coded = min(sizes, key=lambda one: one[0])[1]
+        return numbers_coded, values_coded
 
     def _compress(self, data: bytes, *, contexts: bool = True) -> Coded:
         codecs, level = self.profile.codecs, None
@@ -297,10 +302,6 @@ class _Window:
             codecs, level = codecs[:1], self.profile.long_level
         codec, encoded = compress_smallest(data, codecs, level, contexts=contexts)
         return Stream(codec, len(encoded), len(data)), encoded
-
-
-def _coded_size(coded: tuple[Coded, ...]) -> int:
-    return sum(len(encoded) for _, encoded in coded)
 
 
 def _guess(*parts: bytes) -> int:
