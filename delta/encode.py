@@ -40,12 +40,6 @@ from slipstream.delta.sparsify import write_numbers
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
 DEVICE_BASE_BYTES = 56 * MIB
-# Content of a long stream that a cursor keeps behind it: as far as source and target may disagree
-# about the order of what is in them.
-CURSOR_WINDOW_BYTES = 4 * MIB
-_LONG_WINDOW_BYTES_MIN = 512 * KIB
-# Content, source and streams of a frame of a long stream, and the content of the one before it.
-_LONG_FRAME_FACTOR = 8
 # Frames in work at once on a device: one is decoded while the one before it is written.
 _FRAMES_IN_WORK = 2
 _SMALL_STREAM_BYTES = 64 * KIB  # below it trying every codec is cheap, and headers count
@@ -86,17 +80,6 @@ class Profile:
     full_level: int
     aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
     device_bytes: int = 96 * MIB
-
-    @property
-    def free_bytes(self) -> int:
-        """What a device has besides the process and a small frame: for encoders and cursors."""
-        return max(0, self.device_bytes - DEVICE_BASE_BYTES - 2 * CURSOR_WINDOW_BYTES)
-
-    def long_window_bytes(self, held_bytes: int) -> int:
-        """Content of a frame of a long stream whose encoder and cursor hold so much."""
-        left = self.device_bytes - DEVICE_BASE_BYTES - CURSOR_WINDOW_BYTES - held_bytes
-        fits = left // _LONG_FRAME_FACTOR // _LONG_WINDOW_BYTES_MIN * _LONG_WINDOW_BYTES_MIN
-        return min(self.window_bytes, max(_LONG_WINDOW_BYTES_MIN, fits))
 
     @property
     def frame_memory_bytes(self) -> int:

@@ -2,14 +2,17 @@
 
 Long streams are read with a cursor on the device. One whose window holds all of its content may be
 read anywhere; another only forwards, by the windows of a long target stream, which go through
-content in the same order. What this class gives out, a device never has to unpack twice for.
+content in the same order. What this class gives out, a device never has to unpack twice for, and
+has the memory for (budget.py, cursors.py).
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
+from slipstream.delta.budget import cursor_bytes
 from slipstream.delta.byterange import ByteRange
+from slipstream.delta.cursors import Cursors
 from slipstream.delta.limits import CHUNK_BYTES, MIB
 from slipstream.delta.unfold import OpenBlock, Window
 
@@ -25,12 +28,16 @@ class Readable:
         source_size: int,
         groups: Sequence[Sequence[OpenBlock]],
         windows: Mapping[int, int],
+        too_large: Container[int],
+        room_of: Callable[[Window], int],
     ) -> None:
         """`groups` are opened blocks in the order of their contents: all of a group are of the
         source, or all of the target and rise by what must be made to read them. `windows` gives
-        for the content address of a long block how much of it a cursor keeps."""
+        for the content address of a long block how much of it a cursor keeps; `too_large` are the
+        addresses of other blocks that are never read. `room_of` says what cursors may hold while
+        a frame of a window is decoded."""
         self._source_size = source_size
-        self._groups = [_Group(group, windows) for group in groups if group]
+        self._groups = [_Group(group, windows, too_large) for group in groups if group]
         self._windows = windows
         self._forward = [
             one
@@ -43,6 +50,19 @@ class Readable:
         self._long_end = max(
             (one.end for group in groups for one in group if one.is_long and one.recipe), default=0
         )
+        self._long = {
+            one.content.offset: one.content for group in groups for one in group if one.is_long
+        }
+        self._room_of = room_of
+        self._cursors = Cursors(
+            {
+                one.content.offset: cursor_bytes(one, windows[one.content.offset])
+                for group in groups
+                for one in group
+                if one.is_long
+            }
+        )
+        self._room = 0  # beside the window that was asked for last
         self._farthest: dict[int, int] = {}
         self._done = 0  # content of the long target stream that windows were asked for
 
@@ -51,13 +71,15 @@ class Readable:
         # A device checks and writes whole chunks: the one that the window begins in is not there.
         made = window.target.offset // CHUNK_BYTES * CHUNK_BYTES
         areas = [(0, self._source_size + made)]
+        self._room = self._room_of(window)
+        barred = self._cursors.barred(self._room)
         for group in self._groups:
-            areas += group.areas(made, long=made >= self._long_end)
+            areas += group.areas(made, barred, long=made >= self._long_end)
         if window.partition.long_part is not None:
-            areas += self._ahead(window)
+            areas += self._ahead(window, barred)
         return tuple(ByteRange(low, high - low) for low, high in sorted(areas) if low < high)
 
-    def _ahead(self, window: Window) -> Iterable[tuple[int, int]]:
+    def _ahead(self, window: Window, barred: Container[int]) -> Iterable[tuple[int, int]]:
         """What may be read of long sources by a window of a long target."""
         part = window.partition.long_part
         if part is not None and part.begins:
@@ -66,6 +88,8 @@ class Readable:
         self._done += window.partition.content_size
         for block in self._forward:
             begin = block.content.offset
+            if begin in barred:
+                continue
             kept = self._windows[begin]
             at = self._farthest.get(begin, begin)
             low = max(begin, at - kept + _CURSOR_SLACK_BYTES)
@@ -74,40 +98,72 @@ class Readable:
             yield low, min(block.content.end, high)
 
     def take(self, extents: tuple[ByteRange, ...]) -> tuple[ByteRange, ...]:
-        """Note that a window reads these extents."""
+        """Note that the window reads these extents: those of them for which there is memory."""
+        read = {
+            begin: size
+            for begin, content in self._long.items()
+            if (size := sum(_shared(content, extent) for extent in extents))
+        }
+        wanted = sorted(read, key=lambda begin: (-read[begin], begin))
+        for begin in self._cursors.take(wanted, self._room):
+            extents = tuple(
+                part for extent in extents for part in _outside(extent, self._long[begin])
+            )
         for extent in extents:
             for block in self._forward:
                 if block.content.overlaps(extent):
                     begin = block.content.offset
-                    self._farthest[begin] = max(self._farthest.get(begin, begin), extent.end)
+                    end = min(extent.end, block.content.end)
+                    self._farthest[begin] = max(self._farthest.get(begin, begin), end)
         return extents
+
+
+def _shared(one: ByteRange, other: ByteRange) -> int:
+    return max(0, min(one.end, other.end) - max(one.offset, other.offset))
+
+
+def _outside(extent: ByteRange, content: ByteRange) -> Iterator[ByteRange]:
+    """What of an extent is not of a content."""
+    spans = (
+        (extent.offset, min(extent.end, content.offset)),
+        (max(extent.offset, content.end), extent.end),
+    )
+    for low, high in spans:
+        if low < high:
+            yield ByteRange(low, high - low)
 
 
 class _Group:
     """Opened blocks whose contents follow one another, and may be read from some time on."""
 
-    def __init__(self, blocks: Sequence[OpenBlock], windows: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[OpenBlock],
+        windows: Mapping[int, int],
+        too_large: Container[int],
+    ) -> None:
         self._begin = blocks[0].content.offset
         self._ends = list(accumulate((one.end for one in blocks), max))
         self._contents = [one.content for one in blocks]
         self._of_target = bool(blocks[0].end)
-        self._long = [
-            (one.content, windows[one.content.offset] >= one.content.size)
+        self._apart = [
+            (one.content, one.is_long and windows[one.content.offset] >= one.content.size)
             for one in blocks
-            if one.is_long
+            if one.is_long or one.content.offset in too_large
         ]
 
-    def areas(self, made: int, *, long: bool) -> Iterator[tuple[int, int]]:
-        """What may be read when `made` target bytes stand; `long`: also in long streams of the
-        target that a cursor holds whole."""
+    def areas(self, made: int, barred: Container[int], *, long: bool) -> Iterator[tuple[int, int]]:
+        """What may be read when `made` target bytes stand, but for what is barred; `long`: also in
+        long streams of the target that a cursor holds whole."""
         count = bisect_right(self._ends, made)
         if not count:
             return
         begin, end = self._begin, self._contents[count - 1].end
-        for content, is_kept in self._long:
+        for content, is_kept in self._apart:
             if content.offset >= end:
                 break
-            if not is_kept or (self._of_target and not long):
+            is_open = is_kept and (long or not self._of_target)
+            if not is_open or content.offset in barred:
                 yield begin, content.offset
                 begin = content.end
         yield begin, end

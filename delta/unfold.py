@@ -9,7 +9,7 @@ in a plain one), and streams that stand in the contents of such blocks.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -89,16 +89,9 @@ class Opened:
         )
         return Opened(held, [one.packed[0].offset for one in held])
 
-    def without(self, addresses: Iterable[int]) -> "Opened":
-        """The same but for the blocks whose contents hold one of these addresses."""
-        left_out = [ByteRange(address, 1) for address in addresses]
-        return Opened.of(
-            [
-                one
-                for one in self.blocks
-                if not any(one.content.overlaps(address) for address in left_out)
-            ]
-        )
+    def without(self, ranges: Sequence[ByteRange]) -> "Opened":
+        """The same but for the blocks whose contents share bytes with some ranges."""
+        return Opened.of([one for one in self.blocks if not any(map(one.content.overlaps, ranges))])
 
     def within(self, place: ByteRange) -> Sequence[OpenBlock]:
         """Blocks that begin within a range of addresses."""

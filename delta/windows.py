@@ -95,15 +95,19 @@ def unclaimed_source(settled: Sequence[Run], source_size: int) -> list[ByteRange
 
 
 def plan_pieces(
-    settled: Sequence[Run], windows_of: Callable[[Run], Iterable[Window]], finder: "SourceFinder"
+    settled: Sequence[Run],
+    windows_of: Callable[[Run], Iterable[Window]],
+    finder: "SourceFinder",
+    copy_bytes: int,
 ) -> Iterator[Piece]:
-    """Pieces that cover the target in order; `windows_of` gives the windows of a CHANGED run."""
+    """Pieces that cover the target in order; `windows_of` gives the windows of a CHANGED run, and
+    `copy_bytes` is the longest copy."""
     copies: list[Run] = []
     for run in settled:
         if run.kind is RunKind.EQUAL:
             copies.append(run)
             continue
-        yield from _copy_pieces(copies)
+        yield from _copy_pieces(copies, copy_bytes)
         copies = []
         if run.kind is RunKind.ZERO:
             yield from _zero_pieces(run.target, run.size)
@@ -113,7 +117,7 @@ def plan_pieces(
                 yield Piece(
                     FrameKind.DIFF, window.target, sources, window.content, window.partition
                 )
-    yield from _copy_pieces(copies)
+    yield from _copy_pieces(copies, copy_bytes)
 
 
 def plan_full(runs: Sequence[Run], target_size: int, zero_bytes_min: int) -> Iterator[Piece]:
@@ -141,19 +145,19 @@ def _zero_pieces(first: int, size: int) -> Iterator[Piece]:
         yield Piece(FrameKind.ZERO, part)
 
 
-def _copy_pieces(copies: Sequence[Run]) -> Iterator[Piece]:
+def _copy_pieces(copies: Sequence[Run], copy_bytes: int) -> Iterator[Piece]:
     """Neighbouring equal runs as copy frames, each of several extents."""
     extents: list[ByteRange] = []
     first = size = 0
     for run in copies:
         done = 0
         while done < run.size:
-            if size == FRAME_TARGET_BYTES_MAX or len(extents) == COPY_SOURCES_MAX:
+            if size == copy_bytes or len(extents) == COPY_SOURCES_MAX:
                 yield Piece(FrameKind.COPY, ByteRange(first, size), tuple(extents))
                 extents, size = [], 0
             if not extents:
                 first = run.target + done
-            part = min(run.size - done, FRAME_TARGET_BYTES_MAX - size)
+            part = min(run.size - done, copy_bytes - size)
             extents.append(ByteRange(run.source + done, part))
             size += part
             done += part

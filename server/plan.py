@@ -18,13 +18,14 @@ from slipstream.delta.anchors import (
     join_anchors,
     pair_anchors,
 )
+from slipstream.delta.budget import MemoryBudget
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.encode import CURSOR_WINDOW_BYTES, Profile
+from slipstream.delta.encode import Profile
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Entry, EntryKind, Extent, FileMap
 from slipstream.delta.filesystem.cpio import read_cpio
 from slipstream.delta.filesystem.probe import read_filesystem
-from slipstream.delta.limits import FRAME_CODED_TARGET_BYTES_MAX, KIB, MIB
+from slipstream.delta.limits import KIB, MIB
 from slipstream.delta.match import (
     Run,
     RunKind,
@@ -32,7 +33,6 @@ from slipstream.delta.match import (
     match_grains,
     verify_runs,
 )
-from slipstream.delta.packing.recipe import pack_memory_bytes
 from slipstream.delta.readable import Readable
 from slipstream.delta.similar import SimilarFiles
 from slipstream.delta.unfold import OpenBlock, Window, overlay, unfold
@@ -102,17 +102,24 @@ class DeltaPlanner:
         settled = settle(runs, self._target.size, self._profile.absorb_bytes)
         # What the comparison refuses (never seen) is changed after all.
         settled = settle(self._verify(settled), self._target.size, self._profile.absorb_bytes)
-        windows = self._cursor_windows(opening)
+        budget, too_large = MemoryBudget(self._profile).with_blocks(
+            [*opening.sources, *opening.targets], depth=2 if any(opening.groups[2:]) else 1
+        )
+        windows = budget.kept_windows(opening.sources, opening.targets)
+        base = self._files.source_size
+        readable = Readable(base, opening.groups, windows, too_large, budget.cursors_bytes)
         changed = {
-            run.target: self._windows(run, opening)
+            run.target: self._windows(run, opening, budget)
             for run in settled
             if run.kind is RunKind.CHANGED
         }
         with WorkSpace(self._files) as space:
             maps = (of_source, of_target)
-            finder = self._finder(runs, settled, changed, maps, opening, windows, space)
+            finder = self._finder(runs, settled, changed, maps, opening, readable, space)
             pieces = []
-            for piece in plan_pieces(settled, lambda run: changed[run.target], finder):
+            for piece in plan_pieces(
+                settled, lambda run: changed[run.target], finder, budget.copy_bytes
+            ):
                 pieces.append(piece)
                 self._on_progress("match", piece.target.end, self._target.size)
         notes = [
@@ -128,7 +135,7 @@ class DeltaPlanner:
             blocks,
             self._opener.end,
             hints,
-            self._profile.free_bytes,
+            MemoryBudget(self._profile),
             self._files,
             self._pool,
             self._on_progress,
@@ -141,26 +148,9 @@ class DeltaPlanner:
         )
         return list(itertools.chain.from_iterable(checked))
 
-    def _cursor_windows(self, opening: Opening) -> dict[int, int]:
-        """How much content of each long block a cursor keeps, by content address.
-
-        A target stream may be read anywhere, later, if all of it fits into what the device has
-        left: an initrd holds the modules that stand in the root file system again.
-        """
-        windows = {
-            one.content.offset: min(one.content.size, CURSOR_WINDOW_BYTES)
-            for one in (*opening.sources, *opening.targets)
-            if one.is_long
-        }
-        left = self._profile.free_bytes
-        for one in opening.targets:
-            if one.is_long and one.content.size + one.memory_bytes <= left:
-                windows[one.content.offset] = one.content.size
-                left -= one.content.size + one.memory_bytes
-        return windows
-
-    def _windows(self, run: Run, opening: Opening) -> list[Window]:
-        """The windows of a run. A long stream that cannot be cut finely enough stays packed."""
+    def _windows(self, run: Run, opening: Opening, budget: MemoryBudget) -> list[Window]:
+        """The windows of a run. Blocks that cannot be packed again within the budget stay packed:
+        long ones that cannot be cut finely enough, or such with a large packer."""
         outer, inner = opening.outer, opening.inner
         while True:
             windows = list(
@@ -170,22 +160,18 @@ class DeltaPlanner:
                     inner,
                     self._files.source_size,
                     self._profile.window_bytes,
-                    self._long_window_bytes,
+                    budget.long_window_bytes,
                 )
             )
-            coarse = [
-                one.content[0].offset
+            too_large = [
+                content
                 for one in windows
-                if one.partition.content_size > FRAME_CODED_TARGET_BYTES_MAX
+                if one.partition.frame_parts and budget.cursors_bytes(one) < 0
+                for content in one.content
             ]
-            if not coarse:
+            if not too_large:
                 return windows
-            outer, inner = (one.without(coarse) for one in (outer, inner))
-
-    def _long_window_bytes(self, block: OpenBlock) -> int:
-        assert block.recipe is not None
-        encoder = pack_memory_bytes(block.recipe, block.content.size)
-        return self._profile.long_window_bytes(encoder + block.memory_bytes)
+            outer, inner = (one.without(too_large) for one in (outer, inner))
 
     def _finder(
         self,
@@ -194,7 +180,7 @@ class DeltaPlanner:
         changed: dict[int, list[Window]],
         maps: tuple[FileMap, FileMap],
         opening: Opening,
-        windows: dict[int, int],
+        may_read: Readable,
         space: WorkSpace,
     ) -> SourceFinder:
         contents = _merged(
@@ -215,7 +201,6 @@ class DeltaPlanner:
             [*maps[1].entries, *_inside(opening.targets, space, base)],
             *opening.addresses,
         )
-        may_read = Readable(base, opening.groups, windows)
         return SourceFinder(runs, pairs, similar.ranges, may_read, self._profile.source_bytes)
 
     def _anchors(self, space: WorkSpace, ranges: Iterable[ByteRange], what: str) -> Anchors:

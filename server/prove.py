@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from slipstream.delta.budget import MemoryBudget
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import KIB, MIB, PACK_AHEAD_BYTES_MAX
@@ -30,19 +31,19 @@ def prove(
     blocks: Sequence[OpenBlock],
     end: int,
     hints: Mapping[str, int],
-    memory_bytes: int,
+    budget: MemoryBudget,
     files: WorkFiles,
     pool: Pool,
     on_progress: Progress,
 ) -> list[OpenBlock]:
     """The same blocks, with recipes where there are such.
 
-    `end` is the address behind the last content; `hints` are the file system's; an encoder, and
-    the decoder of the source that it is fed from, may hold at most `memory_bytes`.
+    `end` is the address behind the last content; `hints` are the file system's; `budget` says what
+    an encoder may hold.
     """
     recipes: dict[int, Recipe | None] = {}
     batches = list(_batches(blocks))
-    calls = (partial(_submit, files, dict(hints), memory_bytes, end, batch) for batch in batches)
+    calls = (partial(_submit, files, dict(hints), budget, end, batch) for batch in batches)
     sizes = [sum(one.content.size for one in batch) for batch in batches]
     results = told(in_order(pool, calls), sizes, "pack again", sum(sizes), on_progress)
     for batch, found in zip(batches, results, strict=True):
@@ -68,23 +69,23 @@ def _batches(blocks: Sequence[OpenBlock]) -> Iterator[list[OpenBlock]]:
 def _submit(
     files: WorkFiles,
     hints: dict[str, int],
-    memory_bytes: int,
+    budget: MemoryBudget,
     end: int,
     batch: list[OpenBlock],
     pool: Pool,
 ) -> "Result[list[Recipe | None]]":
-    return pool.submit(_prove_batch, files, hints, memory_bytes, end, batch)
+    return pool.submit(_prove_batch, files, hints, budget, end, batch)
 
 
 def _prove_batch(
-    files: WorkFiles, hints: dict[str, int], memory_bytes: int, end: int, batch: list[OpenBlock]
+    files: WorkFiles, hints: dict[str, int], budget: MemoryBudget, end: int, batch: list[OpenBlock]
 ) -> "list[Recipe | None]":
     """A task: the recipe of each block, None where there is none."""
     space = workspace(files)
     finder = RecipeFinder(hints)
     recipes: list[Recipe | None] = []
     for block in batch:
-        room = memory_bytes - block.memory_bytes  # the source is much like it
+        room = budget.packer_bytes(block)
         packed = space.read_all(block.places)
         if _takes_too_much(block, packed[:_HEAD_BYTES], room):
             recipes.append(None)

@@ -1,0 +1,145 @@
+"""What a device has memory for while it decodes a delta (build machine).
+
+What the installer may hold is its process, a cache of unpacked blocks and what unpacking one takes,
+one frame, the cursors on long streams, and the encoder of a long stream. A payload declares how
+much its frames need (frame_table.py, `TableSums`); what is planned by this file stays below. Sizes
+are bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile
+from slipstream.delta.frame import Part
+from slipstream.delta.limits import (
+    CHUNK_BYTES,
+    FRAME_TARGET_BYTES_MAX,
+    KIB,
+    MIB,
+    UNPACK_AHEAD_BYTES,
+    UNPACK_CACHE_BYTES,
+)
+from slipstream.delta.packing.recipe import pack_memory_bytes
+from slipstream.delta.unfold import OpenBlock, Window
+
+# Content of a long stream that a cursor keeps behind it: as far as source and target may disagree
+# about the order of what is in them.
+CURSOR_WINDOW_BYTES = 4 * MIB
+_LONG_WINDOW_BYTES_MIN = 512 * KIB
+# Decoding a frame holds its content twice, as much encoded, as much in streams, one of these with
+# its codec's dictionary once more, and of the source twice as much (windows.py).
+_FRAME_FACTOR = 9
+_FRAME_BYTES = 1 * MIB  # numbers of a difference, tables of codecs
+
+
+def frame_bytes(content_size: int) -> int:
+    """Most that decoding so much content holds, before anything is packed."""
+    return _FRAME_FACTOR * content_size + _FRAME_BYTES
+
+
+def unpacking_bytes(block: OpenBlock) -> int:
+    """What unpacking a single block holds, as stream_table.py counts it."""
+    packed = sum(place.size for place in block.places)
+    return 2 * packed + 4 * block.content.size + 256 * KIB
+
+
+def cursor_bytes(block: OpenBlock, window_bytes: int) -> int:
+    """What a cursor on a long block holds that keeps so much content."""
+    return block.memory_bytes + window_bytes + UNPACK_AHEAD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """`profile` says how much there is; `block_bytes` what unpacked blocks take of it."""
+
+    profile: Profile
+    block_bytes: int = UNPACK_CACHE_BYTES
+
+    @property
+    def room_bytes(self) -> int:
+        """For frames, cursors and encoders together."""
+        return self.profile.device_bytes - DEVICE_BASE_BYTES - self.block_bytes
+
+    @property
+    def copy_bytes(self) -> int:
+        """Longest copy frame that holds no more than others: it is there twice."""
+        fits = frame_bytes(self.profile.window_bytes) // 2 // CHUNK_BYTES * CHUNK_BYTES
+        return min(FRAME_TARGET_BYTES_MAX, fits)
+
+    def with_blocks(
+        self, blocks: Sequence[OpenBlock], depth: int
+    ) -> "tuple[MemoryBudget, frozenset[int]]":
+        """What is left beside single blocks, nested `depth` deep, and which of them are too large
+        to be unpacked, by content address: those that leave no room for a frame, or for the long
+        streams that are packed again."""
+        needed = frame_bytes(self.profile.window_bytes)
+        for block in blocks:
+            if block.is_long and block.recipe is not None:
+                needed = max(needed, self._long_bytes(block))
+        most = (self.room_bytes - needed) // depth
+        single = [(unpacking_bytes(one), one.content.offset) for one in blocks if not one.is_long]
+        largest = max((size for size, _ in single if size <= most), default=0)
+        budget = MemoryBudget(self.profile, self.block_bytes + depth * largest)
+        return budget, frozenset(offset for size, offset in single if size > most)
+
+    def packer_bytes(self, block: OpenBlock) -> int:
+        """Most that the packer of a block may hold; not above 0 where it has to stay packed."""
+        if block.is_long:
+            return self.room_bytes - self._long_bytes(block)
+        # Content, what is packed of it, and what is packed of that once more.
+        frame = 3 * self.profile.window_bytes + sum(place.size for place in block.places)
+        return self.room_bytes - 2 * unpacking_bytes(block) - frame
+
+    def _long_bytes(self, block: OpenBlock) -> int:
+        """What the shortest frames of a long block hold: encoder, and a source that is much like it."""
+        held = 0 if block.recipe is None else pack_memory_bytes(block.recipe, block.content.size)
+        held += cursor_bytes(block, min(block.content.size, CURSOR_WINDOW_BYTES))
+        return held + frame_bytes(_LONG_WINDOW_BYTES_MIN)
+
+    def long_window_bytes(self, block: OpenBlock) -> int:
+        """Content of one frame of a long block."""
+        spare = self.room_bytes - self._long_bytes(block)
+        longer = spare // _FRAME_FACTOR // _LONG_WINDOW_BYTES_MIN * _LONG_WINDOW_BYTES_MIN
+        return min(self.profile.window_bytes, _LONG_WINDOW_BYTES_MIN + max(0, longer))
+
+    def kept_windows(
+        self, sources: Iterable[OpenBlock], targets: Iterable[OpenBlock]
+    ) -> dict[int, int]:
+        """How much content of each long block a cursor keeps, by content address.
+
+        A target stream may be read anywhere, later, if all of it fits beside a frame: an initrd
+        holds the modules that stand in the root file system again.
+        """
+        held = list(targets)
+        windows = {
+            one.content.offset: min(one.content.size, CURSOR_WINDOW_BYTES)
+            for one in (*sources, *held)
+            if one.is_long
+        }
+        left = self.room_bytes - frame_bytes(self.profile.window_bytes)
+        for one in held:
+            needed = cursor_bytes(one, one.content.size)
+            if one.is_long and needed <= left:
+                windows[one.content.offset] = one.content.size
+                left -= needed
+        return windows
+
+    def cursors_bytes(self, window: Window) -> int:
+        """What all cursors may hold while a frame of this window is decoded; below 0 where already
+        the frame is too much."""
+        partition = window.partition
+        size = partition.content_size
+        parts = (*partition.parts, *partition.outer)
+        whole = max((_packer_bytes(part) for part in parts if part.is_whole), default=0)
+        frame = max(frame_bytes(size), 3 * size + whole)
+        long = partition.long_part
+        if long is None:  # frames that only copy stand between such, and cursors stay
+            return self.room_bytes - max(frame, frame_bytes(self.profile.window_bytes))
+        return self.room_bytes - frame - _packer_bytes(long)
+
+
+def _packer_bytes(part: Part) -> int:
+    """What packing a part holds besides its content, and what it gives."""
+    return (
+        0 if part.recipe is None else pack_memory_bytes(part.recipe, part.size) + part.packed_size
+    )
