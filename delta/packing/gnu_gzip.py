@@ -15,7 +15,7 @@ from slipstream.delta.limits import GZIP_ANSWER_TIMEOUT_S, KIB
 
 _VERSION = re.compile(rb"gzip ([0-9.]+)\n(?:.*\n)*?.*Free Software Foundation")
 _PIECE_BYTES = 64 * KIB
-# Without the caller's environment: GZIP=-1 in it would change the output.
+# Without the caller's environment: GZIP=--rsyncable in it would change the output.
 _ENVIRONMENT = {"LC_ALL": "C"}
 
 

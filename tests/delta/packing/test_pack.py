@@ -128,9 +128,20 @@ def test_a_cluster_holds_no_more_than_it_was_given() -> None:
 
 
 def test_content_ahead_is_seen_as_far_as_the_recipe_says() -> None:
-    size = len(unpack(Packing.LZ4_PADDED, pack(recipe(Packer.LZ4_DEST, 9, 0, 0), CONTENT, 4096), 100_000))  # fmt: skip
-    block, ahead = CONTENT[:size], CONTENT[size:]
-    seen = recipe(Packer.LZ4_DEST, 9, 1000, 0)
-    assert pack(seen, block, 4096, ahead) == pack(seen, block, 4096, ahead[:1000])
+    blind, seeing = recipe(Packer.LZ4_DEST, 12, 0, 0), recipe(Packer.LZ4_DEST, 12, 1000, 0)
+    differing = 0
+    for begin in range(0, 300_000, 10_000):
+        rest = CONTENT[begin:]
+        filled = pack(blind, rest[:100_000], 4096)
+        size = len(unpack(Packing.LZ4_PADDED, filled, 100_000))
+        block, ahead = rest[:size], rest[size:]
+        alone = pack(blind, block, 4096)
+        assert pack(blind, block, 4096, ahead) == alone
+        assert pack(seeing, block, 4096, ahead) == pack(seeing, block, 4096, ahead[:1000])
+        differing += pack(seeing, block, 4096, ahead) != alone
+    assert differing
+
+
+def test_too_little_content_ahead() -> None:
     with pytest.raises(FormatError, match="too little content behind"):
-        pack(seen, block, 4096, ahead[:999])
+        pack(recipe(Packer.LZ4_DEST, 9, 1000, 0), CONTENT[:5000], 4096, bytes(999))

@@ -1,6 +1,8 @@
 """Recipes: what they refuse, their bytes, and what they ask of a device."""
 
+import _lzma
 import contextlib
+import ctypes
 from dataclasses import replace
 
 import pytest
@@ -96,6 +98,8 @@ def test_every_parameter_has_both_bounds(packer: Packer) -> None:
         (Packer.ZSTD, (3, 0, 0, 1, 0, 0)),
         (Packer.ZSTD, (3, 0, 4096, 0, 0, 0)),
         (Packer.ZSTD, (3, 1, 0, 0, 0, 9)),
+        (Packer.LZO, (4, 0)),
+        (Packer.LZO, (0, 8)),
     ],
 )
 def test_parameters_that_do_not_go_together(packer: Packer, parameters: tuple[int, ...]) -> None:
@@ -125,17 +129,34 @@ def test_memory_of_a_stream_is_that_of_the_whole() -> None:
             assert pack_memory_bytes(recipe, 1) == pack_memory_bytes(recipe, GIB)
 
 
+@pytest.mark.parametrize("preset", range(10))
+@pytest.mark.parametrize("extreme", [0, 1])
+def test_memory_of_xz_is_near_what_liblzma_says(preset: int, extreme: int) -> None:
+    said = ctypes.CDLL(_lzma.__file__).lzma_easy_encoder_memusage
+    said.restype, said.argtypes = ctypes.c_uint64, (ctypes.c_uint32,)
+    needed = said(preset | extreme << 31)
+    dict_size = (256 * KIB, *(MIB << log for log in (0, 1, 2, 2, 3, 3, 4, 5, 6)))[preset]
+    recipe = Recipe(Packer.XZ, (preset, extreme, dict_size, 4, 0, 0, 0), "liblzma 5.4.1")
+    assert needed <= pack_memory_bytes(recipe, 0) <= needed * 1.25 + 8 * MIB
+
+
+# Growth of a process by 200 MiB of libraries and debug archives through libzstd 1.5.4.
 @pytest.mark.parametrize(
-    "parameters, least, most",
-    [
-        ((6, 0, 128 * KIB, 1, 0, 128 * KIB, 16), 2 * MIB, 12 * MIB),
-        ((6, 0, 8 * MIB, 4, 0, 0, 0), 90 * MIB, 110 * MIB),  # xz's manual: 94 MiB
-        ((6, 0, 32 * MIB, 1, 4, 0, 0), 370 * MIB, 410 * MIB),  # preset 8: 370 MiB
-        ((9, 0, 64 * MIB, 4, 0, 0, 0), 674 * MIB, 810 * MIB),
-    ],
-)
-def test_memory_of_xz_is_near_what_its_manual_says(
-    parameters: tuple[int, ...], least: int, most: int
+    "level, workers, measured_mib",
+    [(1, 0, 2), (3, 0, 4), (9, 0, 18), (15, 0, 69), (1, 1, 13), (3, 1, 47), (9, 1, 95), (15, 1, 146)],
+)  # fmt: skip
+def test_memory_of_zstd_is_above_what_was_measured(
+    level: int, workers: int, measured_mib: int
 ) -> None:
-    recipe = Recipe(Packer.XZ, parameters, "liblzma 5.4.1")
-    assert least <= pack_memory_bytes(recipe, 0) <= most
+    recipe = Recipe(Packer.ZSTD, (level, 1, 0, 0, workers, 0), "libzstd 1.5.4")
+    assert measured_mib * MIB <= pack_memory_bytes(recipe, 0) <= 3 * measured_mib * MIB
+
+
+def test_memory_of_zstd_falls_with_known_content() -> None:
+    sizes = (4096, 128 * KIB, MIB, 16 * MIB, GIB)
+    for level in (1, 3, 9, 15, 19, 22):
+        whole = Recipe(Packer.ZSTD, (level, 0, 0, 0, 0, 0), "libzstd 1.5.4")
+        needs = [pack_memory_bytes(whole, size) for size in sizes]
+        assert needs == sorted(needs)
+        assert needs[1] < 6 * MIB  # a block of squashfs
+        assert needs[-1] == pack_memory_bytes(replace(whole, parameters=(level, 1, 0, 0, 0, 0)), 0)

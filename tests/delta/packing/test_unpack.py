@@ -148,6 +148,14 @@ def test_a_cursor_says_where_its_stream_ends(packing: Packing, behind: bytes | N
 
 
 @pytest.mark.parametrize("packing", CURSORS)
+def test_a_cursor_may_be_asked_before_it_was_fed(packing: Packing) -> None:
+    packed = PACKS[packing](CONTENT)
+    cursor = UnpackCursor(packing, 16 * MIB)
+    assert cursor.feed(b"", 10) == b""
+    assert drained(cursor, packed, 1 << 16, 1 << 16) == CONTENT
+
+
+@pytest.mark.parametrize("packing", CURSORS)
 def test_a_stream_cut_short_is_not_at_its_end(packing: Packing) -> None:
     packed = PACKS[packing](CONTENT)
     for size in (0, 1, 3, 5, 11, 1000, len(packed) - 1):
