@@ -9,11 +9,14 @@ made = maker.finish()                                             made.index, ma
 
 import itertools
 import random
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate
 
 import bsdiff4.core
+import numpy as np
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress
@@ -102,9 +105,18 @@ class Maker:
     ) -> None:
         """`read` is what stands at the sources."""
         control, values, extra = bsdiff4.core.diff(read, content)
-        written = (*write_numbers(control, values), extra)
+        written = (*write_numbers(control, values, 4), extra)
         pieces = list(zip(codecs, written, strict=True))
         self._add(FrameKind.DIFF, content, sources=sources, pieces=pieces, **rest)
+
+    def edit(self, source: ByteRange, read: bytes, content: bytes, **rest: object) -> None:
+        """A diff between bytes of one length: a single instruction."""
+        assert source.size == len(read) == len(content)
+        control = struct.pack("<QQQ", len(read), 0, 0)
+        changed = np.frombuffer(content, np.uint8) - np.frombuffer(read, np.uint8)
+        written = (*write_numbers(control, changed.tobytes(), 4), b"")
+        pieces = [(Codec.ZSTD, one) for one in written]
+        self._add(FrameKind.DIFF, content, sources=[source], pieces=pieces, **rest)
 
     def packed(self, recipe: Recipe, content: bytes) -> bytes:
         """A data frame of one block that is packed again; what it is packed to."""
@@ -112,13 +124,30 @@ class Maker:
         self.data(content, made=made, parts=[Part(len(content), len(made), recipe)])
         return made
 
-    def long(self, recipe: Recipe, contents: Sequence[bytes]) -> bytes:
-        """Data frames of a long stream, one for each of `contents`; what it is packed to."""
+    def long(
+        self,
+        recipe: Recipe,
+        contents: Sequence[bytes],
+        *,
+        edited: tuple[int, bytes] | None = None,
+        said: Recipe | None = None,
+    ) -> bytes:
+        """A long stream, a frame for each of `contents`; what it is packed to.
+
+        Data frames, or edits of other content of the same length: `edited` is its address, and its
+        bytes. `said` is the recipe that the payload names, if it is a wrong one.
+        """
         made, parts = long_parts(recipe, contents)
-        done = 0
+        fed = done = 0
         for part, content in zip(parts, contents, strict=True):
-            self.data(content, made=made[done : done + part.packed_size], parts=[part])
-            done += part.packed_size
+            end = done + part.packed_size
+            rest = {"made": made[done:end], "parts": [replace(part, recipe=said or recipe)]}
+            if edited is None:
+                self.data(content, **rest)
+            else:
+                place = ByteRange(edited[0] + fed, len(content))
+                self.edit(place, edited[1][fed : fed + len(content)], content, **rest)
+            fed, done = fed + len(content), end
         return made
 
     def finish(self) -> Made:
@@ -181,12 +210,28 @@ LONG_RECIPES = {
 }
 
 
+@cache
 def text(seed: int, size: int) -> bytes:
     """Lines of words: packs to about a third."""
     generator = random.Random(seed)
     words = [generator.randbytes(generator.randint(1, 6)).hex() for _ in range(900)]
     line = " ".join(generator.choices(words, k=size // 6 + 1))
     return line.encode()[:size].ljust(size, b".")
+
+
+@cache
+def noise(seed: int, size: int) -> bytes:
+    """Hexadecimal digits: packs to somewhat more than half, in any part."""
+    return random.Random(seed).randbytes(size // 2 + 1).hex().encode()[:size]
+
+
+def touched(content: bytes, seed: int, every: int) -> bytes:
+    """The content with a few bytes changed, here and there."""
+    generator = random.Random(seed)
+    data = bytearray(content)
+    for at in range(generator.randrange(every), len(data) - 8, every):
+        data[at : at + 8] = b"%08x" % generator.getrandbits(32)
+    return bytes(data)
 
 
 def pieces(data: bytes, *sizes: int) -> list[bytes]:

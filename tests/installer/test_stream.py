@@ -1,6 +1,5 @@
 """The pipeline and its scans, below the level of a whole install."""
 
-import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,33 +10,15 @@ from slipstream.delta.decode import decode_frame
 from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError, Unavailable
 from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
-from slipstream.delta.payload import Index
-from slipstream.delta.tree import ChunkList, tree_of, verify_chunk_list
 from slipstream.installer import pipe, stream
-from slipstream.installer.config import PartitionPlace
-from slipstream.installer.journal import Checkpoint, Journal
+from slipstream.installer.journal import Checkpoint
 from slipstream.installer.pipe import chunk_span, frames_of
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
-from slipstream.installer.slot import Target, open_partition, open_source
-from slipstream.installer.stream import ImageWriter, Payloads
-from tests.installer.lab import SALT, LabFetcher, change, make_image, make_payload
+from slipstream.installer.stream import Payloads
+from tests.installer.lab import change, make_image, make_payload
+from tests.installer.rig import Rig, chunks_of, ignore, place
 
 IMAGE = make_image(1)
-
-
-def ignore(*_: object) -> None:
-    pass
-
-
-def chunks_of(image: bytes) -> ChunkList:
-    tree = tree_of([image], SALT)
-    return verify_chunk_list(tree.chunk_list, tree.tuple)
-
-
-def place(folder: Path, name: str, data: bytes, size: int = 4 * CHUNK_BYTES) -> Target:
-    path = folder / name
-    path.write_bytes(data.ljust(size, b"\0"))
-    return open_partition(PartitionPlace(path), f"b/{name}", 1, [])
 
 
 # --- scans
@@ -124,54 +105,6 @@ def test_frames_are_those_that_touch_a_chunk() -> None:
 
 
 # --- the pipeline
-
-
-class Rig:
-    """One image on its way from a payload in memory to a place in a folder."""
-
-    def __init__(self, folder: Path, image: bytes, source: bytes, standing: bytes) -> None:
-        self.delta, delta_payload = make_payload(image, source)
-        self.full, full_payload = make_payload(image, None)
-        self.fetcher = LabFetcher(
-            {
-                payload_blob(self.delta.digest): delta_payload,
-                payload_blob(self.full.digest): full_payload,
-            }
-        )
-        self.folder = folder
-        self.target = place(folder, "target", standing)
-        (folder / "source").write_bytes(source)
-        self.source = open_source(PartitionPlace(folder / "source"), "a/rootfs")
-        self.journal = Journal(folder, ignore)
-        self.words: list[str] = []
-        self.writer = ImageWriter(
-            name="rootfs",
-            transaction="id",
-            target=self.target,
-            chunks=chunks_of(image),
-            payloads=Payloads((self.delta, self.source), self._full, self.full.digest),
-            fetcher=self.fetcher,
-            journal=self.journal,
-            spool=folder / "spool",
-            say=self.words.append,
-            on_progress=ignore,
-        )
-
-    async def _full(self) -> Index:
-        return self.full
-
-    def run(self) -> bytes:
-        try:
-            asyncio.run(self.writer.run())
-        finally:
-            self.target.close()
-            self.source.close()
-        return (self.folder / "target").read_bytes()
-
-
-def sent(rig: Rig, path: str) -> int:
-    """Bytes of a file that crossed the link."""
-    return sum(size for streamed, size in rig.fetcher.streamed if streamed == path)
 
 
 def test_every_chunk_of_the_image_stands_afterwards(tmp_path: Path) -> None:
@@ -296,7 +229,7 @@ def test_a_cut_in_the_full_payload_after_a_drifted_delta_costs_no_byte_of_it(
     body = sum(frame.encoded.size for frame in first.full.frames)
 
     def cut(path: str) -> None:
-        if path == full and sent(first, full) >= body // 2:
+        if path == full and first.sent(first.full) >= body // 2:
             raise Unavailable("the link is gone", where=path)
 
     first.fetcher.hook = cut
@@ -309,7 +242,7 @@ def test_a_cut_in_the_full_payload_after_a_drifted_delta_costs_no_byte_of_it(
 
     assert second.run()[: len(image)] == image
     assert "could not be made" in second.words[0]  # the delta was tried again, in between
-    assert sent(first, full) + sent(second, full) == body
+    assert first.sent(first.full) + second.sent(second.full) == body
     assert list((tmp_path / "spool").iterdir()) == []
 
 

@@ -1,0 +1,387 @@
+"""Compressed content in an install: packed again, cut off anywhere, and come out differently."""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.errors import Unavailable
+from slipstream.delta.filemap import Packing
+from slipstream.delta.frame import Part
+from slipstream.delta.limits import CHUNK_BYTES, KIB, MIB
+from slipstream.delta.packing.headers import unpack_memory_bytes
+from slipstream.delta.packing.pack import pack
+from slipstream.delta.packing.recipe import Packer, Recipe
+from slipstream.installer import pipe
+from slipstream.installer.pipe import frames_of
+from tests.delta.payloads import (
+    LONG_RECIPES,
+    Made,
+    Maker,
+    long_parts,
+    noise,
+    pieces,
+    recipe_of,
+    text,
+    touched,
+)
+from tests.installer.lab import Killed
+from tests.installer.rig import Rig
+
+CUTS = (400_000, 300_001, 64 * KIB)  # content of the frames of a long stream
+BLOCKS = [
+    (Packer.ZLIB, 9, 15, 8, 0),
+    (Packer.GZIP_GNU, 9),
+    (Packer.XZ, 0, 0, 64 * KIB, 1, 0, 0, 0),
+    (Packer.ZSTD, 3, 0, 0, 0, 0, 0),
+    (Packer.LZ4, 0),
+]
+
+
+def rig_of(folder: Path, made: Made, standing: bytes = b"") -> Rig:
+    source = made.source or b"nothing is read of it"
+    return Rig(folder, made.target, source, standing, (made.index, made.raw))
+
+
+def add_long(maker: Maker, name: str, old: bytes, packed_old: ByteRange, head: bytes) -> None:
+    """A changed long stream, as frames that edit the old one's content."""
+    recipe = recipe_of(*LONG_RECIPES[name])
+    at = maker.stream(
+        recipe.packing,
+        [packed_old],
+        len(old),
+        memory_bytes=unpack_memory_bytes(recipe.packing, head),
+        window_bytes=MIB,
+    )
+    new = touched(old, 5, 40_000)
+    maker.long(recipe, pieces(new, *CUTS), edited=(at, old))
+
+
+GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\3"
+
+
+@cache
+def images(name: str, size: int = 3 * MIB + 100_000) -> Made:
+    """A changed long stream between other bytes: an initrd, or a kernel, on a boot partition."""
+    old = noise(1, size)
+    recipe = recipe_of(*LONG_RECIPES[name])
+    packed = pack(recipe, old, 0)
+    before, behind = text(2, 700_000), text(3, 900_000)
+    source = before + packed + behind
+    packed_new = pack(recipe, touched(old, 5, 40_000), 0)
+    maker = Maker(source, len(before) + len(packed_new) + len(behind))
+    maker.copy([ByteRange(0, len(before))], before)
+    head = GZIP_HEAD if recipe.packing is Packing.GZIP else packed[: 64 * KIB]
+    add_long(maker, name, old, ByteRange(len(before), len(packed)), head)
+    maker.data(behind)
+    return maker.finish()
+
+
+@cache
+def images_of_blocks() -> Made:
+    """Blocks of every packer, changed and not, some of them twice."""
+    recipes = [recipe_of(*one) for one in BLOCKS]
+    old = [text(10 + number, 128 * KIB) for number in range(len(recipes) * 6)]
+    new = [touched(one, 7, 30_000) if number % 3 else one for number, one in enumerate(old)]
+    made_of = [recipes[number % len(recipes)] for number in range(len(old))]
+    packed = [pack(recipe, one, 0) for recipe, one in zip(made_of, old, strict=True)]
+    packed_new = [pack(recipe, one, 0) for recipe, one in zip(made_of, new, strict=True)]
+    source = b"".join(packed)
+    # The last block of the target stands in it before, and its content is read there.
+    maker = Maker(source, sum(map(len, packed_new)) + len(packed_new[1]))
+    offset = 0
+    for number, one in enumerate(packed):
+        place = ByteRange(offset, len(one))
+        offset += len(one)
+        if new[number] == old[number]:
+            maker.copy([place], one)
+            continue
+        recipe = made_of[number]
+        at = maker.stream(recipe.packing, [place], len(old[number]))
+        part = Part(len(new[number]), len(packed_new[number]), recipe)
+        content = ByteRange(at, len(old[number]))
+        maker.edit(content, old[number], new[number], made=packed_new[number], parts=[part])
+    again = ByteRange(maker.base + len(packed_new[0]), len(packed_new[1]))
+    at = maker.stream(made_of[1].packing, [again], len(new[1]))
+    part = Part(len(new[1]), len(packed_new[1]), made_of[1])
+    maker.copy([ByteRange(at, len(new[1]))], new[1], made=packed_new[1], parts=[part])
+    return maker.finish()
+
+
+def made_by_delta(rig: Rig, made: Made) -> bool:
+    """Run it: whether the target stands, and nothing came from the full payload."""
+    stands = rig.run()[: len(made.target)] == made.target
+    return stands and rig.words == [] and rig.sent(rig.full) == 0
+
+
+def test_blocks_of_every_packer_are_packed_again(tmp_path: Path) -> None:
+    made = images_of_blocks()
+    assert len(made.index.libraries) == len(BLOCKS)
+    assert made_by_delta(rig_of(tmp_path, made, os.urandom(MIB)), made)
+
+
+@pytest.mark.parametrize("name", LONG_RECIPES)
+def test_a_long_stream_is_packed_again_over_many_frames(tmp_path: Path, name: str) -> None:
+    made = images(name, 6 * MIB)
+    rig = rig_of(tmp_path, made)
+
+    assert made_by_delta(rig, made)
+    assert sum(frame.long_part is not None for frame in made.index.frames) > 15
+    assert rig.sent(made.index) == made.index.body_size < len(made.target) // 5
+    assert rig.writer.counts.bytes_written < len(made.target) + CHUNK_BYTES
+
+
+# --- cut off
+
+
+@pytest.mark.parametrize("name", ["GNU gzip", "xz", "zstd"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_a_link_that_breaks_inside_a_long_stream_costs_no_byte(
+    tmp_path: Path, name: str, part: float
+) -> None:
+    made = images(name)
+    first = rig_of(tmp_path, made)
+    cut = int(made.index.body_size * part)
+
+    def broken(_: str) -> None:
+        if first.sent(made.index) >= cut:
+            raise Unavailable("the link is gone")
+
+    first.fetcher.hook = broken
+    with pytest.raises(Unavailable):
+        first.run()
+    second = rig_of(tmp_path, made, (tmp_path / "target").read_bytes())
+
+    assert made_by_delta(second, made)
+    assert first.sent(made.index) + second.sent(made.index) == made.index.body_size
+
+
+@pytest.mark.parametrize("name", ["GNU gzip", "xz"])
+@pytest.mark.parametrize("writes", [2, 3, 4])
+def test_a_device_that_dies_inside_a_long_stream_fetches_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, writes: int
+) -> None:
+    monkeypatch.setattr(pipe, "CHECKPOINT_TARGET_BYTES", MIB)
+    made = images(name)
+    first = rig_of(tmp_path, made)
+    done = 0
+    write = os.pwrite
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal done
+        if os.path.samestat(os.fstat(descriptor), (tmp_path / "target").stat()):
+            done += len(data)
+            if done > writes * CHUNK_BYTES:
+                raise Killed
+        return write(descriptor, data, offset)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(os, "pwrite", pwrite)
+        with pytest.raises(Killed):
+            first.run()
+    second = rig_of(tmp_path, made, (tmp_path / "target").read_bytes())
+
+    assert made_by_delta(second, made)
+    # Of the frame that was on the way some bytes may not have reached the disk.
+    largest = max(frame.encoded.size for frame in made.index.frames)
+    assert first.sent(made.index) + second.sent(made.index) <= made.index.body_size + largest
+
+
+@given(
+    missing=st.sets(st.integers(0, 6)), name=st.sampled_from(["gzip of zlib", "zstd", "GNU gzip"])
+)
+@settings(max_examples=12, deadline=None)
+def test_a_long_stream_is_completed_whatever_stands(missing: set[int], name: str) -> None:
+    made = images(name)
+    standing = bytearray(made.target)
+    for chunk in missing:
+        standing[chunk * CHUNK_BYTES] ^= 1
+    with TemporaryDirectory() as folder:
+        assert made_by_delta(rig_of(Path(folder), made, bytes(standing)), made)
+
+
+def test_frames_that_make_a_chunk_are_all_that_follow_in_its_stream() -> None:
+    made = images("zstd")
+    stream = [n for n, frame in enumerate(made.index.frames) if frame.long_part is not None]
+    before, behind = stream[0] - 1, stream[-1] + 1
+    first = made.index.frames[stream[3]].target.offset // CHUNK_BYTES
+    wanted = frames_of(made.index, {first})
+
+    assert wanted == list(range(wanted[0], stream[-1] + 1))
+    assert frames_of(made.index, {0}) == [before]
+    assert frames_of(made.index, {(len(made.target) - 1) // CHUNK_BYTES}) == [behind]
+
+
+# --- frames between
+
+
+@cache
+def images_with_gaps() -> Made:
+    """A file in several extents: other bytes between those of a long stream, some of them copied."""
+    recipe = recipe_of(*LONG_RECIPES["GNU gzip"])
+    source = text(30, 200_000)
+    contents = pieces(noise(31, 2 * MIB), *CUTS)
+    packed, parts = long_parts(recipe, contents)
+    maker = Maker(source)
+    done = 0
+    for number, (part, content) in enumerate(zip(parts, contents, strict=True)):
+        maker.data(content, made=packed[done : done + part.packed_size], parts=[part])
+        done += part.packed_size
+        if number % 3 == 0:
+            maker.copy([ByteRange(0, len(source))], source)
+        if number % 3 == 1:
+            maker.zero(CHUNK_BYTES + 5)
+            maker.data(text(32 + number, 9000))
+    return maker.finish()
+
+
+@given(missing=st.sets(st.integers(0, 8)))
+@settings(max_examples=12, deadline=None)
+def test_frames_between_come_out_whatever_stands(missing: set[int]) -> None:
+    made = images_with_gaps()
+    standing = bytearray(made.target)
+    for chunk in missing:
+        if chunk * CHUNK_BYTES < len(standing):
+            standing[chunk * CHUNK_BYTES] ^= 1
+    with TemporaryDirectory() as folder:
+        assert made_by_delta(rig_of(Path(folder), made, bytes(standing)), made)
+
+
+# --- come out differently
+
+
+def test_a_long_stream_that_comes_out_differently_comes_from_the_full_payload(
+    tmp_path: Path,
+) -> None:
+    """A library of the right name that makes other bytes: simulated by a recipe that is wrong."""
+    right = recipe_of(Packer.GZIP_GNU, 6)
+    before, behind = text(40, 2 * MIB), text(41, 2 * MIB)
+    maker = Maker()
+    maker.data(before)
+    maker.long(right, pieces(text(42, 5 * MIB), *CUTS), said=recipe_of(Packer.GZIP_GNU, 9))
+    maker.data(behind)
+    made = maker.finish()
+    rig = rig_of(tmp_path, made)
+
+    assert rig.run()[: len(made.target)] == made.target
+    [words] = rig.words
+    assert "could not be made from the running slot; they come from the full payload" in words
+    assert f"packed again on the device, by {right.library}, and came out differently)" in words
+    assert rig.writer.counts.notes == [words]
+    stream = [frame.target for frame in made.index.frames if frame.long_part is not None]
+    lost = stream[-1].end // CHUNK_BYTES - stream[0].offset // CHUNK_BYTES + 1
+    assert words.startswith(f"rootfs: {lost} chunks could not")
+    # What stands before and behind is the delta's all the same.
+    assert rig.sent(rig.full) <= (lost + 1) * CHUNK_BYTES
+
+
+@pytest.mark.parametrize("level", [1, 8])
+def test_blocks_that_come_out_differently_come_from_the_full_payload(
+    tmp_path: Path, level: int
+) -> None:
+    """Of another length, or of the same with other bytes."""
+    right, wrong = recipe_of(Packer.ZLIB, 9, 15, 8, 0), recipe_of(Packer.ZLIB, level, 15, 8, 0)
+    content = text(50, 128 * KIB)
+    packed = pack(right, content, 0)
+    maker = Maker()
+    for number in range(40):
+        part = Part(len(content), len(packed), wrong if number == 25 else right)
+        maker.data(content, made=packed, parts=[part])
+    made = maker.finish()
+    rig = rig_of(tmp_path, made)
+
+    assert rig.run()[: len(made.target)] == made.target
+    if pack(wrong, content, 0) != packed:
+        assert "came out differently" in rig.words[0]
+        assert "rootfs: 1 chunks" in rig.words[0] or "rootfs: 2 chunks" in rig.words[0]
+
+
+def test_a_library_that_went_away_costs_the_full_payload_and_no_more(tmp_path: Path) -> None:
+    content = text(51, 100_000)
+    maker = Maker()
+    maker.data(text(52, MIB))
+    gone = Recipe(Packer.LZ4, (0,), "liblz4 0.0.1")
+    maker.data(content, made=noise(53, 60_000), parts=[Part(len(content), 60_000, gone)])
+    made = maker.finish()
+    rig = rig_of(tmp_path, made)
+
+    assert rig.run()[: len(made.target)] == made.target
+    assert "by liblz4 0.0.1, and came out differently" in rig.words[0]
+
+
+def test_a_source_that_drifted_under_a_stream_is_told_from_nothing_else(tmp_path: Path) -> None:
+    """One wrong byte of the old stream: all chunks of the new one from there on are lost, once."""
+    made = images("GNU gzip")
+    rig = rig_of(tmp_path, made)
+    source = bytearray(made.source)
+    source[len(source) // 2] ^= 1
+    (tmp_path / "source").write_bytes(source)
+
+    assert rig.run()[: len(made.target)] == made.target
+    assert len(rig.words) == 1
+    assert rig.sent(rig.full) < len(made.target) * 2 // 3
+
+
+def test_a_source_that_cannot_be_read_inside_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = images("GNU gzip")
+    rig = rig_of(tmp_path, made)
+    bad = len(made.source) // 2
+    source, pread = (tmp_path / "source").stat(), os.pread
+
+    def faulty(descriptor: int, size: int, offset: int) -> bytes:
+        if os.path.samestat(os.fstat(descriptor), source) and offset <= bad < offset + size:
+            raise OSError(5, "Input/output error")
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", faulty)
+    assert rig.run()[: len(made.target)] == made.target
+    assert len(rig.words) == 1
+
+
+# --- reading the target
+
+
+def reader(places: Sequence[ByteRange], contents: Sequence[bytes], tail: bytes) -> Made:
+    """Data, then copies of target bytes."""
+    maker = Maker()
+    for content in pieces(noise(60, 3 * MIB), 300_000):
+        maker.data(content)
+    for place, content in zip(places, contents, strict=True):
+        maker.copy([place], content)
+    maker.data(tail)
+    return maker.finish()
+
+
+@given(missing=st.sets(st.integers(0, 8)))
+@settings(max_examples=12, deadline=None)
+def test_frames_read_what_earlier_frames_made(missing: set[int]) -> None:
+    data = noise(60, 3 * MIB)
+    places = [ByteRange(5, 400_000), ByteRange(2 * MIB, CHUNK_BYTES)]
+    made = reader(places, [data[5:400_005], data[2 * MIB :][:CHUNK_BYTES]], text(61, 9))
+    standing = bytearray(made.target)
+    for chunk in missing:
+        if chunk * CHUNK_BYTES < len(standing):
+            standing[chunk * CHUNK_BYTES] ^= 1
+    with TemporaryDirectory() as folder:
+        assert made_by_delta(rig_of(Path(folder), made, bytes(standing)), made)
+
+
+@pytest.mark.parametrize("ahead", [0, CHUNK_BYTES])
+def test_what_is_not_made_yet_is_not_there(tmp_path: Path, ahead: int) -> None:
+    """A frame that reads itself, or what comes behind it, makes no chunk that anyone believes."""
+    place = ByteRange(3 * MIB + ahead, 100_000)
+    tail = noise(62, 2 * CHUNK_BYTES)
+    content = tail[ahead - 100_000 : ahead] if ahead else bytes(100_000)
+    made = reader([place], [content], tail)
+    rig = rig_of(tmp_path, made, os.urandom(4 * MIB))
+
+    assert rig.run()[: len(made.target)] == made.target
+    assert "could not be made" in rig.words[0]
