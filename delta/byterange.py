@@ -1,5 +1,6 @@
 """A range of bytes as a value that cannot be wrong."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from slipstream.delta.errors import FormatError
@@ -29,3 +30,14 @@ class ByteRange:
     def overlaps(self, other: "ByteRange") -> bool:
         """Whether the two share at least one byte."""
         return self.offset < other.end and other.offset < self.end
+
+
+def merge_ranges(ranges: Iterable[ByteRange]) -> list[ByteRange]:
+    """The same bytes in rising ranges that do not touch."""
+    merged: list[ByteRange] = []
+    for one in sorted(ranges):
+        if merged and one.offset <= merged[-1].end:
+            first = merged.pop()
+            one = ByteRange(first.offset, max(first.end, one.end) - first.offset)
+        merged.append(one)
+    return merged

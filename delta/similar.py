@@ -14,7 +14,11 @@ from slipstream.delta.limits import KIB
 from slipstream.delta.pairing import pair_entries
 
 _WHOLE_BYTES_MAX = 128 * KIB  # of a smaller source file all bytes are alike enough to look at
-_MARGIN_BYTES = 32 * KIB  # on both sides of the same place; and as much as the sizes differ
+# On both sides of the same place: as much as the stretch itself, within limits, and as much as the
+# sizes differ. In a kernel of 66 MB, 2 KB longer than the one before, code stands up to some 100 KB
+# elsewhere, with hardly 32 equal bytes on end.
+_MARGIN_BYTES_MIN = 8 * KIB
+_MARGIN_BYTES_MAX = 384 * KIB
 
 AddressOf = Callable[[Extent], int | None]
 
@@ -59,7 +63,8 @@ class SimilarFiles:
         entry, whole = self._sources[source], self._targets[target].size
         low, high = 0, entry.size
         if entry.size > _WHOLE_BYTES_MAX:
-            margin = _MARGIN_BYTES + abs(entry.size - whole)
+            margin = min(max(_MARGIN_BYTES_MIN, size), _MARGIN_BYTES_MAX)
+            margin += min(abs(entry.size - whole), _MARGIN_BYTES_MAX)
             low = max(0, offset - margin)
             high = min(entry.size, offset + size + margin)
         first = max(0, bisect_right(entry.extents, low, key=lambda one: one.offset) - 1)

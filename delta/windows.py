@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slipstream.delta.anchors import BUCKET_BYTES, Pairs, choose_sources, clip
-from slipstream.delta.byterange import ByteRange
+from slipstream.delta.byterange import ByteRange, merge_ranges
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
 from slipstream.delta.match import Run, RunKind
@@ -188,8 +188,9 @@ class SourceFinder:
     def sources(self, window: Window) -> tuple[ByteRange, ...]:
         """Extents for one window: rising, not overlapping, together within the budget."""
         hints = self._neighbours(window.target)
-        for content in window.content:
-            hints += [(one, _SIMILAR_WEIGHT) for one in self._similar(content)]
+        # Merged: the metadata of a file system stand between all files, and would speak too often.
+        similar = merge_ranges(one for part in window.content for one in self._similar(part))
+        hints += [(one, _SIMILAR_WEIGHT) for one in similar]
         size = window.partition.content_size
         budget = min(self._budget, max(_SOURCE_BYTES_MIN, _SOURCE_FACTOR * size))
         areas = self._readable.areas(window)

@@ -36,7 +36,7 @@ from slipstream.server.workspace import WorkFiles
 _BATCH_BYTES = 2 * MIB  # packed bytes that one task unpacks
 _BATCH_BLOCKS = 256
 _HEAD_BYTES = 64 * KIB  # more than any header of a stream
-_FEED_BYTES = 256  # marks are as fine as this: few hundred KiB of content at the most
+_FEED_BYTES = 64  # marks are as fine as this: half a MiB of zeros in xz at the most
 _MARK_BYTES = 16 * KIB  # content between two marks
 _CONTENT_BYTES_MIN = 64  # below it a hit of a magic number inside a file is chance
 

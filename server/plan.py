@@ -19,7 +19,7 @@ from slipstream.delta.anchors import (
     pair_anchors,
 )
 from slipstream.delta.budget import MemoryBudget
-from slipstream.delta.byterange import ByteRange
+from slipstream.delta.byterange import ByteRange, merge_ranges
 from slipstream.delta.encode import Profile
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Entry, EntryKind, Extent, FileMap
@@ -183,10 +183,10 @@ class DeltaPlanner:
         may_read: Readable,
         space: WorkSpace,
     ) -> SourceFinder:
-        contents = _merged(
+        contents = merge_ranges(
             content for group in changed.values() for one in group for content in one.content
         )
-        readable = _merged(
+        readable = merge_ranges(
             (
                 *unclaimed_source(settled, self._source.size),
                 *(one.content for one in opening.sources),
@@ -216,17 +216,6 @@ class DeltaPlanner:
         return join_anchors(
             told(found, (size for _, size in pieces), what, total, self._on_progress)
         )
-
-
-def _merged(ranges: Iterable[ByteRange]) -> list[ByteRange]:
-    """The same bytes in rising ranges that do not touch."""
-    merged: list[ByteRange] = []
-    for one in sorted(ranges):
-        if merged and one.offset <= merged[-1].end:
-            first = merged.pop()
-            one = ByteRange(first.offset, max(first.end, one.end) - first.offset)
-        merged.append(one)
-    return merged
 
 
 @dataclass(frozen=True, slots=True)
