@@ -30,9 +30,10 @@ def _cache() -> Path:
 )
 def demo(source: Path | None, target: Path | None, cache: Path | None, work: Path | None) -> None:
     """Publish two releases, install one, update to the other by delta through a SIGKILL, confirm;
-    then a broken third, and the fall back. Needs the build, server and device extras."""
-    from slipstream.demo.images import debian_releases, given_releases  # noqa: PLC0415
-    from slipstream.demo.story import Story  # noqa: PLC0415
+    then a broken third, and the fall back. Debian's releases are updated once more as squashfs.
+    Needs the build, server and device extras."""
+    from slipstream.demo.releases import debian_releases, given_releases  # noqa: PLC0415
+    from slipstream.demo.story import tell  # noqa: PLC0415
 
     cache = cache or _cache()
     if (source is None) != (target is None):
@@ -44,4 +45,4 @@ def demo(source: Path | None, target: Path | None, cache: Path | None, work: Pat
     work = work or cache / "work"
     if work.exists() and any(work.iterdir()) and not (work / "repo").is_dir():
         raise UsageError("not a folder that the demo made; it would be emptied", where=work)
-    Story(work, click.echo).tell(releases)
+    tell(work, releases, click.echo)

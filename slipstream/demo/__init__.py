@@ -1,6 +1,16 @@
 """The demonstration: the main job on real input, told as a story that a person can follow.
 
-images.py makes real Debian images, machine.py is a device whose firmware and boot loader are
-simulated, story.py runs the slipstream command in the order in which its users would. Nothing
-here is imported by the product.
+    releases.py   what is published: Debian 12 releases, built once and cached, or any two images
+      archives.py   packages and kernels from Debian's archives
+      images.py     a tree as ext4 and as squashfs
+      uki.py        the unified kernel image of a release
+    story.py      the order of events
+      fleet.py      publisher and operator: the repository, the server
+      owner.py      the device's owner: install, kill, boot, confirm
+      machine.py    the device; its firmware and boot loader are simulated
+      selftest.py   the device's health command
+      commands.py   the slipstream command, run as its user would
+      table.py      what it took
+
+Nothing here is imported by the product.
 """

@@ -22,6 +22,7 @@ MIB = 1024 * 1024
 FIRST_SLOT_BYTES = 1 * MIB
 # Behind each image: room for the dm-verity hash tree (0.8 % of the image) and its superblock.
 SLOT_SPARE_PERCENT = 2
+SQUASHFS_MAGIC = b"hsqs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,19 @@ class Machine:
     def _take_out(self, slot: str, path: Path, output: Path) -> None:
         """Copy a file out of the booted slot's file system; none if it is not there."""
         output.unlink(missing_ok=True)
-        offset = self.offset_of(slot)
-        subprocess.run(
-            [
-                "debugfs",
-                "-R",
-                f"dump -p /{path} {output}",
-                f"{self.folder}/disk.img?offset={offset}",
-            ],
-            capture_output=True,
-            check=False,
-        )
+        disk, offset = self.folder / "disk.img", self.offset_of(slot)
+        with disk.open("rb") as file:
+            file.seek(offset)
+            is_squashfs = file.read(len(SQUASHFS_MAGIC)) == SQUASHFS_MAGIC
+        if is_squashfs:
+            words = ["sqfscat", "-o", str(offset), str(disk), str(path)]
+            found = subprocess.run(words, capture_output=True, check=False)
+            if found.returncode == 0:
+                output.write_bytes(found.stdout)
+        else:
+            # debugfs writes the file itself, and none where it finds no ext file system.
+            words = ["debugfs", "-R", f"dump -p /{path} {output}", f"{disk}?offset={offset}"]
+            subprocess.run(words, capture_output=True, check=False)
 
 
 def make_machine(folder: Path, *, url: str, root: Path, token: str, image_bytes: int) -> Machine:

@@ -1,0 +1,117 @@
+"""A fleet of one device, from the other end of the link: its repository and its server.
+
+Each method is one thing that a publisher or an operator does, said and checked.
+"""
+
+import json
+import re
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.layout import delta_path, full_path
+from slipstream.delta.payload import parse_index
+from slipstream.demo.commands import COMMAND, run_slipstream
+from slipstream.demo.machine import Machine, make_machine
+from slipstream.demo.releases import DemoRelease
+from slipstream.demo.uki import make_uki
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Repository, server and device below `folder`. As a context manager it ends the server."""
+
+    folder: Path
+    say: Callable[[str], None]
+    _url: str = ""
+    _server: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server.communicate()
+
+    @property
+    def repo(self) -> Path:
+        """The repository's folder."""
+        return self.folder / "repo"
+
+    def make_repo(self) -> None:
+        """Make the repository."""
+        words = ("repo", "init", str(self.repo), "--product", "gateway", "--insecure-no-passphrase")
+        run_slipstream(*words, say=self.say)
+
+    def publish(self, release: DemoRelease, source: DemoRelease | None = None) -> None:
+        """Publish a release, with a delta from `source`. Its UKI pins the root file system's tree."""
+        words = ("repo", "root-hash", str(self.repo), str(release.image), "--json")
+        root = run_slipstream(*words, say=self.say).lines[0]["root"]
+        uki = self.folder / f"uki-{release.version}.efi"
+        cmdline = f"roothash={root} gpt panic=10 quiet"
+        make_uki(release.kernel, uki, version=release.version, cmdline=cmdline)
+        images = ("--image", f"rootfs={release.image}", "--image", f"uki={uki}")
+        delta = () if source is None else ("--delta-from", source.version)
+        words = ("repo", "publish", str(self.repo), "--version", release.version, *images, *delta)
+        run_slipstream(*words, say=self.say)
+
+    def start(self, image_bytes: int) -> Machine:
+        """Start the server and register the device; returns it, with slots for such images."""
+        words = ("serve", str(self.repo), "--listen", "127.0.0.1:0")
+        self.say("\n$ slipstream " + " ".join(words))
+        log = self.folder / "server.log"
+        with log.open("w") as errors:
+            self._server = subprocess.Popen(
+                [*COMMAND, *words], stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        url = re.search(r"http://\S+", line)
+        if url is None:
+            raise SlipstreamError("the server did not start", where=log, got=repr(line))
+        self._url = url[0].rstrip("/")
+        self.say(f"  {line.strip()}")
+        answer = self._ask("/v1/devices", {"id": "edge-1", "product": "gateway"})
+        return make_machine(
+            self.folder / "device",
+            url=self._url,
+            root=self.repo / "public/metadata/1.root.json",
+            token=answer["token"],
+            image_bytes=image_bytes,
+        )
+
+    def show_devices(self) -> None:
+        """Say what the server knows of its devices."""
+        self.say("\nThe server knows:\n" + json.dumps(self._ask("/v1/devices"), indent=2))
+
+    def frame_bytes(self, release: str, image: str, source_root: str | None) -> int:
+        """Bytes of all frames of a payload: what an install that is not killed fetches at most.
+
+        `source_root` is the root of a delta's source in hex; None for the full payload.
+        """
+        path = (
+            full_path(release, image)
+            if source_root is None
+            else delta_path(release, image, Digest.parse_hex(source_root))
+        )
+        folder, _, name = path.rpartition("/")
+        (index,) = (self.repo / "public/targets" / folder).glob(f"*.{name}")
+        return parse_index(index.read_bytes()).body_size
+
+    def _ask(self, path: str, body: dict[str, str] | None = None) -> Any:
+        """What the server answers to its operator; with a body the request is a POST."""
+        token = (self.repo / "server/operator.token").read_text().strip()
+        request = urllib.request.Request(
+            self._url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
