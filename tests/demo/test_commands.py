@@ -1,5 +1,7 @@
 """The slipstream command as the story runs it: shown, read, checked."""
 
+from pathlib import Path
+
 import pytest
 
 from slipstream.delta.errors import SlipstreamError
