@@ -22,6 +22,7 @@ from slipstream.delta.limits import (
     LONG_STREAM_BYTES_FREE,
     LONG_STREAM_RATIO_MAX,
     MIB,
+    STREAM_SOURCES_MAX,
     UNPACK_MEMORY_BYTES_MAX,
 )
 from slipstream.delta.packing.headers import gzip_header_size, unpack_memory_bytes
@@ -117,8 +118,11 @@ class Opener:
     def _keep(self, candidate: Candidate, unpacked: "_Unpacked") -> OpenBlock | None:
         if unpacked.is_long:
             return self._keep_long(candidate)
+        places = _cut(candidate.places, unpacked.packed_size)
+        if len(places) > STREAM_SOURCES_MAX:
+            return None
         self._scratch.write(unpacked.content)
-        return self._block(candidate, unpacked.packed_size, len(unpacked.content), unpacked.header)
+        return self._block(candidate, places, len(unpacked.content), unpacked.header)
 
     def _keep_long(self, candidate: Candidate) -> OpenBlock | None:
         """Unpack a long stream straight into the scratch file."""
@@ -127,16 +131,20 @@ class Opener:
                 stream = _unpack_long(self._files, candidate, content)
             except FormatError:
                 return None
+            places = _cut(candidate.places, stream.packed_size)
+            if len(places) > STREAM_SOURCES_MAX:
+                return None
             content.seek(0)
             while piece := content.read(MIB):
                 self._scratch.write(piece)
-        block = self._block(candidate, stream.packed_size, stream.size, stream.header)
+        block = self._block(candidate, places, stream.size, stream.header)
         return replace(block, memory_bytes=stream.memory_bytes, marks=stream.marks)
 
-    def _block(self, candidate: Candidate, packed: int, size: int, header: int) -> OpenBlock:
+    def _block(
+        self, candidate: Candidate, places: tuple[ByteRange, ...], size: int, header: int
+    ) -> OpenBlock:
         content = ByteRange(self._end, size)
         self._end = content.end
-        places = tuple(_cut(candidate.places, packed))
         return OpenBlock(
             places, content, candidate.packing, header_bytes=header, name=candidate.name
         )
@@ -159,13 +167,15 @@ def _packed_size(one: Candidate) -> int:
     return sum(place.size for place in one.places)
 
 
-def _cut(places: Iterable[ByteRange], size: int) -> Iterator[ByteRange]:
+def _cut(places: Iterable[ByteRange], size: int) -> tuple[ByteRange, ...]:
     """The first `size` bytes of places."""
+    first: list[ByteRange] = []
     for place in places:
         part = min(place.size, size)
         if part:
-            yield ByteRange(place.offset, part)
+            first.append(ByteRange(place.offset, part))
         size -= part
+    return tuple(first)
 
 
 class _Unpacked(NamedTuple):

@@ -20,6 +20,7 @@ from slipstream.delta.filemap import Entry, Extent, FileMap
 from slipstream.delta.match import Run, RunKind
 from slipstream.delta.unfold import OpenBlock, Opened, overlay
 from slipstream.server.expand import Candidate, Opener, candidates
+from slipstream.server.prove import commonest_recipes
 from slipstream.server.workspace import WorkFiles, WorkSpace
 
 AddressOf = Callable[[Extent], int | None]
@@ -114,7 +115,11 @@ class ImageOpener:
             entries = [one for one in target_map.entries if _is_open(one, addresses[1])]
             inner_targets = self._open_inner(space, entries, addresses[1], targets)
             targets = self._prove_outer(targets, inner_targets, changed, target_map)
-        outer, inner = Opened.of(targets), Opened.of(inner_targets)
+        named = commonest_recipes([*targets, *inner_targets])
+        outer, inner = (
+            Opened.of([one for one in group if one.recipe in named])
+            for group in (targets, inner_targets)
+        )
         again = {one.places[0].offset - base for one in outer.blocks}
         return Opening(
             (sources, targets, inner_sources, inner_targets),

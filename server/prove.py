@@ -4,14 +4,15 @@ Byte for byte, here: what a payload names was seen to work with these libraries.
 recipe, or whose encoder takes more memory than the device has, stay packed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from slipstream.delta.budget import MemoryBudget
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
-from slipstream.delta.limits import KIB, MIB, PACK_AHEAD_BYTES_MAX
+from slipstream.delta.limits import KIB, MIB, PACK_AHEAD_BYTES_MAX, RECIPES_MAX
 from slipstream.delta.packing.find import RecipeFinder
 from slipstream.delta.packing.headers import parse_xz_header
 from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
@@ -49,6 +50,18 @@ def prove(
     for batch, found in zip(batches, results, strict=True):
         recipes.update(zip((one.content.offset for one in batch), found, strict=True))
     return [replace(one, recipe=recipes.get(one.content.offset)) for one in blocks]
+
+
+def commonest_recipes(blocks: Iterable[OpenBlock]) -> frozenset[Recipe]:
+    """Of the recipes of blocks as many as a payload may name: those that pack most content.
+
+    The zstd command declares the size of each file, so that every file has a recipe of its own.
+    """
+    sizes: Counter[Recipe] = Counter()
+    for one in blocks:
+        if one.recipe is not None:
+            sizes[one.recipe] += one.content.size
+    return frozenset(recipe for recipe, _ in sizes.most_common(RECIPES_MAX))
 
 
 def _batches(blocks: Sequence[OpenBlock]) -> Iterator[list[OpenBlock]]:
