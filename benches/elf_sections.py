@@ -1,4 +1,4 @@
-"""What each kind of ELF section costs in a delta, and what predicting relocations would save.
+"""What each kind of ELF section costs in a delta, and what predicting some of them would save.
 
     python -m benches.elf_sections SOURCE.img TARGET.img [--suffix .ko] [--every 12]
 
@@ -6,7 +6,8 @@ Files of the target that end in the suffix are paired as the encoder pairs them,
 groups of 2 MiB, of which every n-th is taken. A group's files are aligned one by one and written as
 one frame of the encoder's: numbers, values and literal bytes, each under LZMA. A kind of section
 costs what the frame gets smaller without its bytes: so this is also the most that any prediction of
-it could save. Last, relocations are taken out and coded by elf_prediction.py.
+it could save. Rows that say `predicted` are what is saved in earnest, where these bytes are taken
+out and coded by elf_prediction.py and btf_prediction.py.
 
 docs/adr/0012-elf-prediction.md has what came out. Only files that are not compressed in the image
 are read; the rest is left out.
@@ -14,6 +15,7 @@ are read; the rest is left out.
 
 import argparse
 import os
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
@@ -22,6 +24,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from benches.btf_prediction import Base, Btf, TypesPredictor, base_of
 from benches.elf import HEADER_BYTES, Elf, is_elf
 from benches.elf_prediction import Residual, predict
 from slipstream.delta.bsdiff import (
@@ -134,11 +137,13 @@ def cost_without(group: Sequence[Pair], drop: Iterable[tuple[int, int]]) -> int:
     target = np.frombuffer(b"".join(pair.target for pair in group), np.uint8)
     source = np.frombuffer(b"".join(pair.source for pair in group), np.uint8)
     segments = tuple(_joined(group))
+    ends = [one.target + one.size for one in segments]
     kept: list[Segment] = []
     pieces = []
     size = done = 0
     for low, high in [*sorted(drop), (len(target), len(target))]:
-        kept += [Segment(size + one[0], one[1], one[2]) for one in cut(segments, done, low)]
+        near = segments[bisect_right(ends, done) : bisect_left(segments, (low,))]
+        kept += [Segment(size + one[0], one[1], one[2]) for one in cut(near, done, low)]
         pieces.append(target[done:low])
         size += low - done
         done = high
@@ -194,20 +199,60 @@ def kind_of(name: str) -> str:
     return "text" if "text" in name or name == ".altinstr_replacement" else "data"
 
 
-def predicted_cost(group: Sequence[Pair]) -> int:
+def relocations_cost(group: Sequence[Pair]) -> int:
     """Encoded bytes of all relocations of the group, by prediction."""
     residual = Residual()
     for pair in group:
         predict(Elf(pair.source), Elf(pair.target), pair.segments, residual)
     *columns, literal, control = astuple(residual)
     cost = _packed(_numbers(literal)) + _packed(_numbers(control), contexts=False)
-    for column in columns:
-        rows = np.array(column, np.int64)
-        wrong = np.flatnonzero(rows)
-        gaps = np.diff(wrong, prepend=-1) - 1
-        cost += _packed(_numbers(gaps.tolist()), contexts=False)
-        cost += _packed(_numbers(rows[wrong].tolist()), contexts=False)
-    return cost
+    return cost + sum(map(_sparse_numbers, columns))
+
+
+def types_saved(group: Sequence[Pair], source_base: Base, target_base: Base) -> int:
+    """Encoded bytes that predicting the types in the group's .BTF saves."""
+    predictor = TypesPredictor(source_base, target_base)
+    drop = []
+    base = 0
+    for pair in group:
+        old, new = btf_of(pair.source), btf_of(pair.target)
+        if old and new:
+            place = base + new.offset
+            drop.append((place, place + new.types_end))
+            predictor.predict(old, new)
+        base += len(pair.target)
+    residual = predictor.residual
+    cost = _packed(_numbers(residual.control), contexts=False)
+    cost += sum(map(_sparse_numbers, residual.differences))
+    cost += sum(_packed(_numbers(words)) for words in residual.literal)
+    return cost_without(group, ()) - cost_without(group, drop) - cost
+
+
+def btf_of(data: bytes) -> Btf | None:
+    """A file's .BTF, if it has one."""
+    elf = Elf(data)
+    for section in elf.sections:
+        if section.name == ".BTF":
+            return Btf(elf.bytes_of(section), section.offset)
+    return None
+
+
+def bases_of(groups: Iterable[Sequence[Pair]]) -> tuple[Base, Base]:
+    """Where the modules of the two releases go on after their kernel."""
+    pairs = [pair for group in groups for pair in group]
+    source = [btf for pair in pairs if (btf := btf_of(pair.source))]
+    target = [btf for pair in pairs if (btf := btf_of(pair.target))]
+    return base_of(source), base_of(target)
+
+
+def _sparse_numbers(values: Sequence[int]) -> int:
+    """Encoded bytes of numbers that mostly are 0: how far apart the others stand, and these."""
+    numbers = np.array(values, np.int64)
+    others = np.flatnonzero(numbers)
+    gaps = np.diff(others, prepend=-1) - 1
+    return sum(
+        _packed(_numbers(column.tolist()), contexts=False) for column in (gaps, numbers[others])
+    )
 
 
 def _numbers(values: Iterable[int]) -> bytes:
@@ -222,29 +267,27 @@ def _numbers(values: Iterable[int]) -> bytes:
     return bytes(out)
 
 
-def report(groups: Iterable[list[Pair]]) -> None:
+def report(groups: Sequence[list[Pair]]) -> None:
     """Measure groups and print the table."""
     sizes: Counter[str] = Counter()
     saved: Counter[str] = Counter()
     files = whole = size = 0
+    bases = bases_of(groups)
     for group in groups:
         everything = cost_without(group, ())
         places = stretches(group)
         for title, kinds in TOGETHER.items():
             places[title] = [place for kind in kinds for place in places.get(kind, ())]
         for kind, stretch in places.items():
-            without = cost_without(group, stretch)
-            saved[kind] += everything - without
+            saved[kind] += everything - cost_without(group, stretch)
             sizes[kind] += sum(high - low for low, high in stretch)
-            if kind == "all .rela":
-                saved[".rela predicted"] += everything - without - predicted_cost(group)
+        without = cost_without(group, places["all .rela"])
+        saved["all .rela, predicted"] += everything - without - relocations_cost(group)
+        saved[".BTF types, predicted"] += types_saved(group, *bases)
         files += len(group)
         whole += everything
         size += sum(len(pair.target) for pair in group)
-        gain = saved[".rela predicted"]
-        print(
-            f"{files} files, {size:,} bytes, encoded {whole:,}; predicted {gain:,} less", flush=True
-        )
+        print(f"{files} files, {size:,} bytes, encoded {whole:,}", flush=True)
     print("\n| kind | bytes | encoded | of all |\n|---|--:|--:|--:|")
     for kind, cost in saved.most_common():
         print(f"| {kind} | {sizes[kind]:,} | {cost:,} | {cost / whole:.1%} |")
@@ -257,7 +300,7 @@ def main() -> None:
     parser.add_argument("--suffix", default=".ko")
     parser.add_argument("--every", type=int, default=12, help="take every n-th group of 2 MiB")
     options = parser.parse_args()
-    report(sample(options.source, options.target, options.suffix, options.every))
+    report(list(sample(options.source, options.target, options.suffix, options.every)))
 
 
 if __name__ == "__main__":

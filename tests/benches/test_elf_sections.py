@@ -8,7 +8,7 @@ import numpy as np
 
 from benches.elf import RELA, Elf
 from benches.elf_prediction import Residual, predict
-from benches.elf_sections import Pair, aligned, cost_without, predicted_cost, stretches
+from benches.elf_sections import Pair, aligned, cost_without, relocations_cost, stretches
 
 CALL, PLACE = 4, 2  # R_X86_64_PLT32, R_X86_64_PC32
 SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -102,7 +102,7 @@ def test_predicting_costs_less_than_the_differences() -> None:
     group = [two_releases()]
     rela = stretches(group)[".rela.text"]
 
-    assert predicted_cost(group) < cost_without(group, ()) - cost_without(group, rela)
+    assert relocations_cost(group) < cost_without(group, ()) - cost_without(group, rela)
 
 
 def test_kinds_cover_a_file_once() -> None:
