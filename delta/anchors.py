@@ -24,6 +24,8 @@ _BLOCK_ANCHORS_MAX = 8 * (_BLOCK_BYTES >> _SAMPLE_BITS)
 # An anchor that stands in more places says nothing about the place. One of them may be the target's
 # own, and one in an initrd.
 _PLACES_MAX = 6
+_SHIFTS_MIN = 8  # anchors that have to agree about where a stretch of a file went
+_SHIFTS_SPREAD_BYTES = 128 * KIB
 BUCKET_BYTES = 4 * KIB
 GAP_BYTES = 128 * KIB  # tables without one equal 32-byte run stand between voted buckets
 PAD_BYTES = 8 * KIB
@@ -106,6 +108,20 @@ class Pairs:
         spans = [np.searchsorted(self.targets, [one.offset, one.end]) for one in ranges]
         at = np.concatenate([np.arange(low, high) for low, high in spans])
         return Pairs(self.targets[at], self.sources[at], self.weights[at])
+
+    def shifts(self, target: ByteRange, source: ByteRange) -> tuple[int, int] | None:
+        """Between which distances, source less target offset, most pairs of two ranges lie.
+
+        None where there are few pairs, or where they disagree: then many of them are chance.
+        """
+        low, high = np.searchsorted(self.targets, [target.offset, target.end])
+        sources = self.sources[low:high]
+        inside = (sources >= source.offset) & (sources < source.end)
+        found = (sources - self.targets[low:high])[inside]
+        if len(found) < _SHIFTS_MIN:
+            return None
+        least, most = np.quantile(found, [0.1, 0.9])
+        return (int(least), int(most)) if most - least <= _SHIFTS_SPREAD_BYTES else None
 
     def inside(self, areas: Sequence[ByteRange]) -> "Pairs":
         """The pairs whose source offset lies in one of some rising areas."""

@@ -20,7 +20,11 @@ _WHOLE_BYTES_MAX = 128 * KIB  # of a smaller source file all bytes are alike eno
 _MARGIN_BYTES_MIN = 8 * KIB
 _MARGIN_BYTES_MAX = 384 * KIB
 
+_NEAR_BYTES = 256 * KIB  # beside a stretch whose anchors say where its like is, too
+
 AddressOf = Callable[[Extent], int | None]
+# Between which distances content of a target range stands in a source range, by its anchors.
+Shifts = Callable[[ByteRange, ByteRange], tuple[int, int] | None]
 
 
 class _Stretch(NamedTuple):
@@ -39,14 +43,17 @@ class SimilarFiles:
         targets: Sequence[Entry],
         source_address: AddressOf,
         target_address: AddressOf,
+        shifts: Shifts,
     ) -> None:
-        """The functions give the address of an extent's first byte; None where it is not opened."""
+        """Two functions give the address of an extent's first byte, None where it is not opened;
+        the last is `Pairs.shifts`."""
         self._sources = sources
         self._targets = targets
         self._paired = pair_entries(sources, targets)
         self._stretches = sorted(_stretches(targets, target_address))
         self._starts = [one.address for one in self._stretches]
         self._source_address = source_address
+        self._shifts = shifts
 
     def ranges(self, content: ByteRange) -> Iterator[ByteRange]:
         """Source ranges like the target bytes in `content`."""
@@ -57,7 +64,34 @@ class SimilarFiles:
             number = self._paired[stretch.entry]
             if low < high and number is not None:
                 offset = stretch.offset + low - stretch.address
-                yield from self._like(stretch.entry, number, offset, high - low)
+                place = ByteRange(low, high - low)
+                moved = self._moved(self._sources[number], place)
+                yield from moved or self._like(stretch.entry, number, offset, high - low)
+
+    def _moved(self, source: Entry, place: ByteRange) -> tuple[ByteRange, ...]:
+        """Where anchors say that a stretch of a large file is now; nothing where they do not.
+
+        Tables have few, and stand where the code before and behind them went.
+        """
+        if source.size <= _WHOLE_BYTES_MAX:
+            return ()
+        span = self._span(source)
+        near = ByteRange(max(0, place.offset - _NEAR_BYTES), place.size + 2 * _NEAR_BYTES)
+        shifts = None if span is None else self._shifts(near, span)
+        if span is None or shifts is None:
+            return ()
+        low = max(span.offset, place.offset + shifts[0] - _MARGIN_BYTES_MAX)
+        high = min(span.end, place.end + shifts[1] + _MARGIN_BYTES_MAX)
+        return (ByteRange(low, high - low),) if low < high else ()
+
+    def _span(self, source: Entry) -> ByteRange | None:
+        """The addresses of a file that stands in one piece."""
+        first = self._source_address(source.extents[0])
+        last = self._source_address(source.extents[-1])
+        if first is None or last is None:
+            return None
+        end = last + source.extents[-1].size
+        return ByteRange(first, end - first) if end - first == source.size else None
 
     def _like(self, target: int, source: int, offset: int, size: int) -> Iterator[ByteRange]:
         entry, whole = self._sources[source], self._targets[target].size

@@ -200,6 +200,7 @@ class DeltaPlanner:
             [*maps[0].entries, *_inside(opening.sources, space, 0)],
             [*maps[1].entries, *_inside(opening.targets, space, base)],
             *opening.addresses,
+            pairs.shifts,
         )
         return SourceFinder(runs, pairs, similar.ranges, may_read, self._profile.source_bytes)
 

@@ -27,7 +27,7 @@ def _at(base: int) -> Callable[[Extent], int | None]:
 
 
 def _similar(source: list[Entry], target: list[Entry]) -> SimilarFiles:
-    return SimilarFiles(source, target, _at(0), _at(BASE))
+    return SimilarFiles(source, target, _at(0), _at(BASE), lambda _target, _source: None)
 
 
 def test_of_a_small_file_all_is_alike() -> None:
