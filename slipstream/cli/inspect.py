@@ -11,7 +11,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from slipstream.cli.progress import megabytes
-from slipstream.delta.errors import FormatError, Rejected
+from slipstream.delta.errors import FormatError, Rejected, UsageError
 from slipstream.delta.limits import INDEX_BYTES_MAX, MANIFEST_BYTES_MAX, TARGETS_BYTES_MAX
 from slipstream.delta.manifest import FORMAT, Manifest, parse_manifest
 from slipstream.delta.payload import (
@@ -23,17 +23,59 @@ from slipstream.delta.payload import (
 )
 
 FRAMES_SHOWN = 12
+TOP_SHOWN = 20
+IMAGE = click.Path(path_type=Path, dir_okay=False, exists=True)
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--frames", is_flag=True, help="List every frame of a payload.")
-def inspect(file: Path, as_json: bool, frames: bool) -> None:
+@click.option(
+    "--files", is_flag=True, help="Say which files of --target a payload's bytes are for, and why."
+)
+@click.option("--target", type=IMAGE, help="With --files: the image that the payload makes.")
+@click.option(
+    "--source", type=IMAGE, help="With --files: its source. Tells new files from changed ones."
+)
+@click.option("--full", type=IMAGE, help="With --files: a full payload, to compare with.")
+@click.option("--svg", type=OUTPUT, help="With --files: draw them as a treemap to this file.")
+@click.option(
+    "--top",
+    type=click.IntRange(0),
+    default=TOP_SHOWN,
+    show_default=True,
+    help="With --files: how many of the largest are listed.",
+)
+def inspect(
+    file: Path,
+    as_json: bool,
+    frames: bool,
+    files: bool,
+    target: Path | None,
+    source: Path | None,
+    full: Path | None,
+    svg: Path | None,
+    top: int,
+) -> None:
     """Say what FILE holds: a payload (or its index), a release manifest, or TUF metadata.
 
-    Nothing is verified: what is shown is what the file says of itself.
+    Nothing is verified: what is shown is what the file says of itself. With --files the images
+    must be those that the payload names.
     """
+    if files:
+        if target is None:
+            raise UsageError(
+                "--files needs the image that the payload makes",
+                expected="--target IMAGE",
+                hint="A payload holds no names of files",
+            )
+        _explain(file, target, source, full, svg, as_json=as_json, top=top)
+        return
+    for option, value in (("target", target), ("source", source), ("full", full), ("svg", svg)):
+        if value is not None:
+            raise UsageError(f"--{option} says nothing without --files", got=value)
     found = describe(file)
     if as_json:
         click.echo(json.dumps(found))
@@ -46,6 +88,32 @@ def inspect(file: Path, as_json: bool, frames: bool) -> None:
         click.echo("  " + row)
     if len(rows) > len(shown):
         click.echo(f"  … {len(rows) - len(shown)} more (--frames)")
+
+
+def _explain(
+    payload: Path,
+    target: Path,
+    source: Path | None,
+    full: Path | None,
+    svg: Path | None,
+    *,
+    as_json: bool,
+    top: int,
+) -> None:
+    from slipstream.cli import explain  # noqa: PLC0415 - needs the build extra
+    from slipstream.server.account import account_for  # noqa: PLC0415
+    from slipstream.server.image import check_output  # noqa: PLC0415
+
+    if svg is not None:
+        check_output(svg, (payload, target, source, full), device=False)
+    account = account_for(payload, target, source, full)
+    if svg is not None:
+        svg.write_text(explain.picture(account), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(explain.as_json(account)))
+    else:
+        for line in explain.in_words(account, top):
+            click.echo(line)
 
 
 def describe(file: Path) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""What applying a payload will take of a device, and what a full payload would have taken.
+
+Seconds of packing are those of the machine that packing_speed.py was measured on: a device's
+processor may take several times as long.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from slipstream.delta.codec import Codec, compress
+from slipstream.delta.limits import BLOCK_BYTES, KIB, MIB
+from slipstream.delta.match import Reader
+from slipstream.delta.packing.recipe import Recipe
+from slipstream.delta.payload import Index
+from slipstream.server.packing_speed import packing_s
+
+_COMPARED_BYTES = MIB  # of two images, read at a time
+_SAMPLE_BYTES = 256 * KIB
+_SAMPLES = 64  # and of larger images one every ...
+_SAMPLE_EVERY_BYTES = 8 * MIB  # ... so many bytes: LZMA takes 10 s for the samples of 1 GiB
+_SAMPLE_LEVEL = 6  # of LZMA2; a full payload's zstd 19 on whole frames comes out about the same
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a device needs, by the index alone. Sizes in bytes.
+
+    memory_bytes    peak of decoding, besides the process itself; an upper bound
+    packed_bytes    content that is packed again, by recipe
+    pack_s          seconds of one processor core for that
+    scratch_bytes   room needed on a disk: none, everything is rebuilt from the slots
+    libraries       that pack, by name and exact version
+    """
+
+    memory_bytes: int
+    packed_bytes: dict[Recipe, int]
+    pack_s: float
+    scratch_bytes: int
+    libraries: tuple[str, ...]
+
+
+def forecast(index: Index) -> Forecast:
+    """The forecast of one payload."""
+    packed: Counter[Recipe] = Counter()
+    for frame in index.frames:
+        for part in (*frame.parts, *frame.outer):
+            if part.recipe is not None:
+                packed[part.recipe] += part.size
+    return Forecast(
+        memory_bytes=index.memory_bytes,
+        packed_bytes=dict(packed),
+        pack_s=sum(packing_s(recipe, size) for recipe, size in packed.items()),
+        scratch_bytes=0,
+        libraries=index.libraries,
+    )
+
+
+def written_bytes(standing: Reader, target: Reader) -> int:
+    """Bytes of the target in blocks that differ from what stands in a slot at the same offset.
+
+    A device writes no others (installer/slot.py).
+    """
+    written = 0
+    for offset in range(0, target.size, _COMPARED_BYTES):
+        size = min(_COMPARED_BYTES, target.size - offset)
+        made = target.read(offset, size)
+        left = max(0, standing.size - offset)
+        there = standing.read(offset, min(size, left)) if left else b""
+        if made == there:
+            continue
+        for first in range(0, size, BLOCK_BYTES):
+            block = made[first : first + BLOCK_BYTES]
+            if block != there[first : first + BLOCK_BYTES]:
+                written += len(block)
+    return written
+
+
+def estimate_full_bytes(target: Reader) -> int:
+    """About what a payload without a source would take: samples compressed, and scaled up.
+
+    The samples stand at equal distances: the estimate of an image with few large files may be off
+    by a tenth. What `target` raises passes.
+    """
+    sampled = encoded = 0
+    every = max(_SAMPLE_BYTES, min(_SAMPLE_EVERY_BYTES, target.size // _SAMPLES))
+    for offset in range(0, target.size, every):
+        data = target.read(offset, min(_SAMPLE_BYTES, target.size - offset))
+        sampled += len(data)
+        encoded += len(compress(Codec.LZMA2, data, _SAMPLE_LEVEL)) if any(data) else 0
+    return encoded * target.size // sampled if sampled else 0
