@@ -26,6 +26,7 @@ from slipstream.delta.limits import (
     FRAME_SOURCES_MAX,
     FRAME_TARGET_BYTES_MAX,
     NUMBERS_BYTES_MAX,
+    PACK_AHEAD_BYTES_MAX,
 )
 from slipstream.delta.packing.recipe import Packer, Recipe, is_streamed, pack_memory_bytes
 from slipstream.delta.stream_table import STREAMED
@@ -270,43 +271,34 @@ def frame_memory_bytes(
 ) -> int:
     """Peak bytes that decoding holds: input, source, streams, output, and the codecs' own.
 
-    Streams are decoded one after the other, then parts packed one after the other, so the
-    hungriest codec counts alone. An upper bound worked out from lengths; encoder and decoder agree
-    because both ask here. Unpacking of sources is not in it (frame_table.py, `TableSums`).
+    Sources are joined, then streams decoded one after the other, then parts packed one after the
+    other, so the hungriest of them counts alone. An upper bound worked out from lengths; encoder
+    and decoder agree because both ask here. What follows from the whole table is not in it:
+    unpacking of sources, and a long stream under way behind the frame (frame_table.py).
     """
     middle = content_size(outer, target.size)
     content = content_size(parts, middle)
-    held = content + sum(source.size for source in sources)
-    held += sum(stream.encoded_size for stream in streams)
+    source = sum(extent.size for extent in sources)
+    encoded = sum(stream.encoded_size for stream in streams)
+    held = content + source + encoded
     if kind is FrameKind.DIFF:
-        numbers = streams[0].size
-        # Numbers are kept in 8 bytes each, and make instructions of 24 for every three.
-        held += sum(stream.size for stream in streams) + 16 * numbers + content
+        # Numbers take 8 bytes each, and so do their columns, the instructions, and these copied.
+        held += sum(stream.size for stream in streams) + 32 * streams[0].size + content
     # Joining the pieces of a decoded stream holds it twice for a moment.
     decoding = held + max(
         (codec_memory_bytes(stream.codec, stream.size) + stream.size for stream in streams),
         default=0,
     )
     # A long stream's encoder lives on from frame to frame: it is there while one is decoded.
-    long = sum(
-        pack_memory_bytes(part.recipe, part.size)
-        for part in parts
-        if part.recipe is not None and not part.is_whole
-    )
-    whole = max(
-        (
-            pack_memory_bytes(part.recipe, part.size) + part.packed_size
-            for part in (*parts, *outer)
-            if part.recipe is not None and part.is_whole
-        ),
-        default=0,
-    )
-    packing = content + whole
-    if parts:
-        packing += middle
-    if outer:
-        packing += target.size
-    return max(decoding, packing) + long
+    long = packing = 0
+    for part in (*parts, *outer):
+        held = part.size + PACK_AHEAD_BYTES_MAX + part.packed_size
+        if part.recipe is not None:
+            encoder = pack_memory_bytes(part.recipe, part.size)
+            long += 0 if part.is_whole else encoder
+            held += encoder if part.is_whole else 0
+        packing = max(packing, content + 2 * middle + target.size + held)
+    return max(2 * source + encoded, decoding, packing) + long
 
 
 def _check_shape(

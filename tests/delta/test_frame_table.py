@@ -3,6 +3,7 @@
 import random
 import tracemalloc
 from bisect import bisect_right
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,31 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
-from slipstream.delta.frame_table import read_table, write_table
-from slipstream.delta.limits import FRAME_SOURCES_MAX, IMAGE_BYTES_MAX
-from slipstream.delta.stream_table import StreamTable
+from slipstream.delta.filemap import Packing
+from slipstream.delta.frame import (
+    Frame,
+    FrameKind,
+    Part,
+    Stream,
+    content_size,
+    make_frame,
+    packed_size,
+)
+from slipstream.delta.frame_table import TableSums, read_table, write_table
+from slipstream.delta.limits import (
+    FRAME_PARTS_MAX,
+    FRAME_SOURCES_MAX,
+    HELD_BYTES_MAX,
+    IMAGE_BYTES_MAX,
+    MIB,
+)
+from slipstream.delta.packing.recipe import Packer, Recipe, pack_memory_bytes
+from slipstream.delta.stream_table import (
+    PackedStream,
+    StreamTable,
+    read_streams,
+    write_streams,
+)
 
 SOURCE_SIZE = 1 << 40
 NO_STREAMS = StreamTable(b"", SOURCE_SIZE)
@@ -36,13 +58,13 @@ def random_frames(count: int, seed: int) -> list[Frame]:
         if kind is FrameKind.DATA:
             streams = [random_stream(generator, generator.randint(1, 70000))]
         if kind is FrameKind.DIFF:
-            streams = [random_stream(generator, 24 * generator.randint(1, 50))]
+            streams = [random_stream(generator, generator.randint(1, 500))]
             streams += [random_stream(generator, generator.randint(1, 300)) for _ in range(2)]
         size = {
             FrameKind.ZERO: generator.choice([1, 127, 128, 4096, 1 << 20]),
             FrameKind.COPY: sum(source.size for source in sources),
             FrameKind.DATA: sum(stream.size for stream in streams),
-            FrameKind.DIFF: sum(stream.size for stream in streams[1:]),
+            FrameKind.DIFF: sum(stream.size for stream in streams[1:]) + target % 77,
         }[kind]
         frame = make_frame(
             kind,
@@ -137,7 +159,7 @@ GOOD = {
     "zero": (ZERO + number(4096), 0),
     "copy": (COPY + number(2) + EXTENT + number(999) + number(7), 0),
     "data": (DATA + RAW + number(5) + number(5), 1),
-    "diff": (DIFF + number(1) + EXTENT + (RAW + number(24) + number(24)) * 3, 1),
+    "diff": (DIFF + number(1) + EXTENT + (RAW + number(24) + number(24)) * 3 + number(48), 1),
 }
 
 BAD = {
@@ -158,7 +180,15 @@ BAD = {
     "source that ends past its end": COPY + number(1) + number(2 * SOURCE_SIZE - 2) + number(2),
     "source past all sizes": COPY + number(1) + number(2 * IMAGE_BYTES_MAX) + number(1),
     "uncompressed with two lengths": DATA + RAW + number(5) + number(6),
-    "part of an instruction": DIFF + number(1) + EXTENT + (RAW + number(25) + number(25)) * 3,
+    "diff of less than its bytes": DIFF
+    + number(1)
+    + EXTENT
+    + (RAW + number(24) * 2) * 3
+    + number(47),
+    **{
+        f"diff of {huge}": DIFF + number(1) + EXTENT + (RAW + number(24) * 2) * 3 + number(huge)
+        for huge in HUGE
+    },
     **{f"zero of {huge}": ZERO + number(huge) for huge in HUGE},
     **{f"copy of {huge}": COPY + number(1) + number(0) + number(huge) for huge in HUGE},
     **{f"source at {huge}": COPY + number(1) + number(2 * huge) + number(1) for huge in HUGE},
@@ -257,3 +287,237 @@ def frame_at(target: int, encoded: int = 0) -> Frame:
 def test_frames_that_do_not_follow_one_another_are_not_written(frames: list[Frame]) -> None:
     with pytest.raises(FormatError, match="does not follow"):
         write_table(frames)
+
+
+# --- parts
+
+BLOCK = Recipe(Packer.LZ4, (0,), "liblz4 1.9.4")
+GZIP = Recipe(Packer.GZIP_GNU, (6,), "gzip 1.12")
+XZ = Recipe(Packer.XZ, (6, 0, 8 * MIB, 4, 0, 0, 0), "liblzma 5.4.1")
+RECIPES = (BLOCK, GZIP, XZ)
+
+
+def packed(
+    *parts: Part, outer: tuple[Part, ...] = (), sources: tuple[ByteRange, ...] = ()
+) -> Frame:
+    """A data frame, or a copy of sources, with its place still to be set."""
+    content = content_size(parts, content_size(outer, 0))
+    return make_frame(
+        FrameKind.COPY if sources else FrameKind.DATA,
+        ByteRange(0, packed_size(outer, packed_size(parts, content))),
+        sources=sources,
+        digest=None if sources else Digest(bytes(32)),
+        streams=[] if sources else [Stream(Codec.ZSTD, 9, content)],
+        parts=parts,
+        outer=outer,
+    )
+
+
+def plain(size: int = 1000, sources: tuple[ByteRange, ...] = ()) -> Frame:
+    return packed(Part(size, size), sources=sources)
+
+
+def long(recipe: Recipe, *, begins: bool = False, ends: bool = False) -> Frame:
+    return packed(Part(5000, 900, recipe, begins, ends))
+
+
+def placed(*frames: Frame) -> list[Frame]:
+    """The frames one behind the other."""
+    found: list[Frame] = []
+    target = encoded = 0
+    for frame in frames:
+        place = ByteRange(target, frame.target.size), ByteRange(encoded, frame.encoded.size)
+        found.append(replace(frame, target=place[0], encoded=place[1]))
+        target, encoded = place[0].end, place[1].end
+    return found
+
+
+def read_again(*frames: Frame, streams: StreamTable = NO_STREAMS) -> tuple[list[Frame], TableSums]:
+    held = placed(*frames)
+    table, sums = read_table(*write_table(held, RECIPES), len(held), streams, recipes=RECIPES)
+    assert list(table) == held
+    assert write_table(table, RECIPES) == write_table(held, RECIPES)
+    return held, sums
+
+
+def test_frames_with_parts_round_trip() -> None:
+    whole = (Part(100, 100), Part(4096, 700, BLOCK), Part(64, 0), Part(9000, 2000, XZ))
+    _, sums = read_again(
+        plain(),
+        packed(*whole),
+        packed(*whole, outer=(Part(2000, 333, BLOCK), Part(800, 800))),
+        packed(outer=(Part(2000, 333, BLOCK), Part(5, 0))),
+        packed(Part(500, 90, GZIP), sources=(ByteRange(7, 500),)),
+        long(GZIP, begins=True),
+        plain(),
+        long(GZIP),
+        packed(Part(3, 3), Part(9, 4, GZIP, begins=False), Part(64, 9, BLOCK)),
+        long(XZ, begins=True),
+        long(XZ, ends=True),
+    )
+    assert sums.target_size == 1000 + 2800 + 1133 + 333 + 90 + 4 * 900 + 1000 + 16
+
+
+PARTS_BEFORE = bytes([FrameKind.DATA | 0x80]) + b"\1" + number(9) + number(5000)
+HAND_MADE = {
+    "plain": number(1) + number(0) + number(5000),
+    "packed": number(1) + number(1 << 2 | 3) + number(5000) + number(7),
+    "dropped": number(2) + number(0) + number(4999) + number(1) + number(1),
+}
+BAD_PARTS = {
+    "no parts": number(0),
+    "too many parts": number(FRAME_PARTS_MAX + 1) + (number(0) + number(1)) * 5000,
+    "huge count": number(2**48),
+    "no such recipe": number(1) + number(4 << 2 | 3) + number(5000) + number(7),
+    "huge recipe": number(1) + number(2**48 | 3) + number(5000) + number(7),
+    "unknown kind": number(1) + number(2) + number(5000),
+    "less than the content": number(1) + number(0) + number(4999),
+    "more than the content": number(1) + number(0) + number(5001),
+    "empty part": number(2) + number(0) + number(0) + number(0) + number(5000),
+    "packed to nothing": number(1) + number(1 << 2 | 3) + number(5000) + number(0),
+    "packed to too much": number(1) + number(1 << 2 | 3) + number(5000) + number(8 * MIB + 1),
+    "all dropped": number(1) + number(1) + number(5000),
+    "long part of a block": number(1) + number(1 << 2 | 1) + number(5000) + number(7),
+    **{f"content of {huge}": number(1) + number(0) + number(huge) for huge in HUGE},
+    **{
+        f"packed to {huge}": number(1) + number(1 << 2 | 3) + number(5000) + number(huge)
+        for huge in HUGE
+    },
+}
+
+
+@pytest.mark.parametrize("name", HAND_MADE)
+def test_parts_made_by_hand_are_good(name: str) -> None:
+    rows = PARTS_BEFORE + HAND_MADE[name]
+    table, _ = read_table(rows, bytes(32), 1, NO_STREAMS, recipes=RECIPES)
+    assert write_table(table, RECIPES) == (rows, bytes(32))
+    for size in range(len(rows)):
+        with pytest.raises(FormatError):
+            read_table(rows[:size], bytes(32), 1, NO_STREAMS, recipes=RECIPES)
+
+
+@pytest.mark.parametrize("name", BAD_PARTS)
+def test_parts_that_no_writer_makes_are_refused(name: str) -> None:
+    with pytest.raises(FormatError):
+        read_table(PARTS_BEFORE + BAD_PARTS[name], bytes(32), 1, NO_STREAMS, recipes=RECIPES)
+
+
+@pytest.mark.parametrize("flags", [0x80, 0x40, 0xC0])
+def test_a_zero_frame_has_no_parts(flags: int) -> None:
+    rows = bytes([FrameKind.ZERO | flags]) + number(5) + (number(1) + number(0) + number(5)) * 2
+    for size in range(len(rows) + 1):
+        with pytest.raises(FormatError):
+            read_table(rows[:size], b"", 1, NO_STREAMS, recipes=RECIPES)
+
+
+@given(rows=st.binary(max_size=60), count=st.integers(0, 4))
+@settings(max_examples=500, deadline=None)
+def test_hostile_parts_are_refused_or_are_the_only_spelling(rows: bytes, count: int) -> None:
+    rows = PARTS_BEFORE + rows
+    try:
+        table, _ = read_table(rows, bytes(32), count, NO_STREAMS, recipes=RECIPES)
+    except FormatError:
+        return
+    assert write_table(table, RECIPES) == (rows, bytes(32))
+
+
+WRONG_ORDER = {
+    "without a beginning": (long(GZIP), long(GZIP, ends=True)),
+    "without an end": (long(GZIP, begins=True), long(GZIP)),
+    "begun twice": (long(GZIP, begins=True), long(GZIP, begins=True), long(GZIP, ends=True)),
+    "ended twice": (long(GZIP, begins=True), long(GZIP, ends=True), long(GZIP, ends=True)),
+    "one inside another": (
+        long(GZIP, begins=True),
+        long(XZ, begins=True),
+        long(XZ, ends=True),
+        long(GZIP, ends=True),
+    ),
+    "of two recipes": (long(GZIP, begins=True), long(XZ, ends=True)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ORDER)
+def test_long_streams_out_of_order_are_refused(name: str) -> None:
+    with pytest.raises(FormatError, match="long stream"):
+        read_again(*WRONG_ORDER[name])
+    with pytest.raises(FormatError, match="long stream"):
+        read_again(plain(), *WRONG_ORDER[name], plain())
+
+
+# --- memory of the whole
+
+
+def streams_of(*streams: PackedStream) -> StreamTable:
+    rows = bytearray()
+    write_streams(rows, streams)
+    return read_streams(bytes(rows), 0, len(streams), SOURCE_SIZE)[0]
+
+
+def cursor(memory_bytes: int, *sources: ByteRange) -> PackedStream:
+    place = sources or (ByteRange(0, 500),)
+    return PackedStream(Packing.XZ, place, 2 * MIB, memory_bytes, MIB)
+
+
+def test_a_cursor_counts_while_it_is_alive() -> None:
+    """From the first frame that reads it to the last: whatever stands before and behind."""
+    streams = streams_of(cursor(30 * MIB))
+    reading = plain(1000, (ByteRange(SOURCE_SIZE + 7, 1000),))
+    small, large = plain(), plain(4 * MIB)
+    alone = reading.memory_bytes + streams[0].cursor_bytes
+    between = large.memory_bytes + streams[0].cursor_bytes
+
+    assert read_again(small, reading, large, streams=streams)[1].memory_bytes == alone
+    assert read_again(large, reading, streams=streams)[1].memory_bytes == alone
+    _, sums = read_again(small, reading, large, reading, small, streams=streams)
+    assert sums.memory_bytes == between
+    assert sums.last_reads == {0: 3}
+    assert read_again(small, large, streams=streams)[1].last_reads == {}
+
+
+def test_cursors_that_are_alive_together_count_together() -> None:
+    streams = streams_of(cursor(30 * MIB), cursor(40 * MIB))
+    first, second = (
+        plain(10, (ByteRange(streams.content(number).offset, 10),)) for number in range(2)
+    )
+    one, two = (streams[number].cursor_bytes for number in range(2))
+    base = first.memory_bytes
+
+    assert read_again(first, second, streams=streams)[1].memory_bytes == base + two
+    assert read_again(first, second, first, streams=streams)[1].memory_bytes == base + one + two
+    _, sums = read_again(first, first, second, second, streams=streams)
+    assert (sums.memory_bytes, sums.last_reads) == (base + two, {0: 1, 1: 3})
+
+
+def test_a_cursor_that_another_stream_is_read_from_counts_too() -> None:
+    outer = cursor(30 * MIB)
+    inner = cursor(5 * MIB, ByteRange(SOURCE_SIZE + 100, 900))
+    streams = streams_of(outer, inner)
+    frame = plain(10, (ByteRange(streams.content(1).offset, 10),))
+    _, sums = read_again(frame, plain(), frame, streams=streams)
+
+    assert sums.last_reads == {0: 2, 1: 2}
+    assert sums.memory_bytes == (plain().memory_bytes + outer.cursor_bytes + inner.cursor_bytes)
+
+
+def test_blocks_count_while_any_is_read() -> None:
+    block = PackedStream(Packing.ZLIB, (ByteRange(0, 500),), 4096)
+    streams = streams_of(block)
+    assert read_again(plain(), streams=streams)[1].memory_bytes == (
+        plain().memory_bytes + streams.block_bytes
+    )
+
+
+def test_an_encoder_counts_as_long_as_its_stream_goes_on() -> None:
+    encoder = pack_memory_bytes(XZ, 0)
+    begin, end = long(XZ, begins=True), long(XZ, ends=True)
+    assert begin.memory_bytes > encoder
+    between = plain(2 * MIB)
+
+    assert read_again(between, begin, end)[1].memory_bytes == begin.memory_bytes
+    waiting = between.target.size
+    _, sums = read_again(begin, between, end)
+    assert sums.memory_bytes == between.memory_bytes + encoder + waiting
+    _, sums = read_again(begin, *[between] * 9, end)
+    assert sums.memory_bytes == between.memory_bytes + encoder + HELD_BYTES_MAX
+    _, sums = read_again(begin, end, between)
+    assert sums.memory_bytes == max(begin.memory_bytes, between.memory_bytes)
