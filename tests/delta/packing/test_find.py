@@ -116,6 +116,17 @@ def test_streams_whose_size_the_command_knew(command: tuple[str, ...], tmp_path:
     check_stream(command, BIG, run(*command, "-c", tmp_path / "content"))
 
 
+@pytest.mark.parametrize("size", [1, 100_000, 131_072, 524_288])
+@pytest.mark.parametrize("piped", [False, True])
+def test_zstd_of_content_that_ends_where_blocks_do(size: int, piped: bool, tmp_path: Path) -> None:
+    (tmp_path / "content").write_bytes(BIG[:size])
+    if piped:
+        packed = run("zstd", "-3", "-c", given=BIG[:size])
+    else:
+        packed = run("zstd", "-3", "-c", tmp_path / "content")
+    check_stream(("zstd",), BIG[:size], packed)
+
+
 def check_stream(command: tuple[str, ...], plain: bytes, packed: bytes) -> None:
     packing = {"gzip": Packing.GZIP, "xz": Packing.XZ, "zstd": Packing.ZSTD}[command[0]]
     made = RecipeFinder({}).find(packing, packed, memoryview(plain))
