@@ -9,7 +9,7 @@ are bytes.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile
+from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile, frame_bytes
 from slipstream.delta.frame import Part
 from slipstream.delta.limits import (
     CHUNK_BYTES,
@@ -26,15 +26,6 @@ from slipstream.delta.unfold import OpenBlock, Window
 # about the order of what is in them.
 CURSOR_WINDOW_BYTES = 4 * MIB
 _LONG_WINDOW_BYTES_MIN = 512 * KIB
-# Decoding a frame holds its content twice, as much encoded, as much in streams, one of these with
-# its codec's dictionary once more, and of the source twice as much (windows.py).
-_FRAME_FACTOR = 9
-_FRAME_BYTES = 1 * MIB  # numbers of a difference, tables of codecs
-
-
-def frame_bytes(content_size: int) -> int:
-    """Most that decoding so much content holds, before anything is packed."""
-    return _FRAME_FACTOR * content_size + _FRAME_BYTES
 
 
 def unpacking_bytes(block: OpenBlock) -> int:
@@ -98,9 +89,11 @@ class MemoryBudget:
 
     def long_window_bytes(self, block: OpenBlock) -> int:
         """Content of one frame of a long block."""
-        spare = self.room_bytes - self._long_bytes(block)
-        longer = spare // _FRAME_FACTOR // _LONG_WINDOW_BYTES_MIN * _LONG_WINDOW_BYTES_MIN
-        return min(self.profile.window_bytes, _LONG_WINDOW_BYTES_MIN + max(0, longer))
+        spare = self.room_bytes - self._long_bytes(block) + frame_bytes(_LONG_WINDOW_BYTES_MIN)
+        window = self.profile.window_bytes
+        while frame_bytes(window) > spare and window > _LONG_WINDOW_BYTES_MIN:
+            window //= 2
+        return window
 
     def kept_windows(
         self, sources: Iterable[OpenBlock], targets: Iterable[OpenBlock]

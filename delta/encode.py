@@ -26,7 +26,7 @@ from slipstream.delta.codec import Codec, compress, compress_smallest
 from slipstream.delta.decode import decode_frame
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError, UsageError
-from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
+from slipstream.delta.frame import Frame, FrameKind, Stream, frame_memory_bytes, make_frame
 from slipstream.delta.limits import (
     CHUNK_BYTES,
     CONTROL_BYTES_MAX,
@@ -40,8 +40,10 @@ from slipstream.delta.sparsify import write_numbers
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
 DEVICE_BASE_BYTES = 56 * MIB
-# Frames in work at once on a device: one is decoded while the one before it is written.
-_FRAMES_IN_WORK = 2
+# Decoding a frame holds its content twice, as much encoded, as much in streams, one of these with
+# its codec's dictionary once more, and of the source twice as much (windows.py).
+_FRAME_FACTOR = 9
+_FRAME_BYTES = 1 * MIB  # numbers of a difference, tables of codecs
 _SMALL_STREAM_BYTES = 64 * KIB  # below it trying every codec is cheap, and headers count
 _SOURCE_GAP_BYTES = 4 * KIB  # unused source bytes that are read rather than spend an extent
 _WINDOW_BYTES_MIN = CHUNK_BYTES
@@ -54,6 +56,11 @@ _DENSE_NUMBERS = 24
 _DENSE = 0.95  # of its size is left of it by zstd's quickest level: compressed content, or random
 _GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
+
+
+def frame_bytes(content_size: int) -> int:
+    """Most that decoding a frame of a window of so much content holds, before anything is packed."""
+    return _FRAME_FACTOR * content_size + _FRAME_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +88,17 @@ class Profile:
     aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
     device_bytes: int = 96 * MIB
 
-    @property
-    def frame_memory_bytes(self) -> int:
-        """Most that decoding one of its frames holds: target, source, streams and dictionary."""
-        return 5 * self.window_bytes + self.source_bytes
-
     def within(self, memory_bytes: int) -> "Profile":
         """The profile with windows for a device that lets the installer have `memory_bytes`.
 
         UsageError if that is too little for any.
         """
-        frame_bytes = (memory_bytes - DEVICE_BASE_BYTES) // _FRAMES_IN_WORK
+        room = memory_bytes - DEVICE_BASE_BYTES
         window, source = self.window_bytes, self.source_bytes
-        while 5 * window + source > frame_bytes and window > _WINDOW_BYTES_MIN:
+        # While a frame is decoded, what the one before it made is written.
+        while frame_bytes(window) + window > room and window > _WINDOW_BYTES_MIN:
             window, source = window // 2, source // 2
-        if 5 * window + source > frame_bytes:
+        if frame_bytes(window) + window > room:
             raise UsageError(
                 "too little memory for any payload",
                 where="--memory",
@@ -207,12 +210,24 @@ class _Window:
         fits = len(script.control) <= CONTROL_BYTES_MAX
         if halves is None or (fits and _guess(script.diff, script.extra) <= _GUESS_MAX):
             best = self._smallest(content, offset, partition, segments)
-            if halves is None or len(best.encoded) <= FRAME_ENCODED_BYTES_SOFT:
+            if halves is None and not self._is_held(best):
+                best = self._data(content.tobytes(), offset, partition)
+            if halves is None or (
+                len(best.encoded) <= FRAME_ENCODED_BYTES_SOFT and self._is_held(best)
+            ):
                 yield best
                 return
         left, right = (Half(first + half.content_offset, half.partition) for half in halves)
         yield from self.encode(left, offset)
         yield from self.encode(right, offset + left.partition.target_size)
+
+    def _is_held(self, one: EncodedFrame) -> bool:
+        """Whether decoding holds no more than the whole window may; tables that changed all over
+        have many numbers, of 16 bytes each."""
+        frame = one.frame
+        content = ByteRange(0, frame.content_size)
+        held = frame_memory_bytes(frame.kind, content, frame.sources, frame.streams)
+        return held <= frame_bytes(len(self.target))
 
     def _smallest(
         self, content: Bytes, offset: int, partition: Partition, segments: tuple[Segment, ...]
