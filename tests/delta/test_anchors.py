@@ -7,6 +7,7 @@ from slipstream.delta.anchors import (
     ANCHOR_BYTES,
     Pairs,
     choose_sources,
+    clip,
     find_anchors,
     join_anchors,
     pair_anchors,
@@ -68,7 +69,7 @@ def test_votes_find_moved_content() -> None:
     target = _random(64 * KIB, 4) + file
     pairs = pair_anchors(find_anchors(source, 0), find_anchors(target, 0))
     window = ByteRange(64 * KIB, len(file))
-    chosen = choose_sources(pairs.within(window), [], len(source), MIB)
+    chosen = choose_sources(pairs.within([window]), [], len(source), MIB)
     assert sum(part.size for part in chosen) <= 320 * KIB
     assert chosen[0].offset <= 3 * MIB
     assert chosen[-1].end >= 3 * MIB + len(file)
@@ -98,3 +99,33 @@ def test_no_votes_no_sources_and_hints_are_cut_to_the_source() -> None:
     (chosen,) = choose_sources(_nothing(), hints, MIB, MIB)
     assert chosen.end == MIB
     assert choose_sources(_nothing(), hints, MIB, 100) == ()
+
+
+def test_pairs_of_several_ranges_and_in_areas() -> None:
+    targets = np.arange(0, 1000, 10)
+    pairs = Pairs(targets, targets + 5000, np.ones(len(targets)))
+    some = pairs.within([ByteRange(100, 50), ByteRange(700, 15)])
+    assert some.targets.tolist() == [100, 110, 120, 130, 140, 700, 710]
+    areas = (ByteRange(0, 5111), ByteRange(5130, 570), ByteRange(5710, 1))
+    assert some.inside(areas).sources.tolist() == [5100, 5110, 5130, 5140, 5710]
+    assert pairs.within([ByteRange(10_000, 5)]).targets.size == 0
+
+
+def test_an_anchor_in_too_many_places_says_nothing_and_in_few_counts_less() -> None:
+    file = _random(20 * KIB)
+    for copies in (1, 2, 3):
+        pairs = pair_anchors(find_anchors(file * copies, 0), find_anchors(file, 0))
+        inside = pairs.within([ByteRange(1000, 15 * KIB)])
+        assert inside.weights.max() == pytest.approx(1 / copies)
+
+
+def test_clip() -> None:
+    ranges = (ByteRange(0, 100), ByteRange(200, 100), ByteRange(400, 10))
+    areas = (ByteRange(50, 10), ByteRange(90, 120), ByteRange(290, 50))
+    assert clip(ranges, areas) == (
+        ByteRange(50, 10),
+        ByteRange(90, 10),
+        ByteRange(200, 10),
+        ByteRange(290, 10),
+    )
+    assert clip(ranges, ()) == ()

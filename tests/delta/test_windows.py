@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 
 from slipstream.delta.anchors import Pairs
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.frame import FrameKind
+from slipstream.delta.frame import FrameKind, Part
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB, MIB
 from slipstream.delta.match import Run, RunKind
+from slipstream.delta.partition import Partition
+from slipstream.delta.readable import Readable
+from slipstream.delta.unfold import Window
 from slipstream.delta.windows import (
     Piece,
-    changed_ranges,
+    SourceFinder,
     plan_full,
     plan_pieces,
     settle,
@@ -21,6 +24,7 @@ from slipstream.delta.windows import (
 
 E, C, Z = RunKind.EQUAL, RunKind.CHANGED, RunKind.ZERO
 SOURCE_BYTES = 64 * MIB
+COPY_BYTES = 5 * MIB
 NO_PAIRS = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
 
 
@@ -33,9 +37,25 @@ def _runs(*parts: tuple[RunKind, int]) -> list[Run]:
     return runs
 
 
-def _plan(runs: list[Run], target_size: int) -> list[Piece]:
+def _windows_of(run: Run) -> list[Window]:
+    """Plain windows of at most 2 MiB."""
+    windows = []
+    for first in range(run.target, run.end, 2 * MIB):
+        place = ByteRange(first, min(2 * MIB, run.end - first))
+        content = (ByteRange(SOURCE_BYTES + first, place.size),)
+        windows.append(Window(place, content, Partition((Part(place.size, place.size),))))
+    return windows
+
+
+def _finder(runs: list[Run], pairs: Pairs = NO_PAIRS) -> SourceFinder:
+    """Without opened blocks, and without files."""
+    readable = Readable(SOURCE_BYTES, (), {}, frozenset(), lambda _: 0)
+    return SourceFinder(runs, pairs, lambda _: (), readable, 6 * MIB)
+
+
+def _plan(runs: list[Run], target_size: int, pairs: Pairs = NO_PAIRS) -> list[Piece]:
     settled = settle(runs, target_size, 64 * KIB)
-    return list(plan_pieces(settled, runs, NO_PAIRS, SOURCE_BYTES, 2 * MIB, 6 * MIB))
+    return list(plan_pieces(settled, _windows_of, _finder(runs, pairs), COPY_BYTES))
 
 
 def _check_cover(pieces: list[Piece], target_size: int) -> None:
@@ -43,12 +63,15 @@ def _check_cover(pieces: list[Piece], target_size: int) -> None:
     for piece in pieces:
         assert piece.target.offset == position
         assert 0 < piece.target.size <= FRAME_TARGET_BYTES_MAX
-        assert all(source.end <= SOURCE_BYTES for source in piece.sources)
         if piece.kind is FrameKind.COPY:
+            assert piece.target.size <= COPY_BYTES
+            assert all(source.end <= SOURCE_BYTES for source in piece.sources)
             assert sum(source.size for source in piece.sources) == piece.target.size
         if piece.kind is FrameKind.DIFF:
-            assert piece.target.size <= 2 * MIB
             assert sum(source.size for source in piece.sources) <= 6 * MIB
+            # of the target whole chunks that are made
+            made = piece.target.offset // CHUNK_BYTES * CHUNK_BYTES
+            assert all(source.end <= SOURCE_BYTES + made for source in piece.sources)
         position = piece.target.end
     assert position == target_size
 
@@ -103,12 +126,43 @@ def test_a_changed_stretch_looks_where_its_neighbours_stand() -> None:
 
 def test_a_window_is_aligned_with_twice_its_size_of_source() -> None:
     at = np.arange(0, 60 * MIB, 128)  # every source bucket is as likely as the next
-    pairs = Pairs(np.full(len(at), MIB), at, np.ones(len(at)))
+    pairs = Pairs(np.full(len(at), SOURCE_BYTES + MIB), at, np.ones(len(at)))
     for size, expected in ((64, 256 * KIB), (1024, 2 * MIB), (2048, 4 * MIB)):
         runs = [Run(C, MIB, size * KIB)]
-        piece = next(plan_pieces(runs, runs, pairs, SOURCE_BYTES, 2 * MIB, 6 * MIB))
+        piece = next(plan_pieces(runs, _windows_of, _finder(runs, pairs), COPY_BYTES))
         found = sum(source.size for source in piece.sources)
         assert expected - 32 * KIB <= found <= expected
+
+
+def test_files_that_are_alike_are_sources_without_one_anchor() -> None:
+    runs = [Run(C, 0, MIB)]
+    readable = Readable(SOURCE_BYTES, (), {}, frozenset(), lambda _: 0)
+    like = ByteRange(40 * MIB, 900 * KIB)
+    finder = SourceFinder(runs, NO_PAIRS, lambda _: [like], readable, 6 * MIB)
+    (window,) = _windows_of(runs[0])
+    (found,) = finder.sources(window)
+    assert found.offset <= like.offset
+    assert found.end >= like.end
+    assert found.size <= like.size + 64 * KIB
+
+
+def test_without_a_source_and_at_the_beginning_there_is_nothing_to_read() -> None:
+    readable = Readable(0, (), {}, frozenset(), lambda _: 0)
+    finder = SourceFinder([], NO_PAIRS, lambda _: (), readable, MIB)
+    (window,) = _windows_of(Run(C, 0, 1000))
+    assert finder.sources(window) == ()
+
+
+def test_what_is_made_of_the_target_is_a_source() -> None:
+    """The same file twice in the target: the second is made from the first."""
+    runs = [Run(C, 0, 4 * MIB)]
+    first, second = SOURCE_BYTES + MIB, SOURCE_BYTES + 3 * MIB
+    step = np.arange(0, MIB, 128)
+    pairs = Pairs(second + step, first + step, np.ones(len(step)))
+    pieces = _plan(runs, 4 * MIB, pairs)
+    assert pieces[0].sources == ()
+    assert sum(source.size for source in pieces[1].sources) >= MIB
+    assert pieces[1].sources[0].offset <= first
 
 
 def test_full_payloads_follow_chunks() -> None:
@@ -121,7 +175,6 @@ def test_full_payloads_follow_chunks() -> None:
 
 def test_source_that_copies_use_is_not_searched() -> None:
     settled = [Run(C, 0, MIB), Run(E, MIB, 10 * MIB, 0), Run(E, 11 * MIB, 10 * MIB, 11 * MIB)]
-    assert changed_ranges(settled) == [ByteRange(0, MIB)]
     found = unclaimed_source(settled, 21 * MIB)
     assert found == [ByteRange(10 * MIB - 64 * KIB, MIB + 128 * KIB)]
     assert unclaimed_source([], 0) == []
