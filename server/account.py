@@ -3,7 +3,7 @@ worked out in explain.py, reasons.py and forecast.py.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from slipstream.delta.filemap import Entry, FileMap, Packing
 from slipstream.delta.filesystem.probe import read_filesystem
 from slipstream.delta.limits import MIB
 from slipstream.delta.payload import Index
-from slipstream.server.explain import Tally, attribute
+from slipstream.server.archives import find_archives
+from slipstream.server.explain import attribute
 from slipstream.server.forecast import Forecast, estimate_full_bytes, forecast, written_bytes
 from slipstream.server.image import ImageFile
-from slipstream.server.ownership import UNOWNED, Ownership
+from slipstream.server.ownership import Ownership
 from slipstream.server.patch import read_index
 from slipstream.server.reasons import Row, rows_of
 
@@ -58,22 +59,23 @@ def account_for(
         encoded, made = (stack.enter_context(ImageFile(path)) for path in (payload, target))
         index = read_index(encoded)
         _check("target", made, index.target_size, index.target_digest)
-        of_source = written = None
+        of_source = sources = written = None
         if source is not None:
             if index.source_digest is None:
                 raise UsageError("a full payload has no source", where=source)
             before = stack.enter_context(ImageFile(source))
             _check("source", before, index.source_size, index.source_digest)
             of_source = read_filesystem(before)
+            sources = Ownership(of_source, find_archives(before, of_source)).entries
             written = written_bytes(before, made)
         of_target = read_filesystem(made)
 
         def read_body(place: ByteRange) -> bytes:
             return encoded.read(len(index.raw) + place.offset, place.size)
 
-        tallies = attribute(index, read_body, Ownership(of_target))
+        owners = Ownership(of_target, find_archives(made, of_target))
+        tallies = attribute(index, read_body, owners)
         heads = _heads(made, of_target, tallies)
-        sources = None if of_source is None else of_source.entries
         if full is not None:
             full_bytes = _full_bytes(stack.enter_context(ImageFile(full)), index)
         elif index.source_digest is None:
@@ -82,7 +84,7 @@ def account_for(
             full_bytes = estimate_full_bytes(made)
     return Account(
         index,
-        rows_of(index, tallies, of_target.entries, sources, heads),
+        rows_of(index, tallies, owners.entries, sources, heads),
         of_target.kind,
         None if of_source is None else of_source.kind,
         forecast(index),
@@ -111,9 +113,9 @@ def _check(what: str, image: ImageFile, size: int, digest: Digest) -> None:
         )
 
 
-def _heads(target: ImageFile, found: FileMap, owners: dict[int, Tally]) -> dict[int, Packing]:
+def _heads(target: ImageFile, found: FileMap, owners: Iterable[int]) -> dict[int, Packing]:
     """The owners that are packed files as a whole, by their first bytes."""
-    files = {found.entries[owner].path: owner for owner in sorted(owners) if owner != UNOWNED}
+    files = {found.entries[n].path: n for n in sorted(owners) if 0 <= n < len(found.entries)}
     plain: Sequence[Entry] = [
         found.entries[owner]
         for owner in files.values()

@@ -30,6 +30,8 @@ from slipstream.server.ownership import UNOWNED, Ownership, Stretch, fitted, sha
 
 ReadBody = Callable[[ByteRange], bytes]
 
+_NOWHERE = -1  # a place that no image has
+
 _Marks = npt.NDArray[np.bool_]
 
 
@@ -100,6 +102,7 @@ class _Contents:
                 self._outer.append((part, ByteRange(offset, part.packed_size)))
                 offset += part.packed_size
         self._starts = list(accumulate((part.size for part, _ in self._outer), initial=0))
+        self._long = _NOWHERE, 0  # of the long stream: where it begins, and its content so far
 
     def __iter__(self) -> Iterator[tuple[Frame, list[_Content]]]:
         position = 0
@@ -116,8 +119,13 @@ class _Contents:
         if part.recipe is None:  # what is dropped is the content of what comes next
             return self._middle(position, part.size)
         target = self._target(position, part.packed_size)
+        begin, inside = self._long
+        if part.begins:
+            begin, inside = _NOWHERE if target is None else target.offset, 0
+        if not part.is_whole:
+            self._long = begin, inside + part.size
         if target is not None:
-            stretches = self._owners.unpacked(target, part.size)
+            stretches = self._owners.unpacked(target, part.size, begin, inside)
         else:
             packed = self._middle(position, part.packed_size)
             stretches = fitted([one.stretch for one in packed], part.size)

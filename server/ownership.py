@@ -1,7 +1,7 @@
 """Whose bytes stand where in an image: its files, its file system's tables, or no one's.
 
-Made of a `FileMap`. An owner is the number of an entry of the map, or UNOWNED: free space, padding,
-an image without a file system. Bytes that several files share belong to the one whose extent begins first.
+Made of a `FileMap`, and of the archives in it. An owner is the number of an entry, or UNOWNED: free
+space, padding, an image without a file system. Bytes that several files share belong to the one whose extent begins first.
 
 Not here: what a payload does with the bytes (explain.py).
 """
@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.filemap import FileMap, Packing
+from slipstream.delta.limits import GZIP_HEADER_BYTES_MAX
+from slipstream.server.archives import Archive
 
 UNOWNED = -1
 
@@ -44,9 +46,14 @@ def fitted(stretches: Sequence[Stretch], size: int) -> list[Stretch]:
 
 
 class Ownership:
-    """The owners of every byte of one image, as it stands and inside the blocks that it packs."""
+    """The owners of every byte of one image, as it stands and inside what it packs.
 
-    def __init__(self, found: FileMap) -> None:
+    `entries` are those of the map, behind them the files of the archives.
+    """
+
+    def __init__(self, found: FileMap, archives: Sequence[Archive] = ()) -> None:
+        """`archives` rise by place."""
+        self.entries = list(found.entries)
         self._blocks = {block.place.offset: number for number, block in enumerate(found.blocks)}
         plain: list[_Area] = []
         inside: defaultdict[int, list[_Area]] = defaultdict(list)
@@ -59,21 +66,52 @@ class Ownership:
             block = found.blocks[number]
             plain += areas.scaled(block.place, block.packing)
         self._plain = _Areas(plain)
+        self._archive_begins = [archive.begin for archive in archives]
+        self._archives: list[_Areas] = []
+        for archive in archives:
+            first = len(self.entries)
+            self.entries += archive.files
+            self._archives.append(
+                _Areas(
+                    _Area(extent.place, extent.place + extent.size, owner)
+                    for owner, entry in enumerate(archive.files, first)
+                    for extent in entry.extents
+                )
+            )
 
     def standing(self, place: ByteRange) -> list[Stretch]:
         """The owners of a range of the image. Bytes of a block count for what they unpack to."""
         return self._plain.within(place.offset, place.end)
 
-    def unpacked(self, place: ByteRange, size: int) -> list[Stretch]:
-        """The owners of the `size` bytes of content that are packed in a range of the image.
+    def unpacked(
+        self, place: ByteRange, size: int, begin: int | None = None, inside: int = 0
+    ) -> list[Stretch]:
+        """The owners of `size` bytes of content that are packed in a range of the image.
 
-        Of a block of the file system it is known exactly; else whoever has the range has the
-        content: a compressed file.
+        `begin` is where in the image the packed stream begins, the range's own offset by default,
+        and `inside` how much of its content stands before. Of blocks of the file system and of
+        archives it is known exactly; else whoever has the range has the content: a compressed file.
         """
         block = self._blocks.get(place.offset)
         if block is not None and block in self._inside:
             return self._inside[block].within(0, size)
-        return fitted([one._replace(packing=None) for one in self.standing(place)], size)
+        holders = fitted([one._replace(packing=None) for one in self.standing(place)], size)
+        archive = self._archive_at(place.offset if begin is None else begin)
+        if archive is None:
+            return holders
+        # What is in none of its files, their headers, is the archive's own.
+        own = holders[0].owner if holders else UNOWNED
+        return [
+            one._replace(owner=own) if one.owner == UNOWNED else one
+            for one in archive.within(inside, inside + size)
+        ]
+
+    def _archive_at(self, begin: int) -> "_Areas | None":
+        """The archive whose stream, without a gzip header before it, begins here."""
+        number = bisect_right(self._archive_begins, begin) - 1
+        if number < 0 or begin - self._archive_begins[number] > GZIP_HEADER_BYTES_MAX:
+            return None
+        return self._archives[number]
 
 
 class _Area(NamedTuple):

@@ -11,6 +11,7 @@ from slipstream.delta.filemap import Block, Entry, EntryKind, Extent, FileMap, P
 from slipstream.delta.frame import Part
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer
+from slipstream.server.archives import Archive
 from slipstream.server.explain import Tally, attribute
 from slipstream.server.ownership import UNOWNED, Ownership
 from tests.delta.payloads import Made, Maker, recipe_of
@@ -31,11 +32,11 @@ def files(*sizes: int, blocks: Sequence[Block] = ()) -> FileMap:
     return FileMap("test", blocks=list(blocks), entries=entries)
 
 
-def explained(made: Made, found: FileMap) -> dict[int, Tally]:
+def explained(made: Made, found: FileMap, archives: Sequence[Archive] = ()) -> dict[int, Tally]:
     def read_body(place: ByteRange) -> bytes:
         return made.body[place.offset : place.end]
 
-    tallies = attribute(made.index, read_body, Ownership(found))
+    tallies = attribute(made.index, read_body, Ownership(found, archives))
     assert sum(tally.encoded for tally in tallies.values()) == made.index.body_size
     return tallies
 
@@ -138,6 +139,31 @@ def test_a_stream_inside_a_block_counts_for_who_has_its_packed_bytes() -> None:
     assert tallies[1].coded == len(C)
     assert tallies[1].opened == len(C)
     assert UNOWNED not in tallies
+
+
+def test_files_of_an_archive_are_told_apart_over_the_frames_of_its_stream() -> None:
+    # Three frames; file 1 ends, and file 2 begins, in the middle of the second.
+    recipe = recipe_of(Packer.GZIP_ZLIB, 6, 8)
+    maker = Maker(None)
+    maker.data(A[:500])
+    packed = maker.long(recipe, [A, B, C])
+    maker.data(A[500:1000])
+    found = FileMap(
+        "test",
+        entries=[Entry(EntryKind.FILE, "initrd", len(packed), (Extent(0, len(packed), 500),))],
+    )
+    inside = [
+        Entry(EntryKind.FILE, "initrd/1", 6000, (Extent(0, 6000, 0),)),
+        Entry(EntryKind.FILE, "initrd/2", 6000, (Extent(0, 6000, 6000),)),
+    ]
+    tallies = explained(maker.finish(), found, [Archive(500, inside)])
+
+    assert {owner: tally.coded for owner, tally in tallies.items()} == {
+        UNOWNED: 1000,
+        1: 6000,
+        2: 6000,
+    }
+    assert tallies[1].encoded == pytest.approx(tallies[2].encoded, rel=0.01)
 
 
 def test_content_that_is_dropped_belongs_to_what_comes_next() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.filemap import Block, Entry, EntryKind, Extent, FileMap, Packing
+from slipstream.server.archives import Archive
 from slipstream.server.ownership import UNOWNED, Ownership, Stretch, fitted, share
 
 FILE, TABLE = EntryKind.FILE, EntryKind.TABLE
@@ -96,6 +97,42 @@ def test_who_has_a_compressed_file_has_its_content() -> None:
     )
 
     assert owners.unpacked(ByteRange(20, 60), 4000) == [Stretch(4000, 0)]
+
+
+def test_content_of_an_archive_is_known_byte_by_byte() -> None:
+    inside = [
+        Entry(FILE, "initrd/a", 300, (Extent(0, 300, 100),)),
+        Entry(FILE, "initrd/b", 200, (Extent(0, 200, 500),)),
+    ]
+    owners = Ownership(
+        FileMap(
+            "test",
+            entries=[
+                Entry(FILE, "initrd", 90, (Extent(0, 90, 1000),)),
+                Entry(FILE, "other.gz", 90, (Extent(0, 90, 1000 + 64 * 1024 + 91),)),
+            ],
+        ),
+        [Archive(1000, inside)],
+    )
+
+    assert [entry.path for entry in owners.entries] == [
+        "initrd",
+        "other.gz",
+        *("initrd/a", "initrd/b"),
+    ]
+    # Behind a gzip header of 18 bytes; headers of the archive are its own.
+    assert owners.unpacked(ByteRange(1018, 40), 450) == [
+        Stretch(100, 0),
+        Stretch(300, 2),
+        Stretch(50, 0),
+    ]
+    # The same stream goes on, in a later frame.
+    assert owners.unpacked(ByteRange(1058, 32), 300, 1018, 450) == [
+        Stretch(50, 0),
+        Stretch(200, 3),
+        Stretch(50, 0),
+    ]
+    assert owners.unpacked(ByteRange(1000 + 64 * 1024 + 91, 90), 700) == [Stretch(700, 1)]
 
 
 @given(
