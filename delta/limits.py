@@ -45,6 +45,8 @@ UNPACK_CACHE_BYTES = (
 UNPACK_MEMORY_BYTES_MAX = 192 * MIB  # one decoder's: zstd --long=27 takes 128 MiB, xz -9 65 MiB
 UNPACK_WINDOW_BYTES_MAX = 256 * MIB  # content kept behind the farthest byte of a long stream
 UNPACK_AHEAD_BYTES = 1 * MIB  # of a cursor: content behind what was asked for, and packed bytes
+UNPACK_WORK_BYTES_FREE = 64 * MIB  # content of blocks that one pass may unpack, and ...
+UNPACK_WORK_FACTOR = 64  # ... so many times what streams and target have; payloads of ours: 2 to 4
 UNPACK_RESTARTS_MAX = 16  # of cursors in one pass: each may unpack an initrd again, for seconds
 HELD_BYTES_MAX = 4 * MIB  # target bytes that wait for a long stream's encoder to catch up
 NUMBERS_BYTES_MAX = 1 * MIB  # of one diff frame, decoded: 8 bytes of memory for each number
@@ -56,6 +58,7 @@ CODEC_WINDOW_BYTES_MAX = 8 * MIB  # zstd window and LZMA dictionary a decoder wi
 RECIPE_LIBRARY_CHARS_MAX = 32  # "liblzma 5.4.1"
 DELTA_LIBRARIES_CHARS_MAX = 512  # all that one delta needs: six names, some in two versions
 PACK_XZ_DICT_BYTES_MAX = 64 * MIB  # xz -9; its encoder takes 700 MB
+PACK_XZ_BLOCK_BYTES_MIN = 4 * KIB  # squashfs's smallest block
 PACK_XZ_BLOCK_BYTES_MAX = 192 * MIB  # xz -T cuts at three dictionaries
 PACK_ZSTD_WINDOW_LOG_MAX = 27  # zstd --long and -22 --ultra; more needs a flag to unpack
 PACK_CLUSTER_BYTES_MAX = 1 * MIB  # physical cluster of erofs

@@ -64,12 +64,13 @@ class Readable:
         )
         self._room = 0  # beside the window that was asked for last
         self._farthest: dict[int, int] = {}
+        self._open_since: int | None = None  # target offset of the long stream that goes on
         self._done = 0  # content of the long target stream that windows were asked for
 
     def areas(self, window: Window) -> tuple[ByteRange, ...]:
         """Address ranges that a frame of this window may read, rising."""
         # A device checks and writes whole chunks: the one that the window begins in is not there.
-        made = window.target.offset // CHUNK_BYTES * CHUNK_BYTES
+        made = self._made(window) // CHUNK_BYTES * CHUNK_BYTES
         areas = [(0, self._source_size + made)]
         self._room = self._room_of(window)
         barred = self._cursors.barred(self._room)
@@ -78,6 +79,17 @@ class Readable:
         if window.partition.long_part is not None:
             areas += self._ahead(window, barred)
         return tuple(ByteRange(low, high - low) for low, high in sorted(areas) if low < high)
+
+    def _made(self, window: Window) -> int:
+        """Target bytes before the window that are made for sure: the encoder of a long stream gives
+        its bytes late, at the latest with its end."""
+        part = window.partition.long_part
+        made = window.target.offset if self._open_since is None else self._open_since
+        if part is not None and part.begins:
+            made = self._open_since = window.target.offset
+        if part is not None and part.ends:
+            self._open_since = None
+        return made
 
     def _ahead(self, window: Window, barred: Container[int]) -> Iterable[tuple[int, int]]:
         """What may be read of long sources by a window of a long target."""

@@ -11,10 +11,17 @@ Nothing read here is believed: chunks are checked against the tree. Layout: docs
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterable, Iterator
+from itertools import islice
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
-from slipstream.delta.limits import KIB, UNPACK_CACHE_BYTES, UNPACK_RESTARTS_MAX
+from slipstream.delta.limits import (
+    KIB,
+    UNPACK_CACHE_BYTES,
+    UNPACK_RESTARTS_MAX,
+    UNPACK_WORK_BYTES_FREE,
+    UNPACK_WORK_FACTOR,
+)
 from slipstream.delta.packing.unpack import UnpackCursor, unpack
 from slipstream.delta.stream_table import PackedStream, StreamTable
 
@@ -47,6 +54,9 @@ class Space:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._blocks_size = 0
         self._cursors: dict[int, _Cursor] = {}
+        self._worked = 0
+        content = streams.end - streams.base + target_size
+        self._work_max = UNPACK_WORK_BYTES_FREE + UNPACK_WORK_FACTOR * content
         self._restarts = 0
 
     def read(self, extents: Iterable[ByteRange]) -> bytes:
@@ -84,6 +94,7 @@ class Space:
             self._blocks.move_to_end(number)
             return block
         assert stream.packing is not None
+        self._note_work(stream.size)
         block = unpack(stream.packing, self.read(stream.sources), stream.size)
         if len(block) != stream.size:
             raise FormatError(
@@ -103,6 +114,16 @@ class Space:
         if number not in self._cursors:
             self._cursors[number] = _Cursor(self, stream)
         return self._cursors[number]
+
+    def _note_work(self, size: int) -> None:
+        """So much content of a block is unpacked; FormatError once that is far too much for one
+        payload: blocks in blocks, read crosswise, would be unpacked again and again."""
+        self._worked += size
+        if self._worked > self._work_max:
+            raise FormatError(
+                "packed blocks are unpacked over and over",
+                expected=f"at most {self._work_max} bytes of content",
+            )
 
     def note_restart(self) -> None:
         """A cursor begins again; FormatError once that is too often for one payload."""
@@ -141,8 +162,10 @@ class _Cursor:
             self._space.note_restart()
             self._start()
         pieces = []
-        position = self._begin
-        for piece in self._window:
+        # All pieces but the last of the stream have one size.
+        first = min(max(0, offset - self._begin) // _STEP_BYTES, len(self._window))
+        position = self._begin + first * _STEP_BYTES
+        for piece in islice(self._window, first, first + size // _STEP_BYTES + 2):
             pieces.append(_overlap(piece, position, offset, size))
             position += len(piece)
         while self._end < offset + size:
@@ -151,23 +174,26 @@ class _Cursor:
         return b"".join(pieces)
 
     def _advance(self) -> bytes:
-        """Some more content, which is in the window then."""
-        made = self._decoder.feed(b"", _STEP_BYTES)
-        while not made:
-            packed = next(self._packed, None)
-            if packed is None or self._decoder.eof:
+        """The next piece of content, which is in the window then."""
+        wanted = min(_STEP_BYTES, self._stream.size - self._end)
+        made = bytearray()
+        packed: bytes | None = b""
+        while len(made) < wanted:
+            some = self._decoder.feed(packed or b"", wanted - len(made))
+            made += some
+            packed = b"" if some else next(self._packed, None)
+            if packed is None or (self._decoder.eof and len(made) < wanted):
                 raise FormatError(
                     "packed stream ends early",
                     expected=f"{self._stream.size} bytes of content",
-                    got=self._end,
+                    got=self._end + len(made),
                 )
-            made = self._decoder.feed(packed, _STEP_BYTES)
-        self._window.append(made)
+        self._window.append(bytes(made))
         self._end += len(made)
         # The farthest byte asked for lies up to a step before the end.
         while self._end - self._begin - len(self._window[0]) > self._kept_bytes:
             self._begin += len(self._window.popleft())
-        return made
+        return self._window[-1]
 
     def _packed_pieces(self) -> Iterator[bytes]:
         for source in self._stream.sources:

@@ -7,7 +7,7 @@ zstandard's wheel bundles one version and calls no other; but images are made by
 import ctypes
 from typing import Any
 
-from slipstream.delta.errors import PackingUnavailable
+from slipstream.delta.errors import FormatError, PackingUnavailable
 
 # ZSTD_cParameter and ZSTD_EndDirective of zstd.h; the numbers are part of its stable interface.
 _LEVEL = 100
@@ -71,9 +71,13 @@ class LibZstd:
         return ctypes.string_at(out, size)
 
     def check(self, result: int) -> None:
-        """PackingUnavailable if a function's result is an error: memory, most likely."""
+        """If a function's result is an error: FormatError where the recipe says another size than the
+        content has, else PackingUnavailable: memory, most likely."""
         if self.is_error(result):
-            raise PackingUnavailable("libzstd cannot pack", got=self.error_name(result).decode())
+            name = self.error_name(result).decode()
+            if "Src size" in name:  # ZSTD_error_srcSize_wrong
+                raise FormatError("recipe declares another size than the content has", got=name)
+            raise PackingUnavailable("libzstd cannot pack", got=name)
 
 
 class ZstdStream:

@@ -102,10 +102,17 @@ class _InMemory:
         self._encoder = encoder
 
     def feed(self, piece: bytes) -> bytes:
-        return self._encoder.compress(piece)
+        try:
+            return self._encoder.compress(piece)
+        except (lzma.LZMAError, zlib.error, MemoryError) as error:
+            raise PackingUnavailable(f"an encoder failed ({error})") from error
 
     def finish(self, last: bytes) -> bytes:
-        return self._encoder.compress(last) + self._encoder.flush()
+        made = self.feed(last)
+        try:
+            return made + self._encoder.flush()
+        except (lzma.LZMAError, zlib.error, MemoryError) as error:
+            raise PackingUnavailable(f"an encoder failed ({error})") from error
 
     def close(self) -> None:
         pass

@@ -19,6 +19,7 @@ from slipstream.delta.limits import (
     PACK_AHEAD_BYTES_MAX,
     PACK_CLUSTER_BYTES_MAX,
     PACK_XZ_BLOCK_BYTES_MAX,
+    PACK_XZ_BLOCK_BYTES_MIN,
     PACK_XZ_DICT_BYTES_MAX,
     PACK_ZSTD_WINDOW_LOG_MAX,
     RECIPE_LIBRARY_CHARS_MAX,
@@ -245,10 +246,11 @@ def _check_xz(recipe: Recipe) -> None:
     _preset, _extreme, _dict_size, check, filter_id, block_size, header_size = recipe.parameters
     if check not in _XZ_CHECKS or filter_id not in _XZ_FILTERS:
         raise FormatError("xz check or filter unknown", got=f"check {check}, filter {filter_id}")
-    if bool(block_size) != bool(header_size) or header_size % 4:
+    small = 0 < block_size < PACK_XZ_BLOCK_BYTES_MIN  # each block has an encoder of its own
+    if bool(block_size) != bool(header_size) or header_size % 4 or small:
         raise FormatError(
             "xz block with an impossible header",
-            expected="both sizes or none, the header's a multiple of 4",
+            expected="both sizes or none, the header's a multiple of 4, blocks of 4 KiB at least",
             got=f"block of {block_size}, header of {header_size} bytes",
         )
 
