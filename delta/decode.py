@@ -72,8 +72,8 @@ class FrameDecoder:
 
     The two functions give exactly the bytes (offset, size) of their image, or raise; what
     `read_target` gives must have been made. Frames whose target stands may be left out, but for
-    those of a long stream: of these only the first ones. A frame whose digest is wrong may be fed
-    again: good bytes may follow bad ones.
+    those of a long stream: of these only the first ones, up to one that is owed nothing. A frame
+    whose digest is wrong may be fed again: good bytes may follow bad ones.
     """
 
     def __init__(self, index: Index, read_source: Read, read_target: Read) -> None:

@@ -213,9 +213,10 @@ class _UnderWay:
                 expected="a beginning" if self._recipe is None else f"more of {self._recipe}",
                 got=part.recipe,
             )
-        waiting = self._waiting_bytes
+        waiting = self._waiting_bytes + frame.owed  # of blocks that are not complete
         self._recipe = None if part.ends else part.recipe
-        self._waiting_bytes = 0 if part.ends else waiting
+        if part.ends:
+            self._waiting_bytes = 0
         return waiting
 
     def check_ended(self) -> None:

@@ -46,7 +46,7 @@ class Repacker:
 
     `frames` is the whole table; `read_target` gives target bytes (offset, size) that were made.
     Frames must rise. One may be left out if its target stands, but for those of a long stream: of
-    these only the first ones. Close it when done.
+    these only the first ones, up to one that is owed nothing. Close it when done.
     """
 
     def __init__(self, frames: Sequence[Frame], read_target: Read) -> None:
@@ -108,6 +108,8 @@ class Repacker:
 
     def _resume(self, number: int, long: Part) -> None:
         """A new encoder, brought to where frame `number` begins by what stands in the target."""
+        if self._frames[number].owed:
+            raise FormatError("long stream resumed within a block", where=f"frame {number}")
         before: list[Frame] = []
         for earlier in range(number - 1, -1, -1):
             frame = self._frames[earlier]

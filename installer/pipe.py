@@ -11,7 +11,7 @@ Nothing unverified reaches the slot: every chunk is checked against the signed t
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -257,10 +257,15 @@ class FramePipe:
         if done < self.index.target_size:
             done -= done % CHUNK_BYTES
         needed = number + 1
-        while needed and frames[needed - 1].target.end > done:
+        while needed and (frames[needed - 1].target.end > done or _is_owed(frames, needed)):
             needed -= 1
         self.on_checkpoint(needed, done)
         return needed
+
+
+def _is_owed(frames: Sequence[Frame], number: int) -> bool:
+    """Whether a frame brings bytes of frames before it: no decoder can begin with it."""
+    return number < len(frames) and frames[number].owed > 0
 
 
 def chunk_span(target: ByteRange) -> tuple[int, int]:
@@ -277,18 +282,27 @@ def frames_of(index: Index, chunks: set[int]) -> list[int]:
     flags = bytearray(-(-index.target_size // CHUNK_BYTES))
     for chunk in chunks:
         flags[chunk] = 1
-    found = []
-    in_stream = False  # in a long stream that was begun with
+    wanted = bytearray(len(index.frames))
+    stream: list[int] = []  # the frames of a long stream, up to here
     for number, frame in enumerate(index.frames):
         first, last = chunk_span(frame.target)
+        wanted[number] = flags.find(1, first, last + 1) >= 0
         part = frame.long_part
-        goes_on = part is not None and not part.begins and in_stream
-        wanted = goes_on or flags.find(1, first, last + 1) >= 0
         if part is not None:
-            in_stream = wanted and not part.ends
-        if wanted:
-            found.append(number)
-    return found
+            stream.append(number)
+            if part.ends:
+                _want_rest(stream, index.frames, wanted)
+                stream.clear()
+    return [number for number, is_wanted in enumerate(wanted) if is_wanted]
+
+
+def _want_rest(stream: list[int], frames: Sequence[Frame], wanted: bytearray) -> None:
+    """Want all frames of a long stream from one on that its encoder can be brought to."""
+    begin = next((place for place, number in enumerate(stream) if wanted[number]), len(stream))
+    while begin < len(stream) and frames[stream[begin]].owed:
+        begin -= 1
+    for number in stream[begin:]:
+        wanted[number] = 1
 
 
 def _settled(frames: FrameSource, writing: "asyncio.Future[int | None]") -> None:

@@ -150,6 +150,43 @@ class Maker:
             fed, done = fed + len(content), end
         return made
 
+    def long_in_blocks(
+        self,
+        inner: Recipe,
+        outer: Recipe,
+        contents: Sequence[bytes],
+        *,
+        before: bytes,
+        behind: bytes,
+        block_bytes: int = 128 * KIB,
+    ) -> bytes:
+        """Data frames of a long stream inside a file that stands in packed blocks; the target.
+
+        Blocks belong to the frame that their first byte comes from; later frames fill them.
+        """
+        packed, long = long_parts(inner, contents)
+        middle = before + packed + behind
+        blocks = pieces(middle, block_bytes)
+        first = done = owed = 0
+        made = bytearray()
+        for number, (part, content) in enumerate(zip(long, contents, strict=True)):
+            parts = [part]
+            if number == 0:
+                content, parts = before + content, [Part(len(before), len(before)), part]
+            if number == len(long) - 1:
+                content, parts = content + behind, [*parts, Part(len(behind), len(behind))]
+            done += sum(one.packed_size for one in parts)
+            last = -(-done // block_bytes)
+            packed_blocks = [pack(outer, block, 0) for block in blocks[first:last]]
+            sizes = list(zip(blocks[first:last], packed_blocks, strict=True))
+            outers = [Part(len(block), len(one), outer) for block, one in sizes]
+            target = b"".join(packed_blocks)
+            self.data(content, made=target, parts=parts, outer=outers, owed=owed)
+            made += target
+            owed = self.frames[-1].waiting
+            first = last
+        return bytes(made)
+
     def finish(self) -> Made:
         """The payload. Fails unless the target has the size that was said beforehand."""
         assert not self.streams or len(self.target) == self._target_size
@@ -170,6 +207,7 @@ class Maker:
         made: bytes | None = None,
         parts: Sequence[Part] = (),
         outer: Sequence[Part] = (),
+        owed: int = 0,
     ) -> None:
         made = content if made is None else made
         coded = [compress(codec, piece, 1) for codec, piece in pieces]  # quick, not small
@@ -186,6 +224,7 @@ class Maker:
             ],
             parts=parts,
             outer=outer,
+            owed=owed,
         )
         self.frames.append(frame)
         self._body += encoded

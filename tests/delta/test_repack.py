@@ -315,10 +315,14 @@ def test_frames_between_whose_target_stands_may_be_left_out() -> None:
 def test_what_waits_for_a_stream_is_bounded() -> None:
     made, fed = gap_payload(HELD_BYTES_MAX // 2)
     target = Target(made)
-    tracemalloc.start()
-    with pytest.raises(FormatError, match="too many bytes wait"):
+
+    def feed_all() -> None:
         for number, content in enumerate(fed):
             target.feed(number, content)
+
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="too many bytes wait"):
+        feed_all()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < made.index.memory_bytes
@@ -360,3 +364,41 @@ def test_a_block_inside_a_block_is_packed_twice() -> None:
     made = maker.finish()
     assert run(made) == packed
     assert made.index.recipes == (inner, outer)
+
+
+def twice_payload(name: str, *cuts: int) -> Made:
+    """An initrd in a squashfs image: its frames end anywhere within the blocks."""
+    maker = Maker()
+    maker.data(text(40, 3000))
+    maker.long_in_blocks(
+        recipe_of(*LONG_RECIPES[name]),
+        recipe_of(*BLOCK_RECIPES["zlib"]),
+        pieces(LONG, *cuts),
+        before=text(41, 40_000),
+        behind=text(42, 90_000),
+    )
+    maker.data(text(43, 3000))
+    return maker.finish()
+
+
+@pytest.mark.parametrize("name", LONG_RECIPES)
+def test_a_long_stream_inside_blocks_is_packed_twice(name: str) -> None:
+    made = twice_payload(name, *CUTS)
+    assert run(made) == made.target
+
+
+@pytest.mark.parametrize("name", LONG_RECIPES)
+def test_a_long_stream_inside_blocks_resumes_where_nothing_is_owed(name: str) -> None:
+    """Blocks that wait for a frame's bytes stand, or that frame is not begun with."""
+    made = twice_payload(name, 40_000, 90_000)
+    frames = made.index.frames
+    assert any(frame.owed for frame in frames)
+    assert not all(frame.target.size for frame in frames)  # some only fill blocks before them
+    for first, frame in enumerate(frames):
+        standing = made.target[: frame.target.offset].ljust(len(made.target), b"\xff")
+        numbers = range(first, len(frames))
+        if frame.owed:
+            with pytest.raises(FormatError, match="resumed within a block"):
+                run(made, numbers, standing)
+        else:
+            assert run(made, numbers, standing) == made.target
