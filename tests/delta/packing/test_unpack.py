@@ -57,12 +57,12 @@ def test_content_comes_back(packing: Packing) -> None:
     assert unpack(packing, PACKS[packing](CONTENT), len(CONTENT)) == CONTENT
 
 
-@pytest.mark.parametrize("packing", set(Packing) - {Packing.MICROLZMA}, ids=str)
+@pytest.mark.parametrize("packing", [p for p in Packing if p is not Packing.MICROLZMA], ids=str)
 def test_more_room_than_needed_is_fine(packing: Packing) -> None:
     assert unpack(packing, PACKS[packing](CONTENT), MIB) == CONTENT
 
 
-@pytest.mark.parametrize("packing", set(Packing) - {Packing.MICROLZMA}, ids=str)
+@pytest.mark.parametrize("packing", [p for p in Packing if p is not Packing.MICROLZMA], ids=str)
 def test_content_beyond_the_size_is_refused(packing: Packing) -> None:
     packed = PACKS[packing](CONTENT)
     for size in (0, 1, len(CONTENT) - 1):
@@ -87,7 +87,7 @@ def test_cut_short(packing: Packing) -> None:
             assert packing in {Packing.LZ4, Packing.LZ4_PADDED}
 
 
-@pytest.mark.parametrize("packing", set(Packing) - {Packing.MICROLZMA}, ids=str)
+@pytest.mark.parametrize("packing", [p for p in Packing if p is not Packing.MICROLZMA], ids=str)
 @pytest.mark.parametrize("junk", [b"\0", b"x", bytes(100)], ids=len)
 def test_bytes_behind_the_end_are_refused(packing: Packing, junk: bytes) -> None:
     with pytest.raises(FormatError):
