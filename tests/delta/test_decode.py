@@ -1,7 +1,6 @@
 """Frames to bytes: every kind, resumed anywhere, and fed with what an attacker has."""
 
 import random
-import struct
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +15,9 @@ from slipstream.delta.decode import ChunkAssembler, FrameDecoder, decode_frame
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DigestMismatch, FormatError
 from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
-from slipstream.delta.limits import CHUNK_BYTES, MIB
+from slipstream.delta.limits import CHUNK_BYTES, MIB, NUMBERS_BYTES_MAX
 from slipstream.delta.repack import Piece
+from slipstream.delta.rows import write_number
 from tests.delta.payloads import Made, Maker, run
 
 SOURCE = random.Random(1).randbytes(20_000)
@@ -203,21 +203,18 @@ def test_a_frame_that_is_a_bomb_keeps_to_its_declared_memory(codec: Codec) -> No
     assert peak < frame.memory_bytes + MIB
 
 
-@pytest.mark.parametrize(
-    "control",
-    [
-        b"",
-        struct.pack("<QQQ", 101, 0, 0),
-        struct.pack("<QQQ", 99, 0, 0),
-        struct.pack("<QQQ", 1 << 63 | 1, 0, 0) + struct.pack("<QQQ", 100, 0, 0),
-        struct.pack("<QQQ", 100, 0, 2**63 - 1),
-        struct.pack("<QQQ", 2**64 - 1, 2**64 - 1, 2**64 - 1),
-    ],
-    ids=["none", "too much", "too little", "negative", "far", "all bits"],
-)
-def test_hostile_instructions_in_a_signed_frame_are_refused(control: bytes) -> None:
-    pieces = [control, bytes(100), b""]
-    streams, encoded = encode_streams([Codec.NONE] * 3, pieces)
+def numbers_of(*instructions: tuple[int, int, int], size: int) -> bytes:
+    """Instructions, and one run of values as long as the difference."""
+    rows = bytearray()
+    moves = [2 * move if move >= 0 else -2 * move - 1 for _, _, move in instructions]
+    adds, takes = [one[0] for one in instructions], [one[1] for one in instructions]
+    for number in (len(instructions), *adds, *takes, *moves, 1, 0, size):
+        write_number(rows, number)
+    return bytes(rows)
+
+
+def diff_frame(numbers: bytes) -> tuple[Frame, bytes]:
+    streams, encoded = encode_streams([Codec.NONE] * 3, [numbers, bytes(100), b""])
     frame = make_frame(
         FrameKind.DIFF,
         ByteRange(0, 100),
@@ -225,18 +222,36 @@ def test_hostile_instructions_in_a_signed_frame_are_refused(control: bytes) -> N
         digest=Digest.of(encoded),
         streams=streams,
     )
+    return frame, encoded
+
+
+HUGE = (1 << 49) - 1
+HOSTILE = {
+    "none": [],
+    "too much": [(101, 0, 0)],
+    "too little": [(99, 0, 0)],
+    "extra that is not there": [(100, 1, 0)],
+    "far": [(100, 0, 1 << 47)],
+    "back before the source": [(50, 0, -51), (50, 0, 0)],
+    "past the source": [(50, 0, 1), (50, 0, 0)],
+    "all bits": [(HUGE, HUGE, HUGE >> 1)],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_instructions_in_a_signed_frame_are_refused(name: str) -> None:
+    frame, encoded = diff_frame(numbers_of(*HOSTILE[name], size=100))
     with pytest.raises(FormatError):
         decode_frame(frame, encoded, SOURCE[:100])
-    honest = struct.pack("<QQQ", 100, 0, 0)
-    streams, encoded = encode_streams([Codec.NONE] * 3, [honest, bytes(100), b""])
-    good = make_frame(
-        FrameKind.DIFF,
-        ByteRange(0, 100),
-        sources=[ByteRange(0, 100)],
-        digest=Digest.of(encoded),
-        streams=streams,
-    )
-    assert decode_frame(good, encoded, SOURCE[:100]) == SOURCE[:100]
+    good, encoded = diff_frame(numbers_of((50, 0, -10), (10, 0, 0), (40, 0, 0), size=100))
+    assert decode_frame(good, encoded, SOURCE[:100]) == SOURCE[:50] + SOURCE[40:90]
+
+
+@pytest.mark.parametrize("size", [0, 99, 101, HUGE])
+def test_values_that_do_not_fit_the_difference_are_refused(size: int) -> None:
+    frame, encoded = diff_frame(numbers_of((100, 0, 0), size=size))
+    with pytest.raises(FormatError, match="runs"):
+        decode_frame(frame, encoded, SOURCE[:100])
 
 
 def test_the_digest_is_checked_before_anything_decodes() -> None:
@@ -265,8 +280,8 @@ def test_decoding_keeps_to_the_declared_memory(codec: Codec) -> None:
 def test_a_diff_keeps_to_the_declared_memory(codec: Codec) -> None:
     source = random.Random(6).randbytes(MIB)
     size = len(source) + 1000
-    control = struct.pack("<QQQ", len(source), 0, 0) + struct.pack("<QQQ", 0, 1000, 0)
-    streams, encoded = encode_streams([codec] * 3, [control, bytes(len(source)), bytes(1000)])
+    numbers = numbers_of((len(source), 0, 0), (0, 1000, 0), size=len(source))
+    streams, encoded = encode_streams([codec] * 3, [numbers, bytes(len(source)), bytes(1000)])
     frame = make_frame(
         FrameKind.DIFF,
         ByteRange(0, size),
@@ -280,6 +295,28 @@ def test_a_diff_keeps_to_the_declared_memory(codec: Codec) -> None:
     tracemalloc.stop()
     assert decoded == source + bytes(1000)
     assert peak <= frame.memory_bytes + 64 * 1024  # Python's own small objects
+
+
+def test_a_diff_of_very_many_numbers_keeps_to_the_declared_memory() -> None:
+    """A third of a million instructions that do nothing, a byte for each of their numbers."""
+    count = NUMBERS_BYTES_MAX // 3 - 9
+    rows = bytearray()
+    write_number(rows, count)
+    rows += bytes(3 * count) + b"\0"
+    streams, encoded = encode_streams([Codec.ZSTD] * 3, [bytes(rows), b"", b"x"])
+    frame = make_frame(
+        FrameKind.DIFF,
+        ByteRange(0, 1),
+        sources=[ByteRange(0, 1)],
+        digest=Digest.of(encoded),
+        streams=streams,
+    )
+    tracemalloc.start()
+    with pytest.raises(FormatError):
+        decode_frame(frame, encoded, b"s")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < frame.memory_bytes
 
 
 # --- chunks

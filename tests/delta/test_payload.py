@@ -65,15 +65,15 @@ FIELDS = [
 ]
 
 
-SOURCE_SIZE, TARGET_SIZE, BODY_SIZE = 20480, 17984, 630
+SOURCE_SIZE, TARGET_SIZE, BODY_SIZE = 20480, 17984, 615
 RECIPE = Recipe(Packer.ZLIB, (9, 15, 8, 0), "zlib 1.2.13")
 STREAM = PackedStream(Packing.ZLIB, (ByteRange(8192, 1500),), 4096)
 
 
 def five_frames() -> list[Frame]:
     """One of each kind and one that packs again, with the numbers of docs/format.md, 5."""
-    control = Stream(Codec.ZSTD, 30, 48)
-    diff, extra = Stream(Codec.LZMA2, 20, 3000), Stream(Codec.NONE, 96, 96)
+    numbers = Stream(Codec.ZSTD, 30, 48)
+    values, extra = Stream(Codec.LZMA2, 20, 1200), Stream(Codec.NONE, 96, 96)
     return [
         make_frame(FrameKind.ZERO, ByteRange(0, 4096)),
         make_frame(FrameKind.COPY, ByteRange(4096, 8192), sources=[ByteRange(4096, 8192)]),
@@ -89,7 +89,7 @@ def five_frames() -> list[Frame]:
             sources=[ByteRange(16384, 4096), ByteRange(0, 512)],
             encoded_offset=300,
             digest=Digest(b"\xbb" * 32),
-            streams=[control, diff, extra],
+            streams=[numbers, values, extra],
         ),
         make_frame(
             FrameKind.DIFF,
@@ -98,8 +98,8 @@ def five_frames() -> list[Frame]:
             encoded_offset=446,
             digest=Digest(b"\xcc" * 32),
             streams=[
-                Stream(Codec.NONE, 24, 24),
-                Stream(Codec.LZMA2, 60, 4096),
+                Stream(Codec.NONE, 9, 9),
+                Stream(Codec.LZMA2, 60, 700),
                 Stream(Codec.NONE, 100, 100),
             ],
             parts=[Part(100, 100), Part(4096, 1500, RECIPE)],
@@ -180,7 +180,7 @@ def test_frames_take_few_bytes() -> None:
     assert (len(raw) - HEADER_BYTES) / len(copies) < 10
     target = 0
     for _ in range(2000):
-        sizes = [24 * generator.randint(1, 999)] + [generator.randint(1, 99999) for _ in range(2)]
+        sizes = [generator.randint(1, 9999)] + [generator.randint(1, 99999) for _ in range(2)]
         streams = [Stream(Codec.LZMA2, size // 4 + 1, size) for size in sizes]
         frame = make_frame(
             FrameKind.DIFF,
@@ -273,7 +273,7 @@ def test_every_flipped_bit_is_refused_or_shows_in_the_digest() -> None:
             assert index.digest != good
         raw[bit // 8] ^= 1 << bit % 8
     # Two digests of the header, three of frames, numbers of the recipe, and little else.
-    assert 8 * 160 <= parsed <= 8 * 160 + 300
+    assert 8 * 160 <= parsed <= 8 * 160 + 340
 
 
 @pytest.mark.parametrize(
