@@ -35,7 +35,8 @@ class Space:
     """Reads any addresses of a payload's space.
 
     `read_source` and `read_target` give exactly the bytes at (offset, size) of their image, or
-    raise; `read_target` must refuse what is not made yet. Not for several threads at once.
+    raise; `read_target` may give anything where nothing is made yet. Not for several threads at
+    once.
     """
 
     def __init__(

@@ -239,6 +239,14 @@ def recipe_of(packer: Packer, *parameters: int) -> Recipe:
     return Recipe(packer, parameters, found[0])
 
 
+# One of each that packs blocks: packer, then its parameters.
+BLOCK_RECIPES = [
+    (Packer.ZLIB, 9, 15, 8, 0),
+    (Packer.GZIP_GNU, 9),
+    (Packer.XZ, 0, 0, 64 * KIB, 1, 0, 0, 0),
+    (Packer.ZSTD, 3, 0, 0, 0, 0, 0),
+    (Packer.LZ4, 0),
+]
 # One of each that may be long: packer, then its parameters (delta/packing/recipe.py).
 LONG_RECIPES = {
     "GNU gzip": (Packer.GZIP_GNU, 6),

@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slipstream.delta import space as space_module
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
@@ -21,6 +22,7 @@ from slipstream.delta.limits import (
     MIB,
     UNPACK_CACHE_BYTES,
     UNPACK_RESTARTS_MAX,
+    UNPACK_WORK_FACTOR,
 )
 from slipstream.delta.space import Space
 from slipstream.delta.stream_table import PackedStream, StreamTable, read_streams, write_streams
@@ -133,6 +135,23 @@ def test_blocks_are_unpacked_once_while_they_are_used() -> None:
     assert images.read_bytes == count * len(packed)
     read(space, (base, 5))
     assert images.read_bytes == (count + 1) * len(packed)
+
+
+def test_blocks_that_are_read_over_and_over_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than are kept, read in turns: every read unpacks one again."""
+    monkeypatch.setattr(space_module, "UNPACK_WORK_BYTES_FREE", 0)
+    count = UNPACK_CACHE_BYTES // BLOCK_CONTENT_BYTES_MAX + 1
+    size = BLOCK_CONTENT_BYTES_MAX
+    packed = zlib.compress(bytes(size))
+    stream = PackedStream(Packing.ZLIB, (ByteRange(0, len(packed)),), size)
+    space = Images(packed).space(*[stream] * count)
+    base = len(packed) + len(TARGET)
+
+    for _ in range(UNPACK_WORK_FACTOR):
+        for number in range(count):
+            assert read(space, (base + number * size, 5)) == bytes(5)
+    with pytest.raises(FormatError, match="over and over"):
+        read(space, (base, 5))
 
 
 @pytest.mark.parametrize("packing", BLOCKS, ids=str)

@@ -208,6 +208,7 @@ class Lab:
         # None: the adapter that the configuration names, on folder/esp
         self.boot: BootControl | None = None if real_boot else boot or self.fake
         self.releases: dict[str, LabRelease] = {}
+        self.make_payload = make_payload  # from the target, and the source or None
         self.evil: bytes | None = None  # what full payloads of root file systems make instead
         self.events: list[InstallEvent] = []
         self._targets: dict[str, TargetFile] = {}
@@ -321,14 +322,14 @@ class Lab:
     ) -> LabImage:
         tree = tree_of([data], SALT)
         made = self.evil if self.evil is not None and name == "rootfs" else data
-        full, payload = make_payload(made, None)
+        full, payload = self.make_payload(made, None)
         self.files[payload_blob(full.digest)] = payload
         self.files[chunks_blob(Digest.of(tree.chunk_list))] = tree.chunk_list
         custom = dump_entry(FullEntry(name, tree.tuple.root))
         self._add(self._targets, full_path(release, name), full.raw, custom)
         delta = None
         if source is not None:
-            delta, payload = make_payload(data, source)
+            delta, payload = self.make_payload(data, source)
             self.files[payload_blob(delta.digest)] = payload
             root = self.root_of(source)
             libraries = ", ".join(delta.libraries)

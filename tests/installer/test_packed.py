@@ -1,5 +1,6 @@
 """Compressed content in an install: packed again, cut off anywhere, and come out differently."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -11,16 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.errors import Unavailable
+from slipstream.delta.errors import Rejected, Unavailable
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import Part
 from slipstream.delta.limits import CHUNK_BYTES, KIB, MIB
-from slipstream.delta.packing.headers import unpack_memory_bytes
+from slipstream.delta.packing.headers import GZIP_PLAIN_HEADER, unpack_memory_bytes
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe
 from slipstream.installer import pipe
 from slipstream.installer.pipe import frames_of
+from slipstream.installer.status import read_status
 from tests.delta.payloads import (
+    BLOCK_RECIPES,
     LONG_RECIPES,
     Made,
     Maker,
@@ -31,17 +34,10 @@ from tests.delta.payloads import (
     text,
     touched,
 )
-from tests.installer.lab import Killed
+from tests.installer.lab import Killed, Lab, LabRelease, make_payload
 from tests.installer.rig import Rig
 
 CUTS = (400_000, 300_001, 64 * KIB)  # content of the frames of a long stream
-BLOCKS = [
-    (Packer.ZLIB, 9, 15, 8, 0),
-    (Packer.GZIP_GNU, 9),
-    (Packer.XZ, 0, 0, 64 * KIB, 1, 0, 0, 0),
-    (Packer.ZSTD, 3, 0, 0, 0, 0, 0),
-    (Packer.LZ4, 0),
-]
 
 
 def rig_of(folder: Path, made: Made, standing: bytes = b"") -> Rig:
@@ -63,9 +59,6 @@ def add_long(maker: Maker, name: str, old: bytes, packed_old: ByteRange, head: b
     maker.long(recipe, pieces(new, *CUTS), edited=(at, old))
 
 
-GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\3"
-
-
 @cache
 def images(name: str, size: int = 3 * MIB + 100_000) -> Made:
     """A changed long stream between other bytes: an initrd, or a kernel, on a boot partition."""
@@ -77,7 +70,7 @@ def images(name: str, size: int = 3 * MIB + 100_000) -> Made:
     packed_new = pack(recipe, touched(old, 5, 40_000), 0)
     maker = Maker(source, len(before) + len(packed_new) + len(behind))
     maker.copy([ByteRange(0, len(before))], before)
-    head = GZIP_HEAD if recipe.packing is Packing.GZIP else packed[: 64 * KIB]
+    head = GZIP_PLAIN_HEADER if recipe.packing is Packing.GZIP else packed[: 64 * KIB]
     add_long(maker, name, old, ByteRange(len(before), len(packed)), head)
     maker.data(behind)
     return maker.finish()
@@ -86,7 +79,7 @@ def images(name: str, size: int = 3 * MIB + 100_000) -> Made:
 @cache
 def images_of_blocks() -> Made:
     """Blocks of every packer, changed and not, some of them twice."""
-    recipes = [recipe_of(*one) for one in BLOCKS]
+    recipes = [recipe_of(*one) for one in BLOCK_RECIPES]
     old = [text(10 + number, 128 * KIB) for number in range(len(recipes) * 6)]
     new = [touched(one, 7, 30_000) if number % 3 else one for number, one in enumerate(old)]
     made_of = [recipes[number % len(recipes)] for number in range(len(old))]
@@ -122,7 +115,7 @@ def made_by_delta(rig: Rig, made: Made) -> bool:
 
 def test_blocks_of_every_packer_are_packed_again(tmp_path: Path) -> None:
     made = images_of_blocks()
-    assert len(made.index.libraries) == len(BLOCKS)
+    assert len(made.index.libraries) == len(BLOCK_RECIPES)
     assert made_by_delta(rig_of(tmp_path, made, os.urandom(MIB)), made)
 
 
@@ -453,3 +446,84 @@ def test_what_is_not_made_yet_is_not_there(tmp_path: Path, ahead: int) -> None:
 
     assert rig.run()[: len(made.target)] == made.target
     assert "could not be made" in rig.words[0]
+
+
+# --- the whole device
+
+
+def delta_of(made: Made, lab: Lab) -> LabRelease:
+    """Publish what the payload makes, and the payload as its delta; the device runs its source."""
+    lab.preinstall(lab.publish("1.0", 1, made.source))
+    lab.make_payload = lambda target, source: (
+        make_payload(target, None) if source is None else (made.index, made.raw)
+    )
+    return lab.publish("2.0", 2, made.target, source=made.source)
+
+
+def packed_by(right: Recipe, said: Recipe) -> Made:
+    """A block that one recipe made, though the payload says another."""
+    content, source = text(80, 500_000), text(81, 300_000)
+    packed = pack(right, content, 0)
+    maker = Maker(source)
+    maker.copy([ByteRange(0, len(source))], source)
+    maker.data(content, made=packed, parts=[Part(len(content), len(packed), said)])
+    return maker.finish()
+
+
+ZLIB = recipe_of(Packer.ZLIB, 9, 15, 8, 0)
+
+
+def test_a_delta_of_a_library_that_is_not_here_is_passed_over_in_words(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    release = delta_of(packed_by(ZLIB, Recipe(Packer.ZLIB, (9, 15, 8, 0), "zlib 0.1")), lab)
+    asyncio.run(lab.install())
+
+    why = "it needs zlib 0.1, which this device does not have"
+    assert lab.holds("b", release)
+    root = lab.root_of(lab.releases["1.0"].images["rootfs"].data)
+    assert f"not used: rootfs: delta from {root.hex[:16]}: {why}" in lab.words()
+    status = read_status(lab.device())
+    assert why in status.to_words()
+    assert why in status.to_json()["slots"][1]["notes"][0]
+    [report] = lab.device().slots.reports()
+    assert report.kind == "installed"
+    assert why in report.reason
+
+
+def test_an_install_that_came_out_differently_says_so_to_person_and_server(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    release = delta_of(packed_by(ZLIB, recipe_of(Packer.ZLIB, 1, 15, 8, 0)), lab)
+    asyncio.run(lab.install())
+
+    words = f"by {ZLIB.library}, and came out differently"
+    assert lab.holds("b", release)
+    assert words in lab.words()
+    assert words in read_status(lab.device()).to_words()
+    [report] = lab.device().slots.reports()
+    assert words in report.reason
+
+
+def test_an_install_that_goes_as_planned_has_nothing_to_say(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    release = delta_of(packed_by(ZLIB, ZLIB), lab)
+    asyncio.run(lab.install())
+
+    assert lab.holds("b", release)
+    assert read_status(lab.device()).to_json()["slots"][1]["notes"] == []
+    [report] = lab.device().slots.reports()
+    assert report.reason == ""
+
+
+def test_a_full_payload_that_needs_a_library_is_refused(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    maker = Maker(None)
+    content = text(82, 9000)
+    packed = maker.packed(ZLIB, content)
+    made = maker.finish()
+    lab.make_payload = lambda target, source: (
+        (made.index, made.raw) if target == packed else make_payload(target, source)
+    )
+    lab.publish("1.0", 1, packed)
+
+    with pytest.raises(Rejected, match="no source and no library"):
+        asyncio.run(lab.install())

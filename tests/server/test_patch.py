@@ -6,10 +6,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slipstream.delta.errors import DigestMismatch, FormatError, Rejected, UsageError
+from slipstream.delta.byterange import ByteRange
+from slipstream.delta.errors import (
+    DigestMismatch,
+    FormatError,
+    PackingUnavailable,
+    Rejected,
+    UsageError,
+)
+from slipstream.delta.filemap import Packing
+from slipstream.delta.frame import Part
 from slipstream.delta.limits import KIB, MIB
+from slipstream.delta.packing.headers import GZIP_PLAIN_HEADER, unpack_memory_bytes
+from slipstream.delta.packing.pack import pack
+from slipstream.delta.packing.recipe import Packer, Recipe
 from slipstream.server.build import build_payload
 from slipstream.server.patch import apply_payload
+from tests.delta.payloads import (
+    BLOCK_RECIPES,
+    LONG_RECIPES,
+    Made,
+    Maker,
+    noise,
+    pieces,
+    recipe_of,
+    text,
+    touched,
+)
 
 SOURCE = np.random.default_rng(1).bytes(300 * KIB)
 TARGET = SOURCE[:1000] + b"changed" + SOURCE[1007 : 200 * KIB] + bytes(200 * KIB) + b"end"
@@ -103,3 +126,96 @@ def test_every_changed_byte_is_refused(tmp_path: Path, delta: Path) -> None:
         changed[at] ^= 1
         delta.write_bytes(changed)
         _refused(Rejected, None, tmp_path, tmp_path / "source")
+
+
+# --- packed content
+
+
+def packed_images(name: str) -> Made:
+    """Blocks of every kind and a changed stream of 6 MiB, in one image."""
+    blocks = [recipe_of(*one) for one in BLOCK_RECIPES]
+    old = noise(1, 6 * MIB)
+    recipe = recipe_of(*LONG_RECIPES[name])
+    packed_old = pack(recipe, old, 0)
+    new = touched(old, 5, 40_000)
+    contents = [text(number, 128 * KIB) for number in range(len(blocks))]
+    packed_blocks = [pack(one, content, 0) for one, content in zip(blocks, contents, strict=True)]
+    size = sum(map(len, packed_blocks)) + len(pack(recipe, new, 0)) + 500_000 + 128 * KIB
+    maker = Maker(packed_old, size)
+    for one, content in zip(blocks, contents, strict=True):
+        maker.packed(one, content)
+    head = GZIP_PLAIN_HEADER if recipe.packing is Packing.GZIP else packed_old[: 64 * KIB]
+    at = maker.stream(
+        recipe.packing,
+        [ByteRange(0, len(packed_old))],
+        len(old),
+        memory_bytes=unpack_memory_bytes(recipe.packing, head),
+        window_bytes=MIB,
+    )
+    maker.long(recipe, pieces(new, 700_000, 300_001, 64 * KIB), edited=(at, old))
+    maker.zero(500_000)
+    # The content of the first block, read from the target that stands by now.
+    place = ByteRange(maker.base, len(packed_blocks[0]))
+    again = maker.stream(blocks[0].packing, [place], 128 * KIB)
+    maker.copy([ByteRange(again, 128 * KIB)], contents[0])
+    return maker.finish()
+
+
+def apply(folder: Path, made: Made) -> bytes:
+    (folder / "source").write_bytes(made.source)
+    (folder / "payload").write_bytes(made.raw)
+    apply_payload(folder / "source", folder / "payload", folder / "made")
+    return (folder / "made").read_bytes()
+
+
+@pytest.mark.parametrize("name", LONG_RECIPES)
+def test_packed_content_is_packed_again(tmp_path: Path, name: str) -> None:
+    made = packed_images(name)
+    told: list[int] = []
+
+    assert apply(tmp_path, made) == made.target
+    apply_payload(
+        tmp_path / "source",
+        tmp_path / "payload",
+        tmp_path / "made",
+        lambda done, _: told.append(done),
+    )
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0, len(made.target))
+
+
+def test_content_that_comes_out_differently_is_refused(tmp_path: Path) -> None:
+    content = text(9, 100_000)
+    right, wrong = (recipe_of(Packer.ZLIB, level, 15, 8, 0) for level in (9, 1))
+    packed = pack(right, content, 0)
+
+    def payload(said: Recipe) -> Made:
+        maker = Maker(b"source")
+        maker.data(content, made=packed, parts=[Part(len(content), len(packed), said)])
+        return maker.finish()
+
+    assert apply(tmp_path, payload(right)) == packed
+    (tmp_path / "payload").write_bytes(payload(wrong).raw)
+    _refused(FormatError, "another length", tmp_path, tmp_path / "source")
+
+
+def test_a_library_that_is_not_here_is_said(tmp_path: Path) -> None:
+    maker = Maker(b"source")
+    recipe = Recipe(Packer.ZLIB, (9, 15, 8, 0), "zlib 0.1")
+    maker.data(text(9, 5000), made=bytes(900), parts=[Part(5000, 900, recipe)])
+    (tmp_path / "source").write_bytes(b"source")
+    (tmp_path / "payload").write_bytes(maker.finish().raw)
+    _refused(PackingUnavailable, r"zlib 0\.1", tmp_path, tmp_path / "source")
+
+
+@pytest.mark.parametrize("ahead", [0, 40_000])
+def test_a_frame_that_reads_what_is_not_made_yet_makes_another_target(
+    tmp_path: Path, ahead: int
+) -> None:
+    maker = Maker(b"source")
+    maker.data(text(9, 60_000))
+    maker.copy([ByteRange(maker.base + 60_000 + ahead, 30_000)], text(10, 30_000))
+    maker.data(text(11, 60_000))
+    (tmp_path / "source").write_bytes(b"source")
+    (tmp_path / "payload").write_bytes(maker.finish().raw)
+    _refused(DigestMismatch, "does not make the target", tmp_path, tmp_path / "source")
