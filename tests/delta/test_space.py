@@ -68,7 +68,7 @@ BLOCKS = {
     Packing.ZLIB: zlib.compress(CONTENT),
     Packing.XZ: lzma.compress(CONTENT, check=lzma.CHECK_CRC32),
     Packing.ZSTD: zstandard.compress(CONTENT),
-    Packing.GZIP: gzip.compress(CONTENT),
+    Packing.GZIP: gzip.compress(CONTENT, mtime=0),
     Packing.LZMA_ALONE: lzma.compress(CONTENT, lzma.FORMAT_ALONE),
     Packing.ZSTD_PADDED: bytes(77) + zstandard.compress(CONTENT),
     Packing.DEFLATE: bytes(77) + zlib.compress(CONTENT)[2:-4],
@@ -104,7 +104,7 @@ def test_content_that_only_takes_up_addresses_is_not_read() -> None:
 
 def test_packed_bytes_may_be_scattered_and_nested() -> None:
     """A gzip file of two extents inside a zlib block that stands partly in the target."""
-    inner = gzip.compress(CONTENT)
+    inner = gzip.compress(CONTENT, mtime=0)
     outer = zlib.compress(inner[5000:] + inner[:5000])
     images = Images(outer[:100], outer[100:])
     base = len(outer)
@@ -187,7 +187,7 @@ BOMBS = {
         bytes(64 * MIB), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": MIB}]
     ),
     Packing.ZSTD: zstandard.compress(bytes(64 * MIB)),
-    Packing.GZIP: gzip.compress(bytes(64 * MIB)),
+    Packing.GZIP: gzip.compress(bytes(64 * MIB), mtime=0),
 }
 
 

@@ -76,7 +76,7 @@ def test_contents_follow_one_another(tmp_path: Path) -> None:
     image = _Image()
     contents = [_noise(size, size) for size in (1000, 70_000, 200_000)]
     image.add(zlib.compress(contents[0]), Packing.ZLIB, size=1000)
-    image.add(gzip.compress(contents[1]), Packing.GZIP, behind=50_000)
+    image.add(gzip.compress(contents[1], mtime=0), Packing.GZIP, behind=50_000)
     image.add(lzma.compress(contents[2], preset=0), Packing.XZ)
     blocks, found = image.open(tmp_path)
     assert found == contents
@@ -99,9 +99,9 @@ def test_contents_follow_one_another(tmp_path: Path) -> None:
         (b"\0" * 500, Packing.ZLIB, 5000),
         (zlib.compress(b"x" * 5000), Packing.XZ, 5000),
         (zlib.compress(bytes(2 * MIB)), Packing.ZLIB, 2 * MIB),  # more than is unpacked at once
-        (gzip.compress(_noise(9000))[:-50], Packing.GZIP, None),
-        (gzip.compress(b"hardly any"), Packing.GZIP, None),
-        (gzip.compress(_noise(2 * MIB))[:-50], Packing.GZIP, None),
+        (gzip.compress(_noise(9000), mtime=0)[:-50], Packing.GZIP, None),
+        (gzip.compress(b"hardly any", mtime=0), Packing.GZIP, None),
+        (gzip.compress(_noise(2 * MIB), mtime=0)[:-50], Packing.GZIP, None),
         (b"\x1f\x8b\x08\0magic alone" + bytes(1000), Packing.GZIP, None),
         (b"\x28\xb5\x2f\xfd", Packing.ZSTD, None),
         (b"", Packing.ZLIB, 10),
@@ -156,7 +156,7 @@ def test_a_stream_in_several_places_is_marked_where_they_meet(tmp_path: Path) ->
 
 
 def test_magic_numbers_inside_a_stream_are_no_streams(tmp_path: Path) -> None:
-    inner = gzip.compress(_noise(5000))
+    inner = gzip.compress(_noise(5000), mtime=0)
     stored = zlib.compressobj(0, wbits=31)
     outer = stored.compress(inner) + stored.flush()
     image = _Image()
@@ -190,7 +190,7 @@ def test_the_same_whatever_the_jobs(tmp_path: Path) -> None:
     for number in range(600):  # several batches
         content = _noise(2000, number)
         image.add(zlib.compress(content), Packing.ZLIB, size=2000 if number % 7 else 1999)
-    image.add(gzip.compress(_noise(2 * MIB)), Packing.GZIP)
+    image.add(gzip.compress(_noise(2 * MIB), mtime=0), Packing.GZIP)
     assert image.open(tmp_path, jobs=1) == image.open(tmp_path, jobs=2)
 
 
@@ -210,6 +210,6 @@ def test_candidates_rise() -> None:
 def test_what_is_just_short_enough_is_unpacked_at_once(tmp_path: Path) -> None:
     image = _Image()
     for extra in (0, 1):
-        image.add(gzip.compress(bytes(BLOCK_CONTENT_BYTES_MAX + extra)), Packing.GZIP)
+        image.add(gzip.compress(bytes(BLOCK_CONTENT_BYTES_MAX + extra), mtime=0), Packing.GZIP)
     blocks, _ = image.open(tmp_path)
     assert [one.is_long for one in blocks] == [False, True]
