@@ -63,9 +63,7 @@ PACK_XZ_BLOCK_BYTES_MAX = 192 * MIB  # xz -T cuts at three dictionaries
 PACK_ZSTD_WINDOW_LOG_MAX = 27  # zstd --long and -22 --ultra; more needs a flag to unpack
 PACK_CLUSTER_BYTES_MAX = 1 * MIB  # physical cluster of erofs
 PACK_AHEAD_BYTES_MAX = 64 * KIB  # content behind a block that its encoder saw; LZ4 looks no farther
-PACK_PIECE_BYTES = (
-    128 * KIB
-)  # what an encoder gets at once: ZSTD_CStreamInSize, on which it depends
+PACK_PIECE_BYTES = 128 * KIB  # given to an encoder at once: ZSTD_CStreamInSize, which shows
 GZIP_HEADER_BYTES_MAX = 64 * KIB  # with name and comment; Linux paths end at 4096
 GZIP_ANSWER_TIMEOUT_S = 30.0  # for gzip --version; a board under load takes a second
 RECIPE_SEARCHES_MAX = 16  # blocks of one image for which all candidates are tried
