@@ -66,6 +66,25 @@ def test_new_bytes_cost_more_than_differences_and_are_told_apart() -> None:
     assert tallies[1].alone == 0  # the frame has a source, only nothing like this
 
 
+def test_each_stream_is_shared_by_what_it_holds() -> None:
+    # The first file differs in one long stretch, the second in 50 places by a byte each.
+    target = bytearray(A + B)
+    target[1000:2000] = bytes(one ^ 0x55 for one in target[1000:2000])
+    for place in range(4000, 8000, 80):
+        target[place] ^= 0x55
+    maker = Maker(A + B)
+    maker.edit(WHOLE, A + B, bytes(target))
+    made = maker.finish()
+    tallies = explained(made, files(4000, 4000))
+
+    assert (tallies[0].differing, tallies[1].differing) == (1000, 50)
+    assert (tallies[0].places, tallies[1].places) == (2, 50)  # the instruction begins at 0
+    # A stream of nothing takes a few bytes too, and is shared by size.
+    numbers, values, extra = (stream.encoded_size for stream in made.index.frames[0].streams)
+    wanted = numbers * 2 / 52 + values * 1000 / 1050 + extra / 2
+    assert tallies[0].encoded == pytest.approx(wanted, abs=3)
+
+
 def test_a_data_frame_is_shared_by_what_is_not_zero() -> None:
     maker = Maker(None)
     maker.data(A[:3000] + bytes(3000) + C[:1000])
