@@ -104,6 +104,7 @@ def _dask(folder: Path, command: str, *options: object) -> subprocess.Popen[byte
         return subprocess.Popen(
             [*words, *map(str, options)],
             cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},  # tasks of tests
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
