@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.byterange import ByteRange
@@ -14,6 +14,7 @@ FILE, TABLE = EntryKind.FILE, EntryKind.TABLE
 XZ = Packing.XZ
 
 
+@settings(deadline=None)  # other work may hold the processor
 @given(st.integers(0, 1 << 40), st.lists(st.integers(0, 1 << 40), min_size=1))
 def test_shares_add_up_and_are_off_by_less_than_one(total: int, weights: list[int]) -> None:
     shares = share(total, weights)
@@ -135,6 +136,7 @@ def test_content_of_an_archive_is_known_byte_by_byte() -> None:
     assert owners.unpacked(ByteRange(1000 + 64 * 1024 + 91, 90), 700) == [Stretch(700, 1)]
 
 
+@settings(deadline=None)  # other work may hold the processor
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.integers(1, 60))),
     st.integers(0, 200),
@@ -161,6 +163,7 @@ def test_any_map_gives_each_byte_one_owner(
     assert not any(one and other for one, other in pairwise(gaps))
 
 
+@settings(deadline=None)  # other work may hold the processor
 @given(st.lists(st.integers(1, 100), min_size=1), st.integers(0, 1000))
 def test_fitted_keeps_owners_and_fills_the_size(sizes: list[int], size: int) -> None:
     made = fitted([Stretch(one, number) for number, one in enumerate(sizes)], size)

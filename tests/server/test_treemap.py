@@ -5,7 +5,7 @@ from itertools import combinations
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.errors import UsageError
@@ -36,6 +36,7 @@ def letters(picture: ET.Element) -> list[str]:
     return [one.text or "" for one in picture.iter(f"{SVG}text")]
 
 
+@settings(deadline=None)  # other work may hold the processor
 @given(
     st.lists(st.integers(1, 10**9), min_size=1, max_size=60),
     st.floats(1, 2000),
@@ -113,6 +114,7 @@ def test_a_file_and_a_folder_may_have_one_name() -> None:
     assert {"boot: 500 B", "boot/kernel: 500 B"} <= set(found)
 
 
+@settings(deadline=None)  # other work may hold the processor
 @given(
     st.lists(
         st.tuples(
