@@ -1,7 +1,8 @@
 """Whose bytes stand where in an image: its files, its file system's tables, or no one's.
 
 Made of a `FileMap`, and of the archives in it. An owner is the number of an entry, or UNOWNED: free
-space, padding, an image without a file system. Bytes that several files share belong to the one whose extent begins first.
+space, padding, an image without a file system. Bytes that several files share belong to the one whose extent begins first; those that a file shares
+with a table to the file: erofs keeps the ends of files among its inodes.
 
 Not here: what a payload does with the bytes (explain.py).
 """
@@ -13,7 +14,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.filemap import FileMap, Packing
+from slipstream.delta.filemap import EntryKind, FileMap, Packing
 from slipstream.delta.limits import GZIP_HEADER_BYTES_MAX
 from slipstream.server.archives import Archive
 
@@ -55,17 +56,20 @@ class Ownership:
         """`archives` rise by place."""
         self.entries = list(found.entries)
         self._blocks = {block.place.offset: number for number, block in enumerate(found.blocks)}
-        plain: list[_Area] = []
+        files: list[_Area] = []
+        tables: list[_Area] = []
         inside: defaultdict[int, list[_Area]] = defaultdict(list)
         for owner, entry in enumerate(found.entries):
+            plain = tables if entry.kind is EntryKind.TABLE else files
             for extent in entry.extents:
                 area = _Area(extent.place, extent.place + extent.size, owner)
                 (plain if extent.block is None else inside[extent.block]).append(area)
         self._inside = {number: _Areas(areas) for number, areas in inside.items()}
         for number, areas in self._inside.items():
             block = found.blocks[number]
-            plain += areas.scaled(block.place, block.packing)
-        self._plain = _Areas(plain)
+            files += areas.scaled(block.place, block.packing)
+        self._files = _Areas(files)
+        self._tables = _Areas(tables)
         self._archive_begins = [archive.begin for archive in archives]
         self._archives: list[_Areas] = []
         for archive in archives:
@@ -81,7 +85,13 @@ class Ownership:
 
     def standing(self, place: ByteRange) -> list[Stretch]:
         """The owners of a range of the image. Bytes of a block count for what they unpack to."""
-        return self._plain.within(place.offset, place.end)
+        found: list[Stretch] = []
+        position = place.offset
+        for one in self._files.within(position, place.end):
+            end = position + one.size
+            found += self._tables.within(position, end) if one.owner == UNOWNED else [one]
+            position = end
+        return found
 
     def unpacked(
         self, place: ByteRange, size: int, begin: int | None = None, inside: int = 0

@@ -135,6 +135,29 @@ def test_an_image_without_a_file_system_is_explained_too(tmp_path: Path) -> None
     assert any(note.startswith("target: ") for note in told["notes"])
 
 
+@pytest.mark.parametrize("kind", ["squashfs xz", "erofs lz4hc"])
+def test_files_in_the_blocks_of_a_compressed_file_system_are_told_apart(
+    tmp_path: Path, kind: str
+) -> None:
+    trees = make_trees(tmp_path, nested=False)
+    source = make_image(kind, trees.source, tmp_path / "source.img")
+    target = make_image(kind, trees.target, tmp_path / "target.img")
+    payload = tmp_path / "payload"
+    build_payload(source, target, payload, jobs=1, memory_bytes=96 * MIB, profile="fast")
+    told = json.loads(inspect(payload, "--files", "--target", target, "--source", source, "--json"))
+    rows = {row["path"]: row for row in told["files"]}
+
+    assert sum(row["encoded_bytes"] for row in told["files"]) == payload.stat().st_size
+    assert rows["usr/share/new"]["kind"] == "new"
+    new = rows["usr/share/new"]
+    assert new["fresh_bytes"] + new["differing_bytes"] > 5900  # 6000 bytes of noise, few of them 0
+    for n in range(6):
+        assert rows[f"lib/modules/6.1.20/module-{n}.ko"]["kind"] == "changed"
+        unchanged = rows.get(f"usr/share/doc/package-{n}/copyright", {"encoded_bytes": 0})
+        assert unchanged["encoded_bytes"] < 100
+    assert told["kinds"]["changed"] > 10 * told["kinds"].get("unattributed", 0)
+
+
 def test_the_picture_has_the_files(files: Files, tmp_path: Path) -> None:
     inspect(*files.words, "--svg", tmp_path / "map.svg")
 

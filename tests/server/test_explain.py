@@ -160,6 +160,40 @@ def test_a_stream_inside_a_block_counts_for_who_has_its_packed_bytes() -> None:
     assert UNOWNED not in tallies
 
 
+def test_content_over_several_outer_parts_counts_for_each() -> None:
+    # Middle bytes as they are: those of two blocks, and plain ones between them.
+    outer = recipe_of(Packer.ZLIB, 9, 15, 8, 0)
+    first, last = pack(outer, A[:1500], 0), pack(outer, B[:2500], 0)
+    target = first + C[:1000] + last
+    maker = Maker(None)
+    maker.data(
+        A[:1500] + C[:1000] + B[:2500],
+        made=target,
+        outer=[Part(1500, len(first), outer), Part(1000, 1000), Part(2500, len(last), outer)],
+    )
+    at = len(first) + 1000
+    found = FileMap(
+        "test",
+        blocks=[
+            Block(Packing.ZLIB, ByteRange(0, len(first)), 1500),
+            Block(Packing.ZLIB, ByteRange(at, len(last)), 2500),
+        ],
+        entries=[
+            Entry(EntryKind.FILE, "first", 1500, (Extent(0, 1500, 0, 0),)),
+            Entry(EntryKind.FILE, "plain", 1000, (Extent(0, 1000, len(first)),)),
+            Entry(EntryKind.FILE, "last", 2500, (Extent(0, 2500, 0, 1),)),
+        ],
+    )
+    tallies = explained(maker.finish(), found)
+
+    assert [(tallies[n].coded, tallies[n].opened) for n in range(3)] == [
+        (1500, 1500),
+        (1000, 0),
+        (2500, 2500),
+    ]
+    assert UNOWNED not in tallies
+
+
 def test_files_of_an_archive_are_told_apart_over_the_frames_of_its_stream() -> None:
     # Three frames; file 1 ends, and file 2 begins, in the middle of the second.
     recipe = recipe_of(Packer.GZIP_ZLIB, 6, 8)
