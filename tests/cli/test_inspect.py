@@ -1,6 +1,7 @@
 """`slipstream inspect --files`: on a real file system, in words, in JSON, and as a picture."""
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -12,7 +13,7 @@ from slipstream.cli import cli
 from slipstream.delta.errors import DigestMismatch, FormatError, SlipstreamError, UsageError
 from slipstream.delta.limits import MIB
 from slipstream.server.build import build_payload
-from tests.server.image_pairs import make_image, make_trees
+from tests.server.image_pairs import make_image, make_trees, text
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,25 @@ def test_files_in_the_blocks_of_a_compressed_file_system_are_told_apart(
         unchanged = rows.get(f"usr/share/doc/package-{n}/copyright", {"encoded_bytes": 0})
         assert unchanged["encoded_bytes"] < 100
     assert told["kinds"]["changed"] > 10 * told["kinds"].get("unattributed", 0)
+
+
+def test_what_was_not_opened_is_named(tmp_path: Path) -> None:
+    images = []
+    for side, later in (("source", False), ("target", True)):
+        document = text(1, 90_000, later=later)
+        # Huffman codes alone: no gzip makes this, and no recipe.
+        encoder = zlib.compressobj(6, wbits=31, strategy=zlib.Z_HUFFMAN_ONLY)
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "document.gz").write_bytes(encoder.compress(document) + encoder.flush())
+        (tmp_path / side / "document").write_bytes(document)
+        images.append(make_image("ext4", tmp_path / side, tmp_path / f"{side}.img"))
+    source, target = images
+    build_payload(source, target, tmp_path / "payload", jobs=1, memory_bytes=96 * MIB)
+    told = json.loads(inspect(tmp_path / "payload", "--files", "--target", target, "--json"))
+    why = {row["path"]: row["why"] for row in told["files"]}
+
+    assert why["document.gz"].startswith("its gzip content was not opened; ")
+    assert "not opened" not in why["document"]
 
 
 def test_the_picture_has_the_files(files: Files, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from slipstream.delta.byterange import ByteRange
+from slipstream.delta.frame import Part
 from slipstream.delta.limits import BLOCK_BYTES, MIB
+from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer
 from slipstream.server.forecast import estimate_full_bytes, forecast, written_bytes
 from tests.delta.payloads import Maker, recipe_of
@@ -33,11 +35,13 @@ def test_what_is_packed_again_is_counted_by_recipe() -> None:
     maker = Maker(content)
     for one in (recipe, recipe, other):
         maker.packed(one, content)
+    packed = pack(recipe, content[:400], 0)
+    maker.data(content[:400], made=packed, outer=[Part(400, len(packed), recipe)])
     maker.copy([ByteRange(0, 600)], content)
     index = maker.finish().index
     found = forecast(index)
 
-    assert found.packed_bytes == {recipe: 1200, other: 600}
+    assert found.packed_bytes == {recipe: 1600, other: 600}
     assert found.libraries == (recipe.library,)
     assert found.memory_bytes == index.memory_bytes
     assert found.scratch_bytes == 0

@@ -24,6 +24,11 @@ def test_a_level_between_two_takes_as_long_as_the_slower() -> None:
     assert packing_s(between, 3 * 10**6) == pytest.approx(3 * packing_s(between, 10**6))
 
 
+def test_a_level_that_was_measured_has_its_own_figure() -> None:
+    for level, speed in SPEEDS[Packer.ZLIB]:
+        assert packing_s(recipe_of(Packer.ZLIB, level, 15, 8, 0), 10**6) == 1 / speed
+
+
 def test_the_level_of_lzo_is_that_of_its_best_algorithm() -> None:
     assert packing_s(recipe_of(Packer.LZO, 0, 0), 10**6) < packing_s(
         recipe_of(Packer.LZO, 4, 9), 10**6

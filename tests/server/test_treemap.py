@@ -96,9 +96,9 @@ def test_folders_are_around_what_is_in_them() -> None:
 
 def test_what_is_too_small_to_see_is_one_area() -> None:
     small = [Leaf(f"small {n}", 1, "new") for n in range(500)]
-    picture = drawn(Leaf("large", 10**6, "changed"), *small)
+    picture = drawn(Leaf("the large one", 10**6, "changed"), *small)
 
-    assert set(boxes(picture)) == {"large: 1000000 B", "500 smaller ones: 500 B"}
+    assert set(boxes(picture)) == {"the large one: 1000000 B", "500 smaller ones: 500 B"}
 
 
 def test_the_legend_has_the_groups_that_occur() -> None:
