@@ -6,16 +6,18 @@ much its frames need (frame_table.py, `TableSums`); what is planned by this file
 are bytes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
+from slipstream.delta.byterange import ByteRange
 from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile, frame_bytes
-from slipstream.delta.frame import Part
+from slipstream.delta.frame import FrameKind, frame_memory_bytes
 from slipstream.delta.limits import (
     CHUNK_BYTES,
     FRAME_TARGET_BYTES_MAX,
     KIB,
     MIB,
+    PACK_AHEAD_BYTES_MAX,
     UNPACK_AHEAD_BYTES,
     UNPACK_CACHE_BYTES,
 )
@@ -61,12 +63,13 @@ class MemoryBudget:
         self, blocks: Sequence[OpenBlock], depth: int
     ) -> "tuple[MemoryBudget, frozenset[int]]":
         """What is left beside single blocks, nested `depth` deep, and which of them are too large
-        to be unpacked, by content address: those that leave no room for a frame, or for the long
-        streams that are packed again."""
+        to be unpacked, by content address: those that leave no room for a frame, or for packing
+        the others again."""
         needed = frame_bytes(self.profile.window_bytes)
         for block in blocks:
-            if block.is_long and block.recipe is not None:
-                needed = max(needed, self._long_bytes(block))
+            if block.recipe is not None:
+                packing = self._long_bytes(block) if block.is_long else self._packing_bytes(block)
+                needed = max(needed, packing)
         most = (self.room_bytes - needed) // depth
         single = [(unpacking_bytes(one), one.content.offset) for one in blocks if not one.is_long]
         largest = max((size for size, _ in single if size <= most), default=0)
@@ -77,9 +80,14 @@ class MemoryBudget:
         """Most that the packer of a block may hold; not above 0 where it has to stay packed."""
         if block.is_long:
             return self.room_bytes - self._long_bytes(block)
-        # Content, what is packed of it, and what is packed of that once more.
-        frame = 3 * self.profile.window_bytes + sum(place.size for place in block.places)
-        return self.room_bytes - 2 * unpacking_bytes(block) - frame
+        return self.room_bytes - unpacking_bytes(block) - self._packing_bytes(block)
+
+    def _packing_bytes(self, block: OpenBlock) -> int:
+        """What packing a single block in a frame of a whole window holds."""
+        held = 0 if block.recipe is None else pack_memory_bytes(block.recipe, block.content.size)
+        # Content, what is packed of it, which may be packed twice, and the block alone.
+        held += 3 * self.profile.window_bytes + block.content.size + PACK_AHEAD_BYTES_MAX
+        return held + 2 * sum(place.size for place in block.places)
 
     def _long_bytes(self, block: OpenBlock) -> int:
         """What the shortest frames of a long block hold: encoder, and a source that is much like it."""
@@ -96,9 +104,13 @@ class MemoryBudget:
         return window
 
     def kept_windows(
-        self, sources: Iterable[OpenBlock], targets: Iterable[OpenBlock]
+        self,
+        sources: Iterable[OpenBlock],
+        targets: Iterable[OpenBlock],
+        closed: Container[int] = (),
     ) -> dict[int, int]:
-        """How much content of each long block a cursor keeps, by content address.
+        """How much content of each long block a cursor keeps, by content address; the `closed` are
+        not read at all.
 
         A target stream may be read anywhere, later, if all of it fits beside a frame: an initrd
         holds the modules that stand in the root file system again.
@@ -112,7 +124,7 @@ class MemoryBudget:
         left = self.room_bytes - frame_bytes(self.profile.window_bytes)
         for one in held:
             needed = cursor_bytes(one, one.content.size)
-            if one.is_long and needed <= left:
+            if one.is_long and one.content.offset not in closed and needed <= left:
                 windows[one.content.offset] = one.content.size
                 left -= needed
         return windows
@@ -121,18 +133,13 @@ class MemoryBudget:
         """What all cursors may hold while a frame of this window is decoded; below 0 where already
         the frame is too much."""
         partition = window.partition
-        size = partition.content_size
-        parts = (*partition.parts, *partition.outer)
-        whole = max((_packer_bytes(part) for part in parts if part.is_whole), default=0)
-        frame = max(frame_bytes(size), 3 * size + whole)
+        parts, outer = partition.frame_parts, partition.frame_outer
+        place = ByteRange(0, partition.target_size)
+        packing = frame_memory_bytes(FrameKind.DATA, place, (), (), parts, outer)
+        decoding = frame_bytes(partition.content_size)
         long = partition.long_part
         if long is None:  # frames that only copy stand between such, and cursors stay
-            return self.room_bytes - max(frame, frame_bytes(self.profile.window_bytes))
-        return self.room_bytes - frame - _packer_bytes(long)
-
-
-def _packer_bytes(part: Part) -> int:
-    """What packing a part holds besides its content, and what it gives."""
-    return (
-        0 if part.recipe is None else pack_memory_bytes(part.recipe, part.size) + part.packed_size
-    )
+            decoding = max(decoding, frame_bytes(self.profile.window_bytes))
+        elif long.recipe is not None:
+            decoding += pack_memory_bytes(long.recipe, long.size)
+        return self.room_bytes - max(packing, decoding)

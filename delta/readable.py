@@ -28,22 +28,25 @@ class Readable:
         source_size: int,
         groups: Sequence[Sequence[OpenBlock]],
         windows: Mapping[int, int],
-        too_large: Container[int],
+        closed: Container[int],
         room_of: Callable[[Window], int],
     ) -> None:
         """`groups` are opened blocks in the order of their contents: all of a group are of the
         source, or all of the target and rise by what must be made to read them. `windows` gives
-        for the content address of a long block how much of it a cursor keeps; `too_large` are the
-        addresses of other blocks that are never read. `room_of` says what cursors may hold while
+        for the content address of a long block how much of it a cursor keeps; `closed` are the
+        addresses of blocks that are never read. `room_of` says what cursors may hold while
         a frame of a window is decoded."""
         self._source_size = source_size
-        self._groups = [_Group(group, windows, too_large) for group in groups if group]
+        self._groups = [_Group(group, windows, closed) for group in groups if group]
         self._windows = windows
         self._forward = [
             one
             for group in groups
             for one in group
-            if one.is_long and not one.end and windows[one.content.offset] < one.content.size
+            if one.is_long
+            and not one.end
+            and one.content.offset not in closed
+            and windows[one.content.offset] < one.content.size
         ]
         # A cursor on all of a long target stream takes the memory that the encoder of another one
         # may need: it waits until they are done.
@@ -152,16 +155,20 @@ class _Group:
         self,
         blocks: Sequence[OpenBlock],
         windows: Mapping[int, int],
-        too_large: Container[int],
+        closed: Container[int],
     ) -> None:
         self._begin = blocks[0].content.offset
         self._ends = list(accumulate((one.end for one in blocks), max))
         self._contents = [one.content for one in blocks]
         self._of_target = bool(blocks[0].end)
         self._apart = [
-            (one.content, one.is_long and windows[one.content.offset] >= one.content.size)
+            (
+                one.content,
+                one.content.offset not in closed
+                and windows[one.content.offset] >= one.content.size,
+            )
             for one in blocks
-            if one.is_long or one.content.offset in too_large
+            if one.is_long or one.content.offset in closed
         ]
 
     def areas(self, made: int, barred: Container[int], *, long: bool) -> Iterator[tuple[int, int]]:

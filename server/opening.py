@@ -53,6 +53,10 @@ class Opening:
         """All that was opened of the target."""
         return [*self.groups[1], *self.groups[3]]
 
+    def without_inner(self) -> "Opening":
+        """The same, but that streams in blocks are not packed again."""
+        return replace(self, inner=Opened.of(()))
+
     def changed(self, base: int) -> list[Run]:
         """Runs over all that is packed again, rising."""
         places = {one.packed[0] for one in self.outer.blocks}

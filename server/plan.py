@@ -96,18 +96,17 @@ class DeltaPlanner:
         of_source, of_target = self._threads.map(read_filesystem, (self._source, self._target))
         found = match_grains(source_scan.hashes, target_scan.hashes)
         joined = join_zeros(found, source_scan.hashes, ZERO_BYTES_MIN)
-        opening = self._images.open(of_source, of_target, joined)
+        opening, budget, closed = self._within_memory(
+            self._images.open(of_source, of_target, joined)
+        )
         runs = overlay(joined, opening.equal)
         runs = overlay(runs, opening.changed(self._files.source_size))
         settled = settle(runs, self._target.size, self._profile.absorb_bytes)
         # What the comparison refuses (never seen) is changed after all.
         settled = settle(self._verify(settled), self._target.size, self._profile.absorb_bytes)
-        budget, too_large = MemoryBudget(self._profile).with_blocks(
-            [*opening.sources, *opening.targets], depth=2 if any(opening.groups[2:]) else 1
-        )
-        windows = budget.kept_windows(opening.sources, opening.targets)
+        windows = budget.kept_windows(opening.sources, opening.targets, closed)
         base = self._files.source_size
-        readable = Readable(base, opening.groups, windows, too_large, budget.cursors_bytes)
+        readable = Readable(base, opening.groups, windows, closed, budget.cursors_bytes)
         changed = {
             run.target: self._windows(run, opening, budget)
             for run in settled
@@ -129,6 +128,21 @@ class DeltaPlanner:
         ]
         blocks = [one for group in opening.groups for one in group]
         return DeltaPlan(pieces, blocks, windows, notes)
+
+    def _within_memory(self, opening: Opening) -> tuple[Opening, MemoryBudget, frozenset[int]]:
+        """What can be made of it with the memory of the device, and what is never read.
+
+        Blocks are worth more than the streams in them, which take as much memory once more.
+        """
+        budget = MemoryBudget(self._profile)
+        blocks = [one for group in opening.groups[:2] for one in group]
+        inner = [one for group in opening.groups[2:] for one in group]
+        if inner:
+            with_inner, too_large = budget.with_blocks([*blocks, *inner], depth=2)
+            if not too_large:
+                return opening, with_inner, too_large
+        budget, too_large = budget.with_blocks(blocks, depth=1)
+        return opening.without_inner(), budget, too_large.union(one.content.offset for one in inner)
 
     def _prove(self, blocks: Sequence[OpenBlock], hints: Mapping[str, int]) -> list[OpenBlock]:
         return prove(

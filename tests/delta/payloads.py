@@ -10,7 +10,7 @@ made = maker.finish()                                             made.index, ma
 import itertools
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
@@ -19,7 +19,7 @@ import bsdiff4.core
 import numpy as np
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.codec import Codec, compress
+from slipstream.delta.codec import Codec, compress, decompress
 from slipstream.delta.decode import FrameDecoder
 from slipstream.delta.digest import Digest
 from slipstream.delta.filemap import Packing
@@ -29,7 +29,7 @@ from slipstream.delta.packing.libraries import available
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe, library_of
 from slipstream.delta.packing.unpack import UnpackCursor
-from slipstream.delta.payload import Index, dump_index, parse_index
+from slipstream.delta.payload import HEADER_BYTES, Index, dump_index, parse_index
 from slipstream.delta.sparsify import write_numbers
 from slipstream.delta.stream_table import PackedStream
 
@@ -325,6 +325,43 @@ def _cuts(recipe: Recipe, packed: bytes, contents: Sequence[int]) -> list[int]:
                 piece = b""
         cuts.append(fed)
     return cuts
+
+
+def everything() -> Made:
+    """A small payload with streams, blocks, parts of both stages, a long stream, and reading of the target."""
+    block, long = recipe_of(*BLOCK_RECIPES[0]), recipe_of(*LONG_RECIPES["gzip of zlib"])
+    content = text(1, 9000)
+    packed = pack(block, content, 0)
+    stream = pieces(text(2, 60_000), 9000)
+    size = 3 * len(packed) + 100 + len(pack(long, b"".join(stream), 0))
+    maker = Maker(packed, size)
+    at = maker.stream(block.packing, [ByteRange(0, len(packed))], len(content))
+    maker.packed(block, content)
+    maker.copy(
+        [ByteRange(at, len(content))],
+        content,
+        made=packed,
+        outer=[Part(len(content), len(packed), block)],
+    )
+    maker.long(long, stream)
+    maker.zero(100)
+    maker.copy([ByteRange(maker.base, len(packed))], packed)
+    return maker.finish()
+
+
+def with_table(made: Made, change: Callable[[bytearray], None]) -> bytes:
+    """The index of a payload, with changes in its table."""
+    raw = bytearray(made.index.raw)
+    _, table_size, encoded_size = struct.unpack_from("<III", raw, 24)
+    table = bytearray(
+        decompress(Codec.ZSTD, bytes(raw[HEADER_BYTES : HEADER_BYTES + encoded_size]), table_size)
+    )
+    change(table)
+    encoded = compress(Codec.ZSTD, bytes(table))
+    digests = raw[HEADER_BYTES + encoded_size :]
+    struct.pack_into("<II", raw, 28, len(table), len(encoded))
+    struct.pack_into("<I", raw, 12, HEADER_BYTES + len(encoded) + len(digests))
+    return bytes(raw[:HEADER_BYTES]) + encoded + bytes(digests)
 
 
 def run(made: Made, numbers: Sequence[int] | None = None, standing: bytes | None = None) -> bytes:

@@ -141,9 +141,8 @@ def test_cursors_have_what_a_frame_leaves() -> None:
     assert left((Part(MIB, 1000, XZ),)) < plain
     assert left((Part(MIB, 1000, LARGE_XZ),)) < 0
     begun = Part(512 * KIB, 1000, XZ, ends=False)
-    assert left((begun,), 0) == (
-        budget.room_bytes - frame_bytes(512 * KIB) - pack_memory_bytes(XZ, 1) - 1000
-    )
+    held = frame_bytes(512 * KIB) + pack_memory_bytes(XZ, 1)
+    assert left((begun,), 0) == budget.room_bytes - held
 
 
 def test_unpacking_holds_packed_bytes_and_content_several_times() -> None:

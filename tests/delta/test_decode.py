@@ -1,9 +1,8 @@
 """Frames to bytes: every kind, resumed anywhere, and fed with what an attacker has."""
 
 import random
-import struct
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,25 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.codec import Codec, compress, decompress
+from slipstream.delta.codec import Codec, compress
 from slipstream.delta.decode import ChunkAssembler, FrameDecoder, decode_frame
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DigestMismatch, FormatError, PackingUnavailable
-from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame
+from slipstream.delta.frame import Frame, FrameKind, Stream, make_frame
 from slipstream.delta.limits import CHUNK_BYTES, MIB, NUMBERS_BYTES_MAX
-from slipstream.delta.packing.pack import pack
-from slipstream.delta.payload import HEADER_BYTES, parse_index
+from slipstream.delta.payload import parse_index
 from slipstream.delta.repack import Piece
 from slipstream.delta.rows import write_number
 from tests.delta.payloads import (
-    BLOCK_RECIPES,
-    LONG_RECIPES,
     Made,
     Maker,
-    pieces,
-    recipe_of,
+    everything,
     run,
-    text,
+    with_table,
 )
 
 SOURCE = random.Random(1).randbytes(20_000)
@@ -334,44 +329,7 @@ def test_a_diff_of_very_many_numbers_keeps_to_the_declared_memory() -> None:
 # --- a table that was signed and is hostile: every number in it may be anything
 
 
-def everything() -> Made:
-    """Streams, blocks, parts of both stages, a long stream, and reading of the target."""
-    block, long = recipe_of(*BLOCK_RECIPES[0]), recipe_of(*LONG_RECIPES["gzip of zlib"])
-    content = text(1, 9000)
-    packed = pack(block, content, 0)
-    stream = pieces(text(2, 60_000), 9000)
-    size = 3 * len(packed) + 100 + len(pack(long, b"".join(stream), 0))
-    maker = Maker(packed, size)
-    at = maker.stream(block.packing, [ByteRange(0, len(packed))], len(content))
-    maker.packed(block, content)
-    maker.copy(
-        [ByteRange(at, len(content))],
-        content,
-        made=packed,
-        outer=[Part(len(content), len(packed), block)],
-    )
-    maker.long(long, stream)
-    maker.zero(100)
-    maker.copy([ByteRange(maker.base, len(packed))], packed)
-    return maker.finish()
-
-
 EVERYTHING = everything()
-
-
-def with_table(made: Made, change: Callable[[bytearray], None]) -> bytes:
-    """The index with changes in its table."""
-    raw = bytearray(made.index.raw)
-    _, table_size, encoded_size = struct.unpack_from("<III", raw, 24)
-    table = bytearray(
-        decompress(Codec.ZSTD, bytes(raw[HEADER_BYTES : HEADER_BYTES + encoded_size]), table_size)
-    )
-    change(table)
-    encoded = compress(Codec.ZSTD, bytes(table))
-    digests = raw[HEADER_BYTES + encoded_size :]
-    struct.pack_into("<II", raw, 28, len(table), len(encoded))
-    struct.pack_into("<I", raw, 12, HEADER_BYTES + len(encoded) + len(digests))
-    return bytes(raw[:HEADER_BYTES]) + encoded + bytes(digests)
 
 
 def test_the_table_of_this_test_is_the_table() -> None:

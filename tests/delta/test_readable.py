@@ -43,13 +43,13 @@ def _window(offset: int, size: int = 1000, long: Part | None = None) -> Window:
 def _readable(
     *groups: list[OpenBlock],
     windows: dict[int, int] | None = None,
-    too_large: tuple[int, ...] = (),
+    closed: tuple[int, ...] = (),
     room_of: Callable[[Window], int] = lambda _: 1 << 40,
 ) -> Readable:
     held = {
         one.content.offset: one.content.size for group in groups for one in group if one.is_long
     }
-    return Readable(SOURCE, groups, {**held, **(windows or {})}, too_large, room_of)
+    return Readable(SOURCE, groups, {**held, **(windows or {})}, closed, room_of)
 
 
 def _may_read(readable: Readable, window: Window, *places: ByteRange) -> list[bool]:
@@ -78,11 +78,12 @@ def test_blocks_of_the_source_at_once_of_the_target_when_they_are_made() -> None
         assert found == [True] * count + [False] * (6 - count)
 
 
-def test_blocks_that_are_too_large_are_never_read() -> None:
+@pytest.mark.parametrize("size", [100_000, 3 * MIB])
+def test_closed_blocks_are_never_read(size: int) -> None:
     contents = _Contents()
-    blocks = [contents.block(100_000) for _ in range(3)]
+    blocks = [contents.block(size) for size in (100_000, size, 100_000)]
     large = blocks[1].content
-    readable = _readable(blocks, too_large=(large.offset,))
+    readable = _readable(blocks, closed=(large.offset,))
     found = _may_read(readable, _window(0), *(one.content for one in blocks))
     assert found == [True, False, True]
 

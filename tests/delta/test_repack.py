@@ -257,6 +257,20 @@ def test_a_stream_of_another_length_is_refused() -> None:
             run(maker.finish())
 
 
+@pytest.mark.parametrize("name", LONG_RECIPES)
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_long_stream_keeps_to_the_declared_memory(name: str, first: int) -> None:
+    """From its beginning, and resumed: the encoder, one frame, and what waits."""
+    made = long_payload(name)
+    standing = made.target[: made.index.frames[first].target.offset]
+    standing = standing.ljust(len(made.target), b"\0")
+    tracemalloc.start()
+    assert run(made, range(first, len(made.index.frames)), standing) == made.target
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < made.index.memory_bytes + 3 * len(made.target)  # read, and made, in this test
+
+
 # --- frames between
 
 

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.errors import Rejected, Unavailable
+from slipstream.delta.errors import FormatError, Rejected, Unavailable
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import Part
 from slipstream.delta.limits import CHUNK_BYTES, KIB, MIB
 from slipstream.delta.packing.headers import GZIP_PLAIN_HEADER, unpack_memory_bytes
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe
+from slipstream.delta.payload import parse_index
 from slipstream.installer import pipe
 from slipstream.installer.pipe import frames_of
 from slipstream.installer.status import read_status
@@ -27,12 +28,14 @@ from tests.delta.payloads import (
     LONG_RECIPES,
     Made,
     Maker,
+    everything,
     long_parts,
     noise,
     pieces,
     recipe_of,
     text,
     touched,
+    with_table,
 )
 from tests.installer.lab import Killed, Lab, LabRelease, make_payload
 from tests.installer.rig import Rig
@@ -446,6 +449,28 @@ def test_what_is_not_made_yet_is_not_there(tmp_path: Path, ahead: int) -> None:
 
     assert rig.run()[: len(made.target)] == made.target
     assert "could not be made" in rig.words[0]
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_hostile_delta_costs_the_full_payload_and_no_more(data: st.DataObject) -> None:
+    """Whatever a signed table makes a decoder do, the image is made."""
+    made = everything()
+
+    def change(table: bytearray) -> None:
+        for _ in range(data.draw(st.integers(1, 3))):
+            place = data.draw(st.integers(0, len(table) - 1))
+            patch = data.draw(st.binary(min_size=1, max_size=3))
+            table[place : place + data.draw(st.integers(0, 3))] = patch
+
+    try:
+        index = parse_index(with_table(made, change))
+    except FormatError:
+        return
+    with TemporaryDirectory() as folder:
+        delta = (index, index.raw + made.body)
+        rig = Rig(Path(folder), made.target, made.source, b"", delta)
+        assert rig.run()[: len(made.target)] == made.target
 
 
 # --- the whole device
