@@ -67,6 +67,12 @@ PAIRS = {
             TREES["small-2"],
         ),
         Pair("major", "Debian 12 to Debian 13, without kernel", TREES["major-1"], TREES["major-2"]),
+        Pair(
+            "unrelated",
+            "fonts and sounds to Debian 12 without kernel",
+            TREES["other"],
+            TREES["small-2"],
+        ),
     )
 }
 
@@ -80,6 +86,7 @@ _KINDS_OF_PAIRS = (
     ("small", ("ext4-4k", "ext4-written", "erofs", "erofs-lz4hc-64k")),
     ("one", ("ext4-4k", "ext4-written", "squashfs-zstd", "squashfs-xz", "erofs-lz4hc")),
     ("major", ("ext4-4k", "squashfs-zstd", "squashfs-xz", "erofs-lz4hc")),
+    ("unrelated", ("ext4-4k", "squashfs-zstd")),
     ("small", ("squashfs-lz4", "squashfs-lzo", "squashfs-zstd-nofrag", "squashfs-xz-1m-nofrag")),
     ("small", ("squashfs-gzip-1m", "squashfs-xz-1m", "squashfs-zstd-1m")),
     ("small", ("erofs-lzma", "erofs-deflate", "erofs-zstd")),

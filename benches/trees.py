@@ -26,6 +26,7 @@ ONE_CHANGE = (
     f"--customize-hook=rm {_PIN_FOLDER}/one",
     '--customize-hook=sed -i "s/^#MaxAuthTries .*/MaxAuthTries 3/" "$1/etc/ssh/sshd_config"',
 )
+_UNRELATED = "fonts-noto-core,fonts-noto-extra,sound-theme-freedesktop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,13 @@ class Tree:
     large: bool  # with a kernel, an initrd and containerd
     image_bytes: int
     more: tuple[str, ...] = ()  # further arguments of mmdebstrap
+    alone: str = ""  # nothing but these packages, unpacked and not configured
 
     @property
     def recipe(self) -> str:
         """Names what is in the tree; two trees of one recipe share their archive file."""
+        if self.alone:
+            return f"{self.suite}-{self.name}"
         return "-".join(
             (
                 self.suite,
@@ -65,6 +69,8 @@ TREES = {
         Tree("one-1", "bookworm", later=True, large=False, image_bytes=SMALL, more=ONE_CHANGE),
         Tree("major-1", "bookworm", later=True, large=False, image_bytes=MAJOR),
         Tree("major-2", MAJOR_SUITE, later=True, large=False, image_bytes=MAJOR),
+        # Fonts and sounds: nothing that a root file system has.
+        Tree("other", "bookworm", later=False, large=False, image_bytes=SMALL, alone=_UNRELATED),
     )
 }
 
@@ -101,12 +107,13 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _bootstrap(tree: Tree, archive: Path) -> None:
     part = archive.with_suffix(".part.tar")
-    packages = (LARGE_PACKAGES if tree.large else PACKAGES).format(arch=debian_architecture())
+    packages = LARGE_PACKAGES if tree.large else PACKAGES
+    packages = tree.alone or packages.format(arch=debian_architecture())
     subprocess.run(
         [
             "mmdebstrap",
             "--quiet",
-            "--variant=minbase",
+            f"--variant={'extract' if tree.alone else 'minbase'}",
             f"--include={packages}",
             "--aptopt=APT::Install-Recommends false",
             *tree.more,
