@@ -33,6 +33,7 @@ _ZSTD_LEVEL = 19
 _ZSTD_WINDOW_LOG = CODEC_WINDOW_BYTES_MAX.bit_length() - 1
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
 _LZMA_DICT_MIN = 4 * KIB  # liblzma's LZMA_DICT_SIZE_MIN
+_CHUNK_BYTES = 64 * KIB  # most that an uncompressed chunk of LZMA2 holds
 _BZ2_LEVEL = 9
 _ZLIB_LEVEL = 9
 _RAW_DEFLATE = -15  # no zlib header, no checksum: the digest covers the encoded bytes
@@ -46,6 +47,7 @@ class Codec(IntEnum):
     LZMA2 = 2  # raw chunks, no container; the dictionary size follows from the decoded size
     BZ2 = 3
     ZLIB = 4  # raw deflate
+    LZMA2_PREFIX = 5  # LZMA2 that may repeat what stands before it: the frame's source bytes
 
 
 def compress(
@@ -55,8 +57,8 @@ def compress(
 
     `level` is the codec's own scale (zstd 1..22, LZMA2 presets, bz2 and zlib 1..9); None is the
     smallest result at a sensible price. Without `contexts` LZMA2 expects nothing of the byte before
-    and of the place of a byte: best for differences. FormatError for more than
-    CODEC_DECODED_BYTES_MAX.
+    and of the place of a byte: best for differences. LZMA2_PREFIX is made behind nothing here, behind a
+    prefix by prefix.py. FormatError for more than CODEC_DECODED_BYTES_MAX.
     """
     _check_size(codec, len(data))
     match codec:
@@ -73,9 +75,11 @@ def compress(
                 write_dict_id=0,
             )
             return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
-        case Codec.LZMA2:
+        case Codec.LZMA2 | Codec.LZMA2_PREFIX:
             preset = _LZMA_PRESET if level is None else level
             dictionary = lzma_dict_size(len(data))
+            if codec is Codec.LZMA2_PREFIX:
+                dictionary = prefix_dict_size(0, len(data))
             options = {"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}
             if not contexts:
                 options |= {"lc": 0, "lp": 0, "pb": 0}
@@ -101,11 +105,11 @@ def compress_smallest(
     return best, encoded
 
 
-def decompress(codec: Codec, data: Data, size: int) -> bytes:
+def decompress(codec: Codec, data: Data, size: int, prefix: bytes = b"") -> bytes:
     """Exactly `size` bytes out of the whole of `data`, or FormatError.
 
-    Peak memory: `size` twice over (the codecs of the standard library join their output) and
-    `codec_memory_bytes`.
+    `prefix` is what LZMA2_PREFIX may repeat; the other codecs do not look at it. Peak memory: `size`
+    twice over (the codecs of the standard library join their output) and `codec_memory_bytes`.
     """
     _check_size(codec, size)
     match codec:
@@ -121,6 +125,8 @@ def decompress(codec: Codec, data: Data, size: int) -> bytes:
             decoded = _drain(codec, bz2.BZ2Decompressor(), data, size)
         case Codec.ZLIB:
             decoded = _drain(codec, zlib.decompressobj(_RAW_DEFLATE), data, size)
+        case Codec.LZMA2_PREFIX:
+            decoded = _drain(codec, _primed(prefix, size), data, size)
         case _:
             assert_never(codec)
     if len(decoded) != size:
@@ -132,7 +138,7 @@ def decompress(codec: Codec, data: Data, size: int) -> bytes:
     return decoded
 
 
-def codec_memory_bytes(codec: Codec, size: int) -> int:
+def codec_memory_bytes(codec: Codec, size: int, prefix_size: int = 0) -> int:
     """Bytes that a decoder needs besides its input and output of `size` bytes; an upper bound."""
     match codec:
         case Codec.NONE:
@@ -145,6 +151,8 @@ def codec_memory_bytes(codec: Codec, size: int) -> int:
             return 4 * MIB  # 900 kB blocks, four bytes for each
         case Codec.ZLIB:
             return 64 * KIB
+        case Codec.LZMA2_PREFIX:
+            return prefix_dict_size(prefix_size, size) + 512 * KIB
         case _:
             assert_never(codec)
 
@@ -155,6 +163,24 @@ def lzma_dict_size(size: int) -> int:
     Derived, so that no payload can ask for more.
     """
     return min(CODEC_WINDOW_BYTES_MAX, max(_LZMA_DICT_MIN, 1 << max(0, size - 1).bit_length()))
+
+
+def prefix_dict_size(prefix_size: int, size: int) -> int:
+    """Dictionary of an LZMA2_PREFIX stream of `size` decoded bytes: it holds them and the prefix."""
+    return max(_LZMA_DICT_MIN, prefix_size + size)
+
+
+def _primed(prefix: bytes, size: int) -> lzma.LZMADecompressor:
+    """A decoder that has the prefix behind it: it was fed uncompressed chunks of it."""
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": prefix_dict_size(len(prefix), size)}]
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+    control = b"\x01"  # the first chunk resets the dictionary, the others (2) do not
+    view = memoryview(prefix)
+    for offset in range(0, len(prefix), _CHUNK_BYTES):
+        chunk = view[offset : offset + _CHUNK_BYTES]
+        decoder.decompress(control + (len(chunk) - 1).to_bytes(2, "big") + chunk)
+        control = b"\x02"
+    return decoder
 
 
 def _check_size(codec: Codec, size: int) -> None:

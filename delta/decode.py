@@ -43,9 +43,11 @@ def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
         case FrameKind.COPY:
             return source
         case FrameKind.DATA:
-            return _decode_streams(frame, encoded)[0]
+            return _decode_streams(frame, encoded, b"")[0]
+        case FrameKind.PREFIX:
+            return _decode_streams(frame, encoded, source)[0]
         case FrameKind.DIFF:
-            numbers, values, extra = _decode_streams(frame, encoded)
+            numbers, values, extra = _decode_streams(frame, encoded, source)
             size = frame.content_size
             control, diff = read_numbers(numbers, values, size - len(extra))
             return apply_diff(control, diff, extra, source, size)
@@ -53,13 +55,13 @@ def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
             assert_never(frame.kind)
 
 
-def _decode_streams(frame: Frame, encoded: bytes) -> list[bytes]:
+def _decode_streams(frame: Frame, encoded: bytes, source: bytes) -> list[bytes]:
     decoded = []
     view = memoryview(encoded)
     offset = 0
     for stream in frame.streams:
         end = offset + stream.encoded_size
-        decoded.append(decompress(stream.codec, view[offset:end], stream.size))
+        decoded.append(decompress(stream.codec, view[offset:end], stream.size, source))
         offset = end
     return decoded
 

@@ -36,6 +36,7 @@ from slipstream.delta.limits import (
     NUMBERS_BYTES_MAX,
 )
 from slipstream.delta.partition import Half, Partition
+from slipstream.delta.prefix import can_prefix, compress_behind
 from slipstream.delta.sparsify import write_numbers
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
@@ -53,6 +54,8 @@ _WINDOW_BYTES_MIN = CHUNK_BYTES
 # 1.844 MB). These have more numbers than one in so many bytes of the difference.
 _ZEROS_MIN = (4, 64)
 _DENSE_NUMBERS = 24
+_PREFIX_GAIN = 16  # a diff of less than 1/16 of what is compressed alone is not tried otherwise
+_PREFIX_BYTES_MIN = 64
 _DENSE = 0.95  # of its size is left of it by zstd's quickest level: compressed content, or random
 _GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
@@ -74,6 +77,7 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
+    prefixes      whether LZMA2 may repeat source bytes
     aheads         how far past a match that saves too little two diagonals are compared: the best of
                    these alignments is taken
     """
@@ -85,6 +89,7 @@ class Profile:
     codecs: tuple[Codec, ...]
     long_level: int | None
     full_level: int
+    prefixes: bool = True
     aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
     device_bytes: int = 96 * MIB
 
@@ -118,7 +123,9 @@ PROFILES = {
     "balanced": Profile(
         "balanced", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.LZMA2,), _LZMA_LEVEL, 12, aheads=(0,)
     ),
-    "fast": Profile("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6, aheads=(0,)),
+    "fast": Profile(
+        "fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6, prefixes=False, aheads=(0,)
+    ),
 }
 
 
@@ -240,10 +247,29 @@ class _Window:
             return self._data(plain, offset, partition)
         # Compressing everything twice would double the build's time; zstd's quickest level is
         # within a factor of two of what LZMA makes of executables.
-        if len(diff.encoded) * 2 < _guess(plain):
-            return diff
-        data = self._data(plain, offset, partition)
-        return min(diff, data, key=lambda one: len(one.encoded))
+        guess = _guess(plain)
+        best = diff
+        if self.profile.prefixes and len(diff.encoded) * _PREFIX_GAIN > guess and can_prefix():
+            best = min(best, self._prefix(plain, offset, partition), key=_size)
+        if len(diff.encoded) * 2 > guess:
+            best = min(best, self._data(plain, offset, partition), key=_size)
+        return best
+
+    def _prefix(self, plain: bytes, offset: int, partition: Partition) -> EncodedFrame:
+        """The frame that compresses the content behind all of the window's source."""
+        source = self.source.tobytes()
+        encoded = compress_behind(plain, source)
+        frame = make_frame(
+            FrameKind.PREFIX,
+            ByteRange(offset, partition.target_size),
+            sources=self.sources,
+            digest=Digest.of(encoded),
+            streams=(Stream(Codec.LZMA2_PREFIX, len(encoded), len(plain)),),
+            parts=partition.frame_parts,
+            outer=partition.frame_outer,
+            owed=partition.owed,
+        )
+        return _proved(EncodedFrame(frame, encoded), source, plain)
 
     def _data(self, plain: bytes, offset: int, partition: Partition) -> EncodedFrame:
         stream, encoded = self._compress(plain)
@@ -268,7 +294,8 @@ class _Window:
         sparse = self._sparse(script.control, script.diff)
         if sparse[0][0].size > NUMBERS_BYTES_MAX:
             return None
-        coded = (*sparse, self._compress(script.extra))
+        joined = source.tobytes()
+        coded = (*sparse, self._compress_extra(script.extra, joined))
         encoded = b"".join(part for _, part in coded)
         frame = make_frame(
             FrameKind.DIFF,
@@ -280,7 +307,15 @@ class _Window:
             outer=partition.frame_outer,
             owed=partition.owed,
         )
-        return _proved(EncodedFrame(frame, encoded), source.tobytes(), content.tobytes())
+        return _proved(EncodedFrame(frame, encoded), joined, content.tobytes())
+
+    def _compress_extra(self, extra: bytes, source: bytes) -> Coded:
+        best = self._compress(extra)
+        if self.profile.prefixes and len(extra) > _PREFIX_BYTES_MIN and can_prefix():
+            encoded = compress_behind(extra, source)
+            if len(encoded) < len(best[1]):
+                best = (Stream(Codec.LZMA2_PREFIX, len(encoded), len(extra)), encoded)
+        return best
 
     def _sparse(self, control: bytes, diff: bytes) -> tuple[Coded, Coded]:
         """Numbers and values, coded; with longer zero runs among the values where that is smaller."""
@@ -300,6 +335,10 @@ class _Window:
             codecs, level = codecs[:1], self.profile.long_level
         codec, encoded = compress_smallest(data, codecs, level, contexts=contexts)
         return Stream(codec, len(encoded), len(data)), encoded
+
+
+def _size(one: EncodedFrame) -> int:
+    return len(one.encoded)
 
 
 def _guess(*parts: bytes) -> int:

@@ -45,6 +45,10 @@ class FrameKind(IntEnum):
     COPY = 1
     DATA = 2
     DIFF = 3
+    PREFIX = 4
+
+
+_EXTRA = (FrameKind.DIFF, 2)  # the stream of a frame that may repeat its sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,10 @@ class Frame:
     """One row of the frame table; raises FormatError unless it is consistent.
 
     target    the bytes of the target that it makes: at least one
-    sources   what it reads of the source, in the order in which it is joined (COPY, DIFF)
+    sources   what it reads of the source, in the order in which it is joined (COPY, DIFF, PREFIX)
     encoded   its bytes within the payload's body (empty for ZERO and COPY)
-    digest    SHA-256 of the encoded bytes (DATA and DIFF; None where there are none)
-    streams   DATA: one; DIFF: numbers, values, extra; in this order in the encoded bytes
+    digest    SHA-256 of the encoded bytes (DATA, DIFF, PREFIX; None where there are none)
+    streams   DATA and PREFIX: one; DIFF: numbers, values, extra; in this order in the encoded bytes
     memory_bytes  `frame_memory_bytes` of the rest
     parts     what becomes of the content, in order; none: nothing
     outer     what becomes of that, in order; none: it is the target. Whole parts only: a stream
@@ -158,13 +162,14 @@ class Frame:
 
     def __post_init__(self) -> None:
         _check_shape(self.kind, self.sources, self.streams, self.digest)
+        _check_codecs(self.kind, self.streams)
         size = self.content_size
         _check_content(self.kind, size, self.sources, self.streams)
         _check_parts(self.kind, self.parts, size)
         size = packed_size(self.parts, size)
         if self.outer or self.owed:
             size = self._size_of_outer(size)
-        coded = self.kind in {FrameKind.DATA, FrameKind.DIFF}
+        coded = self.kind not in {FrameKind.ZERO, FrameKind.COPY}
         size_max = FRAME_CODED_TARGET_BYTES_MAX if coded else FRAME_TARGET_BYTES_MAX
         size_min = 0 if self.owed else 1
         if self.target.size != size or not size_min <= size <= size_max:
@@ -286,7 +291,7 @@ def frame_memory_bytes(
         held += sum(stream.size for stream in streams) + 32 * streams[0].size + content
     # Joining the pieces of a decoded stream holds it twice for a moment.
     decoding = held + max(
-        (codec_memory_bytes(stream.codec, stream.size) + stream.size for stream in streams),
+        (codec_memory_bytes(one.codec, one.size, source) + one.size for one in streams),
         default=0,
     )
     # A long stream's encoder lives on from frame to frame: it is there while one is decoded.
@@ -313,6 +318,8 @@ def _check_shape(
             fits = not sources and len(streams) == 1
         case FrameKind.DIFF:
             fits = bool(sources) and len(streams) == 3
+        case FrameKind.PREFIX:
+            fits = bool(sources) and len(streams) == 1
         case _:
             assert_never(kind)
     if not fits or (digest is None) == bool(streams):
@@ -326,6 +333,19 @@ def _check_shape(
         )
     if any(source.size == 0 for source in sources):
         raise FormatError("empty source extent")
+
+
+def _check_codecs(kind: FrameKind, streams: Streams) -> None:
+    """What may repeat the source is the whole of a PREFIX frame, and of a DIFF frame its extra."""
+    for number, stream in enumerate(streams):
+        behind = stream.codec is Codec.LZMA2_PREFIX
+        fits = behind if kind is FrameKind.PREFIX else not behind or (kind, number) == _EXTRA
+        if not fits:
+            raise FormatError(
+                f"{kind.name} frame with a stream of a codec that it cannot have",
+                where=f"stream {number}",
+                got=stream.codec.name,
+            )
 
 
 def _check_parts(kind: FrameKind, parts: Parts, content_size: int) -> None:
@@ -351,21 +371,21 @@ def _check_parts(kind: FrameKind, parts: Parts, content_size: int) -> None:
 def _check_content(kind: FrameKind, size: int, sources: Sources, streams: Streams) -> None:
     """Whether `size` bytes of content can come from what a frame is decoded from."""
     read = sum(source.size for source in sources)
+    if kind in {FrameKind.DIFF, FrameKind.PREFIX} and read > FRAME_SOURCE_BYTES_MAX:
+        raise FormatError(
+            f"{kind.name} frame reads too much",
+            expected=f"at most {FRAME_SOURCE_BYTES_MAX} source bytes",
+            got=read,
+        )
     match kind:
         case FrameKind.ZERO:
             fits = True
         case FrameKind.COPY:
             fits = read == size
-        case FrameKind.DATA:
+        case FrameKind.DATA | FrameKind.PREFIX:
             fits = streams[0].size == size
         case FrameKind.DIFF:
             numbers, values, extra = streams
-            if read > FRAME_SOURCE_BYTES_MAX:
-                raise FormatError(
-                    "DIFF frame reads too much",
-                    expected=f"at most {FRAME_SOURCE_BYTES_MAX} source bytes",
-                    got=read,
-                )
             if numbers.size > NUMBERS_BYTES_MAX:
                 raise FormatError(
                     "too many numbers in a DIFF frame",

@@ -36,7 +36,7 @@ _PACKED_TWICE = 0x40  # ... and of one that has outer parts
 _BEGINS, _ENDS = 1, 2  # flags of a part
 _KINDS = tuple(FrameKind)
 _CODECS = tuple(Codec)
-_WITH_SOURCES = {FrameKind.COPY, FrameKind.DIFF}
+_WITH_SOURCES = {FrameKind.COPY, FrameKind.DIFF, FrameKind.PREFIX}
 
 
 @dataclass(slots=True)
@@ -323,6 +323,10 @@ def _read_row(rows: bytes, digests: bytes, recipes: tuple[Recipe, ...], place: _
             sources = read_extents(rows, place, FRAME_SOURCES_MAX)
             streams = tuple(_read_stream(rows, place) for _ in range(3))
             size = read_number(rows, place)
+        case FrameKind.PREFIX:
+            sources = read_extents(rows, place, FRAME_SOURCES_MAX)
+            streams = (_read_stream(rows, place),)
+            size = streams[0].size
         case _:
             assert_never(kind)
     parts = _read_parts(rows, place, recipes) if flags & _PACKED else ()

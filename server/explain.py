@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.codec import decompress
+from slipstream.delta.codec import Codec, decompress
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import Frame, FrameKind, Part, Parts
@@ -30,6 +30,7 @@ from slipstream.server.ownership import UNOWNED, Ownership, Stretch, fitted, sha
 
 ReadBody = Callable[[ByteRange], bytes]
 
+_WHOLE = {FrameKind.DATA, FrameKind.PREFIX}  # compressed as they are
 _NOWHERE = -1  # a place that no image has
 
 _Marks = npt.NDArray[np.bool_]
@@ -197,7 +198,7 @@ def _add(
     places, differing, fresh = (
         _sums(marks, ends) for marks in (added.places, added.differing, added.fresh)
     )
-    weights = [fresh] if frame.kind is FrameKind.DATA else [places, differing, fresh]
+    weights = [fresh] if frame.kind in _WHOLE else [places, differing, fresh]
     sizes = [one.stretch.size for one in contents]
     costs = [
         share(stream.encoded_size, weight if any(weight) else sizes)
@@ -231,11 +232,14 @@ def _read(frame: Frame, encoded: bytes) -> _Added:
     frame.digest.check(encoded, "frame", f"target bytes {frame.target.offset}..{frame.target.end}")
     offsets = accumulate((stream.encoded_size for stream in frame.streams), initial=0)
     decoded = [
-        decompress(stream.codec, encoded[begin : begin + stream.encoded_size], stream.size)
+        # Without the source all that could repeat it counts as fresh.
+        b"\1" * stream.size
+        if stream.codec is Codec.LZMA2_PREFIX
+        else decompress(stream.codec, encoded[begin : begin + stream.encoded_size], stream.size)
         for begin, stream in zip(offsets, frame.streams, strict=False)
     ]
     size = frame.content_size
-    if frame.kind is FrameKind.DATA:
+    if frame.kind in _WHOLE:
         nothing = np.zeros(size, np.bool_)
         return _Added(nothing, nothing, np.frombuffer(decoded[0], np.uint8) != 0)
     numbers, values, extra = decoded

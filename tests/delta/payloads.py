@@ -30,9 +30,11 @@ from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe, library_of
 from slipstream.delta.packing.unpack import UnpackCursor
 from slipstream.delta.payload import HEADER_BYTES, Index, dump_index, parse_index
+from slipstream.delta.prefix import compress_behind
 from slipstream.delta.sparsify import write_numbers
 from slipstream.delta.stream_table import PackedStream
 
+ALONE = tuple(codec for codec in Codec if codec is not Codec.LZMA2_PREFIX)  # need no source
 _FEED_BYTES = 512  # packed bytes between two places where a long stream may be cut
 
 
@@ -107,7 +109,14 @@ class Maker:
         control, values, extra = bsdiff4.core.diff(read, content)
         written = (*write_numbers(control, values, 4), extra)
         pieces = list(zip(codecs, written, strict=True))
-        self._add(FrameKind.DIFF, content, sources=sources, pieces=pieces, **rest)
+        self._add(FrameKind.DIFF, content, sources=sources, pieces=pieces, behind=read, **rest)
+
+    def prefix(
+        self, sources: Sequence[ByteRange], read: bytes, content: bytes, **rest: object
+    ) -> None:
+        """`read` is what stands at the sources."""
+        pieces = [(Codec.LZMA2_PREFIX, content)]
+        self._add(FrameKind.PREFIX, content, sources=sources, pieces=pieces, behind=read, **rest)
 
     def edit(self, source: ByteRange, read: bytes, content: bytes, **rest: object) -> None:
         """A diff between bytes of one length: a single instruction."""
@@ -204,13 +213,19 @@ class Maker:
         *,
         sources: Sequence[ByteRange] = (),
         pieces: Sequence[tuple[Codec, bytes]] = (),
+        behind: bytes = b"",
         made: bytes | None = None,
         parts: Sequence[Part] = (),
         outer: Sequence[Part] = (),
         owed: int = 0,
     ) -> None:
         made = content if made is None else made
-        coded = [compress(codec, piece, 1) for codec, piece in pieces]  # quick, not small
+        coded = [
+            compress_behind(piece, behind)
+            if codec is Codec.LZMA2_PREFIX
+            else compress(codec, piece, 1)  # quick, not small
+            for codec, piece in pieces
+        ]
         encoded = b"".join(coded)
         frame = make_frame(
             kind,

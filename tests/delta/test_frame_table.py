@@ -51,12 +51,15 @@ def random_frames(count: int, seed: int) -> list[Frame]:
         kind = generator.choice(list(FrameKind))
         sources: list[ByteRange] = []
         streams: list[Stream] = []
-        if kind in {FrameKind.COPY, FrameKind.DIFF}:
+        if kind in {FrameKind.COPY, FrameKind.DIFF, FrameKind.PREFIX}:
             for _ in range(generator.choice([1, 1, 2, 9])):
                 place = generator.choice([target % 1000, generator.randrange(1 << 39)])
                 sources.append(ByteRange(place, generator.randint(1, 9000)))
         if kind is FrameKind.DATA:
             streams = [random_stream(generator, generator.randint(1, 70000))]
+        if kind is FrameKind.PREFIX:
+            size = generator.randint(1, 70000)
+            streams = [Stream(Codec.LZMA2_PREFIX, generator.randint(1, 5000), size)]
         if kind is FrameKind.DIFF:
             streams = [random_stream(generator, generator.randint(1, 500))]
             streams += [random_stream(generator, generator.randint(1, 300)) for _ in range(2)]
@@ -64,6 +67,7 @@ def random_frames(count: int, seed: int) -> list[Frame]:
             FrameKind.ZERO: generator.choice([1, 127, 128, 4096, 1 << 20]),
             FrameKind.COPY: sum(source.size for source in sources),
             FrameKind.DATA: sum(stream.size for stream in streams),
+            FrameKind.PREFIX: sum(stream.size for stream in streams),
             FrameKind.DIFF: sum(stream.size for stream in streams[1:]) + target % 77,
         }[kind]
         frame = make_frame(
@@ -80,7 +84,7 @@ def random_frames(count: int, seed: int) -> list[Frame]:
 
 
 def random_stream(generator: random.Random, size: int) -> Stream:
-    codec = generator.choice(list(Codec))
+    codec = generator.choice([codec for codec in Codec if codec is not Codec.LZMA2_PREFIX])
     return Stream(codec, size if codec is Codec.NONE else generator.randint(1, 5000), size)
 
 
@@ -150,7 +154,7 @@ def number(value: int) -> bytes:
     return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
 
 
-ZERO, COPY, DATA, DIFF = (bytes([kind]) for kind in FrameKind)
+ZERO, COPY, DATA, DIFF, PREFIX = (bytes([kind]) for kind in FrameKind)
 RAW = bytes([Codec.NONE])
 EXTENT = number(0) + number(500)
 HUGE = [2**44 + 1, 2**49 - 1, 2**49, 2**63, 2**64 - 1, 2**200]
