@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from slipstream.delta.errors import FormatError
 from slipstream.delta.frame import Frame, Part, Parts
 from slipstream.delta.limits import (
+    EARLY_BYTES_MAX,
     HELD_BYTES_MAX,
     KIB,
-    UNPACK_MEMORY_BYTES_MAX,
+    PACK_PIECE_BYTES,
 )
-from slipstream.delta.packing.pack import PackCursor, pack
-from slipstream.delta.packing.recipe import Recipe
+from slipstream.delta.packing.pack import Data, PackCursor, pack_exactly
+from slipstream.delta.packing.recipe import Recipe, decoder_memory_bytes
 from slipstream.delta.packing.unpack import UnpackCursor, unpack
 
 _FEED_BYTES = 256 * KIB
@@ -75,7 +76,7 @@ class Repacker:
             if part.is_whole:
                 self._stream.wait(_packed(part, content, offset))
             else:
-                self._stream.feed(part, content[offset : offset + part.size])
+                self._stream.feed(part, memoryview(content)[offset : offset + part.size])
                 self._next = number + 1
             offset += part.size
         pieces = list(self._last.take(self._stream.ready()))
@@ -136,7 +137,8 @@ class _LongStream:
     def __init__(self) -> None:
         self._encoder: PackCursor | None = None
         self._dues: deque[bytes | int] = deque()  # bytes, or how many the encoder owes
-        self._made = bytearray()  # of the encoder, not due yet
+        self._owed = 0  # by the encoder, in all
+        self._made = bytearray()  # of the encoder, not given yet
         self._skip = 0  # bytes of the encoder that stand in the target already
 
     @property
@@ -160,16 +162,18 @@ class _LongStream:
         """Throw the next `size` bytes of the encoder away."""
         self._skip = size
 
-    def prime(self, content: bytes) -> None:
+    def prime(self, content: Data) -> None:
         """Content of frames before."""
         assert self._encoder is not None
-        self._take(self._encoder.feed(content))
+        for begin in range(0, len(content), PACK_PIECE_BYTES):
+            self._take(self._encoder.feed(content[begin : begin + PACK_PIECE_BYTES]))
 
-    def feed(self, part: Part, content: bytes) -> None:
+    def feed(self, part: Part, content: Data) -> None:
         """Content of a long part; its bytes are due from now on."""
         assert self._encoder is not None
         self._dues.append(part.packed_size)
-        self._take(self._encoder.feed(content))
+        self._owed += part.packed_size
+        self.prime(content)
         if part.ends:
             self._take(self._encoder.finish())
 
@@ -187,6 +191,7 @@ class _LongStream:
                 continue
             data = bytes(self._made[:due])
             del self._made[: len(data)]
+            self._owed -= len(data)
             if data:
                 yield data
             if len(data) < due:
@@ -206,13 +211,20 @@ class _LongStream:
             self._encoder = None
         self._dues.clear()
         self._made.clear()
-        self._skip = 0
+        self._skip = self._owed = 0
 
     def _take(self, made: bytes) -> None:
-        """The next bytes of the encoder, but for those that stand already."""
+        """The next bytes of the encoder, but for those that stand already; FormatError for more than
+        can be of the content so far."""
         skipped = min(self._skip, len(made))
         self._skip -= skipped
         self._made += memoryview(made)[skipped:]
+        if len(self._made) > self._owed + EARLY_BYTES_MAX:
+            raise FormatError(
+                "long stream packs to more than its parts say",
+                expected=f"at most {self._owed} and {EARLY_BYTES_MAX} bytes",
+                got=len(self._made),
+            )
 
 
 class _LastStage:
@@ -289,12 +301,7 @@ def _packed(part: Part, content: bytes | bytearray, offset: int) -> bytes:
     if part.recipe is None:
         return bytes(content[offset:end]) if part.packed_size else b""
     ahead = bytes(content[end : end + part.ahead_bytes])
-    made = pack(part.recipe, bytes(content[offset:end]), part.packed_size, ahead)
-    if len(made) != part.packed_size:
-        raise FormatError(
-            "content packs to another length", expected=part.packed_size, got=len(made)
-        )
-    return made
+    return pack_exactly(part.recipe, bytes(content[offset:end]), part.packed_size, ahead)
 
 
 def _groups(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
@@ -342,7 +349,7 @@ def _middle(frame: Frame, read: Read) -> Iterator[bytes]:
 
 def _unpacked(recipe: Recipe, packed: Iterator[bytes], size: int) -> Iterator[bytes]:
     """The first `size` bytes of content of packed bytes."""
-    decoder = UnpackCursor(recipe.packing, UNPACK_MEMORY_BYTES_MAX)
+    decoder = UnpackCursor(recipe.packing, decoder_memory_bytes(recipe))
     for piece in packed:
         while size and (content := decoder.feed(piece, min(size, _FEED_BYTES))):
             piece = b""

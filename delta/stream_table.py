@@ -122,6 +122,12 @@ class PackedStream:
         return self.memory_bytes + self.window_bytes + UNPACK_AHEAD_BYTES if self.is_long else 0
 
 
+def unpacking_bytes(packed_size: int, size: int) -> int:
+    """What unpacking a single block holds: both in pieces and joined, content also in the decoder's
+    window, and copied out."""
+    return 2 * packed_size + 4 * size + 256 * KIB
+
+
 @dataclass(slots=True)
 class _Place:
     position: int
@@ -202,9 +208,7 @@ class StreamTable:
             read_along |= 1 << len(self.long)
             self.long.append(number)
         elif stream.packing is not None:
-            # Both in pieces and joined, content also in the decoder's window, and copied out.
-            held = 2 * stream.packed_size + 4 * stream.size + 256 * KIB
-            self._held = max(self._held, held)
+            self._held = max(self._held, unpacking_bytes(stream.packed_size, stream.size))
         self._depth = max(self._depth, depth)
         if depth > 1:
             self._depths.put(number, depth)
