@@ -16,9 +16,10 @@ again. That costs processor time, never download. Layout: docs/format.md, 6.4.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, Part, Parts
+from slipstream.delta.frame import Frame, FrameKind, Part, Parts, make_frame
 from slipstream.delta.limits import (
     EARLY_BYTES_MAX,
     HELD_BYTES_MAX,
@@ -32,6 +33,7 @@ from slipstream.delta.packing.unpack import UnpackCursor, unpack
 _FEED_BYTES = 256 * KIB
 
 Read = Callable[[int, int], bytes]
+Content: TypeAlias = tuple[Part, memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +62,48 @@ class Repacker:
     def feed(self, number: int, content: bytes) -> list[Piece]:
         """The pieces that frame `number` completes. FormatError, and what packing raises.
 
-        After an error of a long stream nothing of it comes any more: `drop` it.
+        After an error nothing of a long stream comes any more, but where the parts of a frame
+        between its own do not pack: then all is as before, and the frame may be `lose`d.
         """
         frame = self._frames[number]
-        long = frame.long_part
         if not frame.parts and not frame.outer and not self._stream.is_open:
             return [Piece(frame.target.offset, content)]
+        packed = list(_packed_whole(frame, content))
+        try:
+            return self._feed(number, frame, packed)
+        except BaseException:
+            self.drop()
+            raise
+
+    def lose(self, number: int) -> list[Piece]:
+        """Frame `number`, no part of a long stream, could not be made: zeros come instead, in order.
+
+        FormatError where too much waits then: nothing of the long stream comes any more.
+        """
+        size = self._frames[number].target.size
+        if not self._stream.is_open:
+            return [Piece(self._frames[number].target.offset, bytes(size))]
+        plain = make_frame(FrameKind.ZERO, self._frames[number].target)
+        try:
+            return self._feed(number, plain, [bytes(size)])
+        except BaseException:
+            self.drop()
+            raise
+
+    def _feed(self, number: int, frame: Frame, packed: Sequence[bytes | Content]) -> list[Piece]:
+        """`packed` is what the whole parts become, and the content of the long one."""
+        long = frame.long_part
         if long is not None and long.begins:
             self._stream.open(long)
         elif long is not None and not (self._stream.is_open and self._follows(number)):
             self._resume(number, long)
         self._last.expect(frame)
-        offset = 0
-        for part in frame.parts or (Part(len(content), len(content)),):
-            if part.is_whole:
-                self._stream.wait(_packed(part, content, offset))
+        for one in packed:
+            if isinstance(one, bytes):
+                self._stream.wait(one)
             else:
-                self._stream.feed(part, memoryview(content)[offset : offset + part.size])
+                self._stream.feed(*one)
                 self._next = number + 1
-            offset += part.size
         pieces = list(self._last.take(self._stream.ready()))
         if long is not None and long.ends:
             self._stream.close()
@@ -293,6 +318,17 @@ def _outer_of(frame: Frame) -> Parts:
     if frame.outer or not frame.target.size:
         return frame.outer
     return (Part(frame.target.size, frame.target.size),)
+
+
+def _packed_whole(frame: Frame, content: bytes) -> Iterator[bytes | Content]:
+    """What the whole parts of a frame become; of the long one its content."""
+    offset = 0
+    for part in frame.parts or (Part(len(content), len(content)),):
+        if part.is_whole:
+            yield _packed(part, content, offset)
+        else:
+            yield part, memoryview(content)[offset : offset + part.size]
+        offset += part.size
 
 
 def _packed(part: Part, content: bytes | bytearray, offset: int) -> bytes:

@@ -35,8 +35,7 @@ class Space:
     """Reads any addresses of a payload's space.
 
     `read_source` and `read_target` give exactly the bytes at (offset, size) of their image, or
-    raise; `read_target` may give anything where nothing is made yet. Not for several threads at
-    once.
+    raise, also where nothing is made yet. Not for several threads at once.
     """
 
     def __init__(
