@@ -32,6 +32,8 @@ from slipstream.delta.limits import (
     FRAME_PARTS_MAX,
     FRAME_SOURCES_MAX,
     HELD_BYTES_MAX,
+    LONG_STREAM_BYTES_FREE,
+    LONG_STREAM_RATIO_MAX,
 )
 from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
 from slipstream.delta.rows import (
@@ -206,6 +208,7 @@ class _UnderWay:
         self._recipe: Recipe | None = None
         self._waiting_bytes = 0  # target bytes between its frames: they may wait for the encoder
         self._block_bytes = 0  # the most that unpacking an outer part of its frames takes
+        self._content = self._packed = 0  # bytes of its parts so far
 
     def take(self, row: int, frame: Frame) -> int:
         """What is held while `frame` is decoded, in bytes; FormatError for a part too many.
@@ -227,6 +230,18 @@ class _UnderWay:
                 where=f"frame {row}",
                 expected="a beginning" if self._recipe is None else f"more of {self._recipe}",
                 got=part.recipe,
+            )
+        if part.begins:
+            self._content = self._packed = 0
+        self._content += part.size
+        self._packed += part.packed_size
+        content_max = LONG_STREAM_BYTES_FREE + LONG_STREAM_RATIO_MAX * self._packed
+        if self._content > content_max:
+            raise FormatError(
+                "long stream of impossibly much content for what it packs to",
+                where=f"frame {row}",
+                expected=f"at most {content_max} bytes",
+                got=self._content,
             )
         memory = frame.memory_bytes
         if not part.begins and not frame.owed:  # a device may begin here

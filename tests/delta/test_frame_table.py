@@ -452,6 +452,18 @@ def test_long_streams_out_of_order_are_refused(name: str) -> None:
         read_again(plain(), *WRONG_ORDER[name], plain())
 
 
+def test_a_long_stream_of_impossibly_much_content_is_refused() -> None:
+    """Packing it again would take an age, for a byte of target each."""
+    part = Part(8 * MIB, 1, GZIP, ends=False)
+    more = replace(part, begins=False)
+    last = Part(MIB, 1, GZIP, begins=False)
+    read_again(packed(part), packed(more), packed(replace(last, size=190)))
+    with pytest.raises(FormatError, match="impossibly much content"):
+        read_again(packed(part), packed(more), packed(last))
+    enough = replace(more, packed_size=MIB // 64)
+    read_again(packed(part), packed(enough), packed(last))
+
+
 # --- memory of the whole
 
 
