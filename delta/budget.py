@@ -9,19 +9,22 @@ are bytes.
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
+from slipstream.delta import stream_table
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile, frame_bytes
-from slipstream.delta.frame import FrameKind, frame_memory_bytes
+from slipstream.delta.frame import FrameKind, frame_memory_bytes, resume_memory_bytes
 from slipstream.delta.limits import (
     CHUNK_BYTES,
+    EARLY_BYTES_MAX,
     FRAME_TARGET_BYTES_MAX,
     KIB,
     MIB,
     PACK_AHEAD_BYTES_MAX,
+    RESUME_BYTES,
     UNPACK_AHEAD_BYTES,
     UNPACK_CACHE_BYTES,
 )
-from slipstream.delta.packing.recipe import pack_memory_bytes
+from slipstream.delta.packing.recipe import decoder_memory_bytes, pack_memory_bytes
 from slipstream.delta.unfold import OpenBlock, Window
 
 # Content of a long stream that a cursor keeps behind it: as far as source and target may disagree
@@ -31,9 +34,9 @@ _LONG_WINDOW_BYTES_MIN = 512 * KIB
 
 
 def unpacking_bytes(block: OpenBlock) -> int:
-    """What unpacking a single block holds, as stream_table.py counts it."""
+    """What unpacking a single block holds."""
     packed = sum(place.size for place in block.places)
-    return 2 * packed + 4 * block.content.size + 256 * KIB
+    return stream_table.unpacking_bytes(packed, block.content.size)
 
 
 def cursor_bytes(block: OpenBlock, window_bytes: int) -> int:
@@ -93,11 +96,21 @@ class MemoryBudget:
         """What the shortest frames of a long block hold: encoder, and a source that is much like it."""
         held = 0 if block.recipe is None else pack_memory_bytes(block.recipe, block.content.size)
         held += cursor_bytes(block, min(block.content.size, CURSOR_WINDOW_BYTES))
-        return held + frame_bytes(_LONG_WINDOW_BYTES_MIN)
+        return held + self._shortest_bytes(block)
+
+    def _shortest_bytes(self, block: OpenBlock) -> int:
+        """What the shortest frame of a long block holds beside its encoder: also while a device that
+        was interrupted unpacks what it made before."""
+        decoding = frame_bytes(_LONG_WINDOW_BYTES_MIN)
+        if block.recipe is None:
+            return decoding
+        # Content, what it is packed to, and its encoded bytes.
+        resuming = 3 * _LONG_WINDOW_BYTES_MIN + RESUME_BYTES + EARLY_BYTES_MAX
+        return max(decoding, resuming + decoder_memory_bytes(block.recipe))
 
     def long_window_bytes(self, block: OpenBlock) -> int:
         """Content of one frame of a long block."""
-        spare = self.room_bytes - self._long_bytes(block) + frame_bytes(_LONG_WINDOW_BYTES_MIN)
+        spare = self.room_bytes - self._long_bytes(block) + self._shortest_bytes(block)
         window = self.profile.window_bytes
         while frame_bytes(window) > spare and window > _LONG_WINDOW_BYTES_MIN:
             window //= 2
@@ -142,4 +155,9 @@ class MemoryBudget:
             decoding = max(decoding, frame_bytes(self.profile.window_bytes))
         elif long.recipe is not None:
             decoding += pack_memory_bytes(long.recipe, long.size)
+            # Blocks before it in the same file system are about as large as these.
+            largest = max((part.size for part in outer if part.recipe is not None), default=0)
+            block_bytes = stream_table.unpacking_bytes(largest, largest) if largest else 0
+            resuming = resume_memory_bytes(long, parts, partition.content_size, block_bytes)
+            decoding = max(packing, decoding, resuming) + EARLY_BYTES_MAX
         return self.room_bytes - max(packing, decoding)

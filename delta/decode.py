@@ -72,10 +72,12 @@ class FrameDecoder:
         with FrameDecoder(index, read_source, read_target) as decoder:
             pieces = decoder.feed(number, encoded)     # for rising frame numbers
 
-    The two functions give exactly the bytes (offset, size) of their image, or raise; what
-    `read_target` gives must have been made. Frames whose target stands may be left out, but for
-    those of a long stream: of these only the first ones, up to one that is owed nothing. A frame
-    whose digest is wrong may be fed again: good bytes may follow bad ones.
+    The two functions give exactly the bytes (offset, size) of their image, or raise. `read_target`
+    is asked for bytes that frames before made, in this pass or an earlier one: written, whether or
+    not they are durable. It is the caller's to raise FormatError for others: a payload may ask for
+    anything. Frames whose target stands may be left out, but for those of a long stream: of these
+    only the first ones, up to one that is owed nothing. A frame whose digest is wrong may be fed
+    again: good bytes may follow bad ones.
     """
 
     def __init__(self, index: Index, read_source: Read, read_target: Read) -> None:
@@ -102,13 +104,24 @@ class FrameDecoder:
         self._repacker.drop()
 
     def feed(self, number: int, encoded: bytes) -> list[Piece]:
-        """Target bytes that are ready now, in order; Rejected, and what reading and packing raise."""
+        """Target bytes that are ready now, in order; Rejected, and what reading and packing raise.
+
+        After an error nothing is owed any more (`due_offset`), unless the frame stands between those
+        of a long stream and only itself is at fault: then `lose` it.
+        """
         frame = self._frames[number]
         content = decode_frame(frame, encoded, self._space.read(frame.sources))
         if self._last_reads:
             read_later = {one for one, last in self._last_reads.items() if last > number}
             self._space.keep_cursors(read_later)
         return self._repacker.feed(number, content)
+
+    def lose(self, number: int) -> list[Piece]:
+        """The frame could not be made: zeros come instead, behind what earlier frames owe.
+
+        For frames that are no part of a long stream; FormatError where too much waits.
+        """
+        return self._repacker.lose(number)
 
     @property
     def due_offset(self) -> int | None:

@@ -27,8 +27,15 @@ from slipstream.delta.limits import (
     FRAME_TARGET_BYTES_MAX,
     NUMBERS_BYTES_MAX,
     PACK_AHEAD_BYTES_MAX,
+    RESUME_BYTES,
 )
-from slipstream.delta.packing.recipe import Packer, Recipe, is_streamed, pack_memory_bytes
+from slipstream.delta.packing.recipe import (
+    Packer,
+    Recipe,
+    decoder_memory_bytes,
+    is_streamed,
+    pack_memory_bytes,
+)
 from slipstream.delta.stream_table import STREAMED
 
 CONTROL_BYTES = 24  # one instruction: three 8-byte numbers
@@ -279,7 +286,7 @@ def frame_memory_bytes(
     Sources are joined, then streams decoded one after the other, then parts packed one after the
     other, so the hungriest of them counts alone. An upper bound worked out from lengths; encoder
     and decoder agree because both ask here. What follows from the whole table is not in it:
-    unpacking of sources, and a long stream under way behind the frame (frame_table.py).
+    unpacking of sources, and a long stream under way behind the frame, or resumed (frame_table.py).
     """
     middle = content_size(outer, target.size)
     content = content_size(parts, middle)
@@ -304,6 +311,18 @@ def frame_memory_bytes(
             held += encoder if part.is_whole else 0
         packing = max(packing, content + 2 * middle + target.size + held)
     return max(2 * source + encoded, decoding, packing) + long
+
+
+def resume_memory_bytes(long: Part, parts: Parts, encoded_size: int, block_bytes: int) -> int:
+    """Peak bytes while the stream of `long`, one of `parts`, is resumed at their frame: its encoder,
+    the decoder that gives it what was fed before, and what the frame has become so far.
+
+    `block_bytes` is what unpacking an outer part of a frame before it holds (stream_table.py).
+    """
+    assert long.recipe is not None  # a part without is whole
+    held = content_size(parts, 0) + packed_size(parts, 0) + encoded_size
+    coders = decoder_memory_bytes(long.recipe) + pack_memory_bytes(long.recipe, long.size)
+    return held + coders + block_bytes + RESUME_BYTES
 
 
 def _check_shape(

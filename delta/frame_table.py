@@ -18,8 +18,23 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec
 from slipstream.delta.digest import DIGEST_BYTES, Digest
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame, packed_size
-from slipstream.delta.limits import FRAME_PARTS_MAX, FRAME_SOURCES_MAX, HELD_BYTES_MAX
+from slipstream.delta.frame import (
+    Frame,
+    FrameKind,
+    Part,
+    Stream,
+    make_frame,
+    packed_size,
+    resume_memory_bytes,
+)
+from slipstream.delta.limits import (
+    EARLY_BYTES_MAX,
+    FRAME_PARTS_MAX,
+    FRAME_SOURCES_MAX,
+    HELD_BYTES_MAX,
+    LONG_STREAM_BYTES_FREE,
+    LONG_STREAM_RATIO_MAX,
+)
 from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
 from slipstream.delta.rows import (
     read_choice,
@@ -28,7 +43,7 @@ from slipstream.delta.rows import (
     write_extents,
     write_number,
 )
-from slipstream.delta.stream_table import StreamTable
+from slipstream.delta.stream_table import StreamTable, unpacking_bytes
 
 _MARK_BYTES = 1024  # of rows: some 80 frames, or the one with very many sources
 _PACKED = 0x80  # set in the kind of a frame that has parts, ...
@@ -118,7 +133,8 @@ class TableSums:
     """What the rows add up to, in bytes.
 
     `memory_bytes` is the most that decoding holds: at the hungriest frame, with the cursors that
-    are open while it is decoded, and the encoder of a long stream that goes on behind it.
+    are open while it is decoded, and the encoder of a long stream that goes on behind it, or that
+    is made again there, with the decoder for what stands.
     `last_reads` says for each long stream that is read the last frame that reads it.
     """
 
@@ -163,7 +179,7 @@ def read_table(
                     expected=f"at most {streams.end}",
                     got=source.end,
                 )
-        memories.append(frame.memory_bytes + under_way.take(row, frame))
+        memories.append(under_way.take(row, frame))
         for number in streams.long_read_by(frame.sources):
             reads[number] = (reads.get(number, (row, row))[0], row)
     under_way.check_ended()
@@ -191,19 +207,21 @@ class _UnderWay:
     def __init__(self) -> None:
         self._recipe: Recipe | None = None
         self._waiting_bytes = 0  # target bytes between its frames: they may wait for the encoder
+        self._block_bytes = 0  # the most that unpacking an outer part of its frames takes
+        self._content = self._packed = 0  # bytes of its parts so far
 
     def take(self, row: int, frame: Frame) -> int:
-        """What is held for it while `frame` is decoded, in bytes; FormatError for a part too many.
+        """What is held while `frame` is decoded, in bytes; FormatError for a part too many.
 
         One encoder runs at a time, from the part that begins to the one that ends.
         """
         part = frame.long_part
         if part is None:
             if self._recipe is None:
-                return 0
-            waiting = min(HELD_BYTES_MAX, self._waiting_bytes + frame.target.size)
-            self._waiting_bytes = waiting
-            return waiting + pack_memory_bytes(self._recipe, frame.content_size)
+                return frame.memory_bytes
+            self._waiting_bytes = min(HELD_BYTES_MAX, self._waiting_bytes + frame.target.size)
+            encoder = pack_memory_bytes(self._recipe, frame.content_size)
+            return frame.memory_bytes + encoder + self._waiting_bytes + EARLY_BYTES_MAX
         if part.begins != (self._recipe is None) or (
             not part.begins and part.recipe != self._recipe
         ):
@@ -213,11 +231,31 @@ class _UnderWay:
                 expected="a beginning" if self._recipe is None else f"more of {self._recipe}",
                 got=part.recipe,
             )
-        waiting = self._waiting_bytes + frame.owed  # of blocks that are not complete
+        if part.begins:
+            self._content = self._packed = 0
+        self._content += part.size
+        self._packed += part.packed_size
+        content_max = LONG_STREAM_BYTES_FREE + LONG_STREAM_RATIO_MAX * self._packed
+        if self._content > content_max:
+            raise FormatError(
+                "long stream of impossibly much content for what it packs to",
+                where=f"frame {row}",
+                expected=f"at most {content_max} bytes",
+                got=self._content,
+            )
+        memory = frame.memory_bytes
+        if not part.begins and not frame.owed:  # a device may begin here
+            resumed = resume_memory_bytes(part, frame.parts, frame.encoded.size, self._block_bytes)
+            memory = max(memory, resumed)
+        memory += self._waiting_bytes + frame.owed  # the latter of blocks that are not complete
+        for outer in frame.outer:
+            if outer.recipe is not None:
+                block_bytes = unpacking_bytes(outer.packed_size, outer.size)
+                self._block_bytes = max(self._block_bytes, block_bytes)
         self._recipe = None if part.ends else part.recipe
         if part.ends:
-            self._waiting_bytes = 0
-        return waiting
+            self._waiting_bytes = self._block_bytes = 0
+        return memory + EARLY_BYTES_MAX
 
     def check_ended(self) -> None:
         """FormatError if frames are missing."""

@@ -16,21 +16,24 @@ again. That costs processor time, never download. Layout: docs/format.md, 6.4.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from slipstream.delta.errors import FormatError
-from slipstream.delta.frame import Frame, Part, Parts
+from slipstream.delta.frame import Frame, FrameKind, Part, Parts, make_frame
 from slipstream.delta.limits import (
+    EARLY_BYTES_MAX,
     HELD_BYTES_MAX,
     KIB,
-    UNPACK_MEMORY_BYTES_MAX,
+    PACK_PIECE_BYTES,
 )
-from slipstream.delta.packing.pack import PackCursor, pack
-from slipstream.delta.packing.recipe import Recipe
+from slipstream.delta.packing.pack import Data, PackCursor, pack_exactly
+from slipstream.delta.packing.recipe import Recipe, decoder_memory_bytes
 from slipstream.delta.packing.unpack import UnpackCursor, unpack
 
 _FEED_BYTES = 256 * KIB
 
 Read = Callable[[int, int], bytes]
+Content: TypeAlias = tuple[Part, memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +62,48 @@ class Repacker:
     def feed(self, number: int, content: bytes) -> list[Piece]:
         """The pieces that frame `number` completes. FormatError, and what packing raises.
 
-        After an error of a long stream nothing of it comes any more: `drop` it.
+        After an error nothing of a long stream comes any more, but where the parts of a frame
+        between its own do not pack: then all is as before, and the frame may be `lose`d.
         """
         frame = self._frames[number]
-        long = frame.long_part
         if not frame.parts and not frame.outer and not self._stream.is_open:
             return [Piece(frame.target.offset, content)]
+        packed = list(_packed_whole(frame, content))
+        try:
+            return self._feed(number, frame, packed)
+        except BaseException:
+            self.drop()
+            raise
+
+    def lose(self, number: int) -> list[Piece]:
+        """Frame `number`, no part of a long stream, could not be made: zeros come instead, in order.
+
+        FormatError where too much waits then: nothing of the long stream comes any more.
+        """
+        size = self._frames[number].target.size
+        if not self._stream.is_open:
+            return [Piece(self._frames[number].target.offset, bytes(size))]
+        plain = make_frame(FrameKind.ZERO, self._frames[number].target)
+        try:
+            return self._feed(number, plain, [bytes(size)])
+        except BaseException:
+            self.drop()
+            raise
+
+    def _feed(self, number: int, frame: Frame, packed: Sequence[bytes | Content]) -> list[Piece]:
+        """`packed` is what the whole parts become, and the content of the long one."""
+        long = frame.long_part
         if long is not None and long.begins:
             self._stream.open(long)
         elif long is not None and not (self._stream.is_open and self._follows(number)):
             self._resume(number, long)
         self._last.expect(frame)
-        offset = 0
-        for part in frame.parts or (Part(len(content), len(content)),):
-            if part.is_whole:
-                self._stream.wait(_packed(part, content, offset))
+        for one in packed:
+            if isinstance(one, bytes):
+                self._stream.wait(one)
             else:
-                self._stream.feed(part, content[offset : offset + part.size])
+                self._stream.feed(*one)
                 self._next = number + 1
-            offset += part.size
         pieces = list(self._last.take(self._stream.ready()))
         if long is not None and long.ends:
             self._stream.close()
@@ -136,7 +162,8 @@ class _LongStream:
     def __init__(self) -> None:
         self._encoder: PackCursor | None = None
         self._dues: deque[bytes | int] = deque()  # bytes, or how many the encoder owes
-        self._made = bytearray()  # of the encoder, not due yet
+        self._owed = 0  # by the encoder, in all
+        self._made = bytearray()  # of the encoder, not given yet
         self._skip = 0  # bytes of the encoder that stand in the target already
 
     @property
@@ -160,16 +187,18 @@ class _LongStream:
         """Throw the next `size` bytes of the encoder away."""
         self._skip = size
 
-    def prime(self, content: bytes) -> None:
+    def prime(self, content: Data) -> None:
         """Content of frames before."""
         assert self._encoder is not None
-        self._take(self._encoder.feed(content))
+        for begin in range(0, len(content), PACK_PIECE_BYTES):
+            self._take(self._encoder.feed(content[begin : begin + PACK_PIECE_BYTES]))
 
-    def feed(self, part: Part, content: bytes) -> None:
+    def feed(self, part: Part, content: Data) -> None:
         """Content of a long part; its bytes are due from now on."""
         assert self._encoder is not None
         self._dues.append(part.packed_size)
-        self._take(self._encoder.feed(content))
+        self._owed += part.packed_size
+        self.prime(content)
         if part.ends:
             self._take(self._encoder.finish())
 
@@ -187,6 +216,7 @@ class _LongStream:
                 continue
             data = bytes(self._made[:due])
             del self._made[: len(data)]
+            self._owed -= len(data)
             if data:
                 yield data
             if len(data) < due:
@@ -206,13 +236,20 @@ class _LongStream:
             self._encoder = None
         self._dues.clear()
         self._made.clear()
-        self._skip = 0
+        self._skip = self._owed = 0
 
     def _take(self, made: bytes) -> None:
-        """The next bytes of the encoder, but for those that stand already."""
+        """The next bytes of the encoder, but for those that stand already; FormatError for more than
+        can be of the content so far."""
         skipped = min(self._skip, len(made))
         self._skip -= skipped
         self._made += memoryview(made)[skipped:]
+        if len(self._made) > self._owed + EARLY_BYTES_MAX:
+            raise FormatError(
+                "long stream packs to more than its parts say",
+                expected=f"at most {self._owed} and {EARLY_BYTES_MAX} bytes",
+                got=len(self._made),
+            )
 
 
 class _LastStage:
@@ -283,18 +320,24 @@ def _outer_of(frame: Frame) -> Parts:
     return (Part(frame.target.size, frame.target.size),)
 
 
+def _packed_whole(frame: Frame, content: bytes) -> Iterator[bytes | Content]:
+    """What the whole parts of a frame become; of the long one its content."""
+    offset = 0
+    for part in frame.parts or (Part(len(content), len(content)),):
+        if part.is_whole:
+            yield _packed(part, content, offset)
+        else:
+            yield part, memoryview(content)[offset : offset + part.size]
+        offset += part.size
+
+
 def _packed(part: Part, content: bytes | bytearray, offset: int) -> bytes:
     """What a whole part becomes, whose content begins at `offset`."""
     end = offset + part.size
     if part.recipe is None:
         return bytes(content[offset:end]) if part.packed_size else b""
     ahead = bytes(content[end : end + part.ahead_bytes])
-    made = pack(part.recipe, bytes(content[offset:end]), part.packed_size, ahead)
-    if len(made) != part.packed_size:
-        raise FormatError(
-            "content packs to another length", expected=part.packed_size, got=len(made)
-        )
-    return made
+    return pack_exactly(part.recipe, bytes(content[offset:end]), part.packed_size, ahead)
 
 
 def _groups(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
@@ -342,7 +385,7 @@ def _middle(frame: Frame, read: Read) -> Iterator[bytes]:
 
 def _unpacked(recipe: Recipe, packed: Iterator[bytes], size: int) -> Iterator[bytes]:
     """The first `size` bytes of content of packed bytes."""
-    decoder = UnpackCursor(recipe.packing, UNPACK_MEMORY_BYTES_MAX)
+    decoder = UnpackCursor(recipe.packing, decoder_memory_bytes(recipe))
     for piece in packed:
         while size and (content := decoder.feed(piece, min(size, _FEED_BYTES))):
             piece = b""

@@ -17,6 +17,8 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.limits import (
     KIB,
+    LONG_STREAM_BYTES_FREE,
+    LONG_STREAM_RATIO_MAX,
     UNPACK_CACHE_BYTES,
     UNPACK_RESTARTS_MAX,
     UNPACK_WORK_BYTES_FREE,
@@ -35,8 +37,7 @@ class Space:
     """Reads any addresses of a payload's space.
 
     `read_source` and `read_target` give exactly the bytes at (offset, size) of their image, or
-    raise; `read_target` may give anything where nothing is made yet. Not for several threads at
-    once.
+    raise, also where nothing is made yet. Not for several threads at once.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Space:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._blocks_size = 0
         self._cursors: dict[int, _Cursor] = {}
-        self._worked = 0
-        content = streams.end - streams.base + target_size
+        self._worked = self._unpacked = 0  # content of blocks, and of long streams
+        content = streams.blocks_size + target_size
         self._work_max = UNPACK_WORK_BYTES_FREE + UNPACK_WORK_FACTOR * content
+        free = UNPACK_WORK_BYTES_FREE + len(streams.long) * LONG_STREAM_BYTES_FREE
+        self._unpacked_max = free + UNPACK_WORK_FACTOR * self._images_size
         self._restarts = 0
 
     def read(self, extents: Iterable[ByteRange]) -> bytes:
@@ -126,6 +129,16 @@ class Space:
                 expected=f"at most {self._work_max} bytes of content",
             )
 
+    def note_unpacked(self, size: int) -> None:
+        """So much content comes of a long stream; FormatError once that is far more than what stands
+        packed in images of this size: streams in streams may each be a bomb."""
+        self._unpacked += size
+        if self._unpacked > self._unpacked_max:
+            raise FormatError(
+                "long streams unpack to impossibly much",
+                expected=f"at most {self._unpacked_max} bytes of content",
+            )
+
     def note_restart(self) -> None:
         """A cursor begins again; FormatError once that is too often for one payload."""
         self._restarts += 1
@@ -157,6 +170,7 @@ class _Cursor:
         self._packed = self._packed_pieces()
         self._window: deque[bytes] = deque()  # content from _begin to _end
         self._begin = self._end = 0
+        self._fed = 0  # packed bytes
 
     def read(self, offset: int, size: int) -> bytes:
         if offset < self._begin:
@@ -183,6 +197,7 @@ class _Cursor:
             some = self._decoder.feed(packed or b"", wanted - len(made))
             made += some
             packed = b"" if some else next(self._packed, None)
+            self._fed += len(packed or b"")
             if packed is None or (self._decoder.eof and len(made) < wanted):
                 raise FormatError(
                     "packed stream ends early",
@@ -191,6 +206,9 @@ class _Cursor:
                 )
         self._window.append(bytes(made))
         self._end += len(made)
+        self._space.note_unpacked(len(made))
+        if self._end > LONG_STREAM_BYTES_FREE + LONG_STREAM_RATIO_MAX * self._fed:
+            raise FormatError("stream that unpacks to impossibly much", got=self._end)
         # The farthest byte asked for lies up to a step before the end.
         while self._end - self._begin - len(self._window[0]) > self._kept_bytes:
             self._begin += len(self._window.popleft())

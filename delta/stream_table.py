@@ -122,6 +122,12 @@ class PackedStream:
         return self.memory_bytes + self.window_bytes + UNPACK_AHEAD_BYTES if self.is_long else 0
 
 
+def unpacking_bytes(packed_size: int, size: int) -> int:
+    """What unpacking a single block holds: both in pieces and joined, content also in the decoder's
+    window, and copied out."""
+    return 2 * packed_size + 4 * size + 256 * KIB
+
+
 @dataclass(slots=True)
 class _Place:
     position: int
@@ -132,7 +138,8 @@ class StreamTable:
     """Checked streams by address, in order of their content. Made by `read_streams`.
 
     `base` is the address of the first content, `end` the one behind the last; `long` are the
-    numbers of long streams, `block_bytes` what unpacking the others may hold.
+    numbers of long streams, `block_bytes` what unpacking the others may hold, `blocks_size` the
+    bytes of their contents.
     """
 
     __slots__ = (
@@ -145,6 +152,7 @@ class StreamTable:
         "_positions",
         "_rows",
         "base",
+        "blocks_size",
         "end",
         "long",
     )
@@ -162,6 +170,7 @@ class StreamTable:
         self._long = _Fold(count, or_)  # bits of the long streams that are read along with it
         self._depth = 0  # the greatest
         self._held = 0  # the most that unpacking a single block holds
+        self.blocks_size = 0
 
     def append(self, place: "_Place") -> None:
         """Take in the row at `place`, which moves on behind it; FormatError."""
@@ -202,9 +211,8 @@ class StreamTable:
             read_along |= 1 << len(self.long)
             self.long.append(number)
         elif stream.packing is not None:
-            # Both in pieces and joined, content also in the decoder's window, and copied out.
-            held = 2 * stream.packed_size + 4 * stream.size + 256 * KIB
-            self._held = max(self._held, held)
+            self._held = max(self._held, unpacking_bytes(stream.packed_size, stream.size))
+            self.blocks_size += stream.size
         self._depth = max(self._depth, depth)
         if depth > 1:
             self._depths.put(number, depth)

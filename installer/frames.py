@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
@@ -73,8 +73,9 @@ class FrameSource:
             async for number, encoded in source:
                 ...
                 source.release(first_frame_still_needed)   # at each checkpoint
+                source.leave_out(frames_that_are_of_no_use)
 
-    Frames without encoded bytes come too, with b"". Memory: one frame, and the pieces of the
+    Frames without encoded bytes come too, with b"", and so do those left out. Memory: one frame, and the pieces of the
     link. The spool holds at most `spool_bytes_max`, but for the one frame that a consumer with
     nothing left to take always gets: so a consumer that needs more frames before it can
     checkpoint does not wait for ever. `pressure` asks it to checkpoint and release.
@@ -103,6 +104,7 @@ class FrameSource:
         self._wanted = tuple(wanted)
         self._spool = spool
         self._spool_bytes_max = spool_bytes_max
+        self._left_out: set[int] = set()
         self._taken = 0  # how many of the wanted frames the consumer has
         self._ready = 0  # how many are in the spool, or need nothing
         self._starved = False
@@ -136,16 +138,16 @@ class FrameSource:
     async def __anext__(self) -> tuple[int, bytes]:
         if self._taken == len(self._wanted):
             raise StopAsyncIteration
-        while self._taken == self._ready:
+        number = self._wanted[self._taken]
+        while self._taken >= self._ready and number not in self._left_out:
             if self._failure is not None:
                 raise self._failure
             self._starved = True
             self._notify()
             await self._change()
         self._starved = False
-        number = self._wanted[self._taken]
         encoded = b""
-        if self._frames[number].encoded.size:
+        if self._frames[number].encoded.size and number not in self._left_out:
             encoded = await asyncio.to_thread(self._spool.read, number)
         self._taken += 1
         return number, encoded
@@ -163,6 +165,11 @@ class FrameSource:
         if not self._left:
             self._spool.release(before_frame)
             self._notify()
+
+    def leave_out(self, numbers: Iterable[int]) -> None:
+        """These frames need not be fetched, as far as they are not here yet: they come with b""."""
+        self._left_out.update(numbers)
+        self._notify()
 
     async def _produce(self) -> None:
         try:
@@ -199,12 +206,18 @@ class FrameSource:
 
     async def _fetch_run(self, run: Run) -> None:
         """Fetch all frames of a run, again from the first unfinished one where need be."""
-        todo = list(run.frames)
+        rest = list(run.frames)
         hurt: Counter[int] = Counter()  # wrong digests and changed files, by frame
-        while todo:
+        while rest := [number for number in rest if number not in self._left_out]:
+            # All of it, unless a gap is left where frames were left out.
+            todo = list(plan_runs(self._frames, rest)[0].frames)
+            del rest[: len(todo)]
             number = todo[0]
             try:
                 await self._fetch_frames(todo)
+            except _LeftOut:
+                if self._spool.tail is not None:
+                    self._spool.drop_tail()
             except _WrongBytes as wrong:
                 hurt[wrong.frame] += wrong.fresh
                 if hurt[wrong.frame] >= FRAME_FETCHES_MAX:
@@ -215,6 +228,7 @@ class FrameSource:
                 hurt[-1] = hurt[-1] + 1 if todo[0] == number else 1
                 if hurt[-1] >= RETRY_ATTEMPTS_MAX:
                     raise
+            rest[:0] = todo
 
     async def _fetch_frames(self, todo: list[int]) -> None:
         """One stream over the frames of `todo`; each is removed from it when it is here."""
@@ -233,6 +247,7 @@ class FrameSource:
             async for piece in stream:
                 view = memoryview(piece)
                 while view:
+                    self._check_wanted(todo[0])
                     encoded = ahead[0].encoded
                     if at < encoded.offset:  # a gap that was cheaper to read over
                         skipped = min(encoded.offset - at, len(view))
@@ -241,6 +256,7 @@ class FrameSource:
                         continue
                     if at == encoded.offset:
                         await self._wait_for_room(encoded.size)
+                        self._check_wanted(todo[0])
                         self._spool.begin(todo[0], encoded.size)
                         hasher, fresh = hashlib.sha256(), True
                     part = view[: encoded.end - at]
@@ -286,9 +302,13 @@ class FrameSource:
 
     async def _wait_for_room(self, size: int) -> None:
         while self._spool.held_bytes + size > self._spool_bytes_max:
-            if self._starved and self._taken == self._ready:
+            if self._starved and self._taken >= self._ready:
                 return  # it has all there is and cannot checkpoint yet: only more frames help
             await self._change()
+
+    def _check_wanted(self, number: int) -> None:
+        if number in self._left_out:
+            raise _LeftOut
 
     def _announce(self, before_frame: int) -> None:
         """All wanted frames below this one can be taken."""
@@ -301,6 +321,10 @@ class FrameSource:
 
     async def _change(self) -> None:
         await self._changed.wait()
+
+
+class _LeftOut(Exception):
+    """The frame that comes is not wanted any more."""
 
 
 class _WrongBytes(Exception):

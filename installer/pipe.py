@@ -11,10 +11,13 @@ Nothing unverified reaches the slot: every chunk is checked against the signed t
 """
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.decode import ChunkAssembler, FrameDecoder
@@ -27,6 +30,7 @@ from slipstream.delta.limits import (
     DRIFTS_MAX,
 )
 from slipstream.delta.payload import Index
+from slipstream.delta.repack import Piece
 from slipstream.delta.tree import ChunkList
 from slipstream.installer.frames import FrameSource
 from slipstream.installer.ports import SlotTarget
@@ -34,11 +38,13 @@ from slipstream.installer.ports import SlotTarget
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Target bytes; `data` is None where they could not be made."""
+    """Target bytes; `data` is None where they could not be made, `stream` then the long stream that
+    they are of, by its first frame."""
 
     offset: int
     size: int
     data: bytes | None
+    stream: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,8 @@ class FramePipe:
     _drifts: int = 0  # frames and chunks that did not come out, those of one long stream once
     _stream: int | None = None  # the first frame of the long stream that is decoded
     _spoiled: set[int] = field(default_factory=set)  # long streams that came out wrong, ...
-    _counted: set[int] = field(default_factory=set)  # ... and those counted as a drift
+    _counted: set[int] = field(default_factory=set)  # ... of these, counted as a drift, ...
+    _left_out: set[int] = field(default_factory=set)  # ... and not fetched any more
     _writing: Future[int | None] | None = None
     _assembler: ChunkAssembler = field(init=False)
 
@@ -96,6 +103,7 @@ class FramePipe:
                 made = await loop.run_in_executor(decoding, self._decode, decoder, number, encoded)
                 if writing is not None:
                     await writing
+                self._leave_out(frames, number)
                 done = frame.target.end if decoder.due_offset is None else decoder.due_offset
                 last, since_checkpoint = number, since_checkpoint + frame.target.size
                 # The next frame is decoded while this one is made durable.
@@ -110,6 +118,13 @@ class FramePipe:
                 await writing
                 await loop.run_in_executor(writer, self._checkpoint, last, done)
 
+    def _leave_out(self, frames: FrameSource, number: int) -> None:
+        """What comes behind frame `number` of long streams that came out wrong is not worth fetching."""
+        for stream in set(self._spoiled) - self._left_out:
+            self._left_out.add(stream)
+            rest = long_frames(self.index.frames, stream)
+            frames.leave_out(one for one in rest if one > number)
+
     def _is_hopeless(self) -> bool:
         """Whether so much came out wrong that the rest of the payload is not worth fetching."""
         return self._drifts > DRIFTS_MAX or len(self._given_up) > DRIFTED_CHUNKS_MAX
@@ -120,17 +135,23 @@ class FramePipe:
         """What the frame makes. Of frames that are not coded the writer takes piece by piece."""
         frame = self.index.frames[number]
         stream = self._stream_of(number, frame.long_part)
-        if self._is_plain(frame) and decoder.due_offset is None:
-            return _Made(frame, None, self._plain(frame))
-        if stream in self._spoiled:
-            return _Made(frame, stream, self._lost(decoder, frame))
+        under_way = self._stream if stream is None else stream
+        lost: list[_Piece] = []
+        if under_way in self._spoiled:
+            end = frame.target.offset if stream is None else frame.target.end
+            lost = self._given_up_to(end, decoder, frame, under_way)
+            if stream is not None:
+                return _Made(frame, stream, lost)
+        due_offset = decoder.due_offset
+        if self._is_plain(frame) and due_offset is None:
+            return _Made(frame, None, chain(lost, self._plain(frame)))
         try:
-            pieces = decoder.feed(number, encoded)
+            pieces = _pieces(decoder.feed(number, encoded))
         except (DeviceFault, FormatError, PackingUnavailable):
             if self.source is None:
                 raise
-            return _Made(frame, stream, self._lost(decoder, frame))
-        return _Made(frame, stream, [_Piece(one.offset, len(one.data), one.data) for one in pieces])
+            pieces = self._failed(decoder, number, under_way, due_offset)
+        return _Made(frame, stream, lost + pieces)
 
     def _stream_of(self, number: int, part: Part | None) -> int | None:
         """The long stream that a frame is part of, by the first frame of it that was wanted."""
@@ -143,15 +164,31 @@ class FramePipe:
             self._stream = None
         return stream
 
-    def _lost(self, decoder: FrameDecoder, frame: Frame) -> list[_Piece]:
-        """Nothing comes of this frame; nor of a long stream that still owed bytes before it."""
-        begin = frame.target.offset
-        if frame.long_part is not None or decoder.due_offset is not None:
-            begin = begin if decoder.due_offset is None else decoder.due_offset
-            decoder.drop()
-            if self._stream is not None:
-                self._spoiled.add(self._stream)
-        return [_Piece(begin, frame.target.end - begin, None)]
+    def _failed(
+        self, decoder: FrameDecoder, number: int, stream: int | None, due_offset: int | None
+    ) -> list[_Piece]:
+        """What is left of a frame that could not be made. Of a long stream nothing comes any more, but
+        one that only goes on around the frame; `due_offset` is what that owed before."""
+        frame = self.index.frames[number]
+        if frame.long_part is None:
+            if due_offset is None:
+                return [_Piece(frame.target.offset, frame.target.size, None)]
+            if decoder.due_offset is not None:
+                with suppress(FormatError):  # too much waits: then the stream is given up too
+                    return _pieces(decoder.lose(number))
+        if stream is not None:
+            self._spoiled.add(stream)
+        begin = frame.target.offset if due_offset is None else due_offset
+        decoder.drop()
+        return _lost(begin, frame.target.end, stream)
+
+    def _given_up_to(
+        self, end: int, decoder: FrameDecoder, frame: Frame, stream: int | None
+    ) -> list[_Piece]:
+        """What a long stream that came out wrong owes before a frame, and up to `end`."""
+        begin = frame.target.offset if decoder.due_offset is None else decoder.due_offset
+        decoder.drop()
+        return _lost(begin, end, stream)
 
     def _is_plain(self, frame: Frame) -> bool:
         """Whether the frame is zeros or bytes of the source as they stand."""
@@ -168,6 +205,9 @@ class FramePipe:
         """Bytes that earlier frames made, or that stood there: written, once the writer is done."""
         if self._writing is not None:
             self._writing.result()
+        first, last = chunk_span(ByteRange(offset, size))
+        if not self.left.isdisjoint(range(first, last + 1)):
+            raise FormatError("frame reads target bytes that are not made", where=f"byte {offset}")
         return self.target.read(offset, size)
 
     # --- in the writing thread
@@ -201,7 +241,8 @@ class FramePipe:
         """
         for piece in made.pieces:
             if piece.data is None:
-                self._drift(chunk_span(ByteRange(piece.offset, piece.size)), made)
+                span = chunk_span(ByteRange(piece.offset, piece.size))
+                self._drift(span, piece.stream, packed=_is_packed(made.frame))
                 self._assembler = self._new_assembler()  # the one chunk it may have begun is lost
                 continue
             for index, chunk in self._whole_chunks(piece.offset, piece.data):
@@ -221,25 +262,40 @@ class FramePipe:
         except DigestMismatch:
             if self.source is None:
                 raise
-            self._drift((index, index), made)
+            frames = list(self._frames_of(index))
+            # Where others have a share in it, the stream need not be at fault.
+            alone = all(one.long_part is not None for one in frames) and not any(
+                one.long_part is not None and one.long_part.ends for one in frames[:-1]
+            )
+            packed = any(map(_is_packed, frames))
+            self._drift((index, index), made.stream if alone else None, packed=packed)
             return
         self.bytes_written += self.target.write(index * CHUNK_BYTES, chunk)
         self.left.discard(index)
 
-    def _drift(self, span: tuple[int, int], made: _Made) -> None:
+    def _frames_of(self, chunk: int) -> Iterator[Frame]:
+        """The frames that have target bytes in a chunk."""
+        place, frames = self.chunks.tuple.chunk_range(chunk), self.index.frames
+        number = bisect_right(frames, place.offset, key=lambda one: one.target.end)
+        while number < len(frames) and frames[number].target.offset < place.end:
+            yield frames[number]
+            number += 1
+
+    def _drift(self, span: tuple[int, int], stream: int | None, *, packed: bool) -> None:
         """The chunks of a span that are not there come from elsewhere.
 
-        One wrong byte spoils a long stream up to its end: all of them count once.
+        One wrong byte spoils a long `stream` up to its end: all of them count once. `packed`:
+        their content was packed again.
         """
         lost = self.left.intersection(range(span[0], span[1] + 1))
         self._given_up |= lost
-        if made.frame.parts or made.frame.outer:
+        if packed:
             self.repacked |= lost
-        if made.stream is None or made.stream not in self._counted:
+        if stream is None or stream not in self._counted:
             self._drifts += 1
-        if made.stream is not None:
-            self._counted.add(made.stream)
-            self._spoiled.add(made.stream)
+        if stream is not None:
+            self._counted.add(stream)
+            self._spoiled.add(stream)
 
     def _wanted(self, index: int) -> bool:
         return index in self.left and index not in self._given_up
@@ -266,6 +322,29 @@ class FramePipe:
 def _is_owed(frames: Sequence[Frame], number: int) -> bool:
     """Whether a frame brings bytes of frames before it: no decoder can begin with it."""
     return number < len(frames) and frames[number].owed > 0
+
+
+def _pieces(made: Iterable[Piece]) -> list[_Piece]:
+    return [_Piece(one.offset, len(one.data), one.data) for one in made]
+
+
+def _lost(begin: int, end: int, stream: int | None) -> list[_Piece]:
+    """That a range could not be made; nothing to say of an empty one."""
+    return [_Piece(begin, end - begin, None, stream)] if begin < end else []
+
+
+def _is_packed(frame: Frame) -> bool:
+    return bool(frame.parts or frame.outer)
+
+
+def long_frames(frames: Sequence[Frame], first: int) -> Iterator[int]:
+    """Numbers of the frames of the long stream that `first` is part of, from it on."""
+    for number in range(first, len(frames)):
+        part = frames[number].long_part
+        if part is not None:
+            yield number
+            if part.ends:
+                return
 
 
 def chunk_span(target: ByteRange) -> tuple[int, int]:

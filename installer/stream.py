@@ -6,12 +6,13 @@ payload. The pipe itself is pipe.py.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import DeviceFault
+from slipstream.delta.errors import DeviceFault, WrongDevice
 from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import (
     CHUNK_BYTES,
@@ -25,6 +26,7 @@ from slipstream.installer.journal import Checkpoint, Journal
 from slipstream.installer.pipe import FramePipe, frames_of
 from slipstream.installer.ports import Fetcher, SlotTarget
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
+from slipstream.installer.slot import PIECE_BYTES
 from slipstream.installer.spool import Spool, keep_spools, spool_folder
 
 # An event is a line of JSON for whoever watches: one for each chunk cost as much as the scan.
@@ -141,22 +143,28 @@ class ImageWriter:
             index, source = self.payloads.delta
             repacked = await self._stream(index, source, left)
             if left:
-                self._say_drifted(index, left, repacked)
+                fault = await asyncio.to_thread(_fault_of_source, index, source)
+                self._say_lost(index, left, repacked, fault)
         if left:
             await self._stream(await self.payloads.full(), None, left)
         await asyncio.to_thread(self._finish_tail)
 
-    def _say_drifted(self, index: Index, left: set[int], repacked: set[int]) -> None:
+    def _say_lost(self, index: Index, left: set[int], repacked: set[int], fault: str) -> None:
+        """Chunks that the delta could not make, and whose fault it is: the source's, if it has any."""
+        if fault:
+            why = fault
+        elif repacked & left:
+            # The same version of a library may be another build: nothing tells beforehand.
+            why = (
+                f"{len(repacked & left)} of them are packed again on the device, by"
+                f" {', '.join(index.libraries)}, and came out differently"
+            )
+        else:
+            why = "though that is what the delta was made from"
         words = (
             f"{self.name}: {len(left)} chunks could not be made from the running slot;"
-            " they come from the full payload"
+            f" they come from the full payload ({why})"
         )
-        if repacked & left:
-            # The same version of a library may be another build: nothing tells beforehand.
-            words += (
-                f" ({len(repacked & left)} of them are packed again on the device, by"
-                f" {', '.join(index.libraries)}, and came out differently)"
-            )
         self.say(words)
         self.counts.notes.append(words)
 
@@ -207,3 +215,19 @@ class ImageWriter:
 
     def _checkpoint(self, frame: int, done_bytes: int) -> None:
         self.journal.checkpoint(Checkpoint(self.transaction, self.name, frame, done_bytes))
+
+
+def _fault_of_source(index: Index, source: SlotTarget) -> str:
+    """Why a delta cannot be made from this source, in words; "" if it is the right one.
+
+    Reads all of it, which takes seconds: only once something is known to be wrong.
+    """
+    hasher = hashlib.sha256()
+    try:
+        for offset in range(0, index.source_size, PIECE_BYTES):
+            hasher.update(source.read(offset, min(PIECE_BYTES, index.source_size - offset)))
+    except (DeviceFault, WrongDevice) as error:
+        return f"the running slot cannot be read: {error}"
+    if Digest(hasher.digest()) != index.source_digest:
+        return "the running slot is not as it was installed: its bytes have changed"
+    return ""

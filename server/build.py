@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import tempfile
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +27,13 @@ from slipstream.delta.durable import rename_durably
 from slipstream.delta.encode import PROFILES, EncodedFrame, Profile
 from slipstream.delta.errors import UsageError
 from slipstream.delta.frame import Frame, FrameKind
-from slipstream.delta.limits import MIB
+from slipstream.delta.limits import FRAMES_MAX, MIB
 from slipstream.delta.match import match_grains
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.payload import VERSION, Index, dump_index, parse_index
 from slipstream.delta.stream_table import PackedStream
-from slipstream.delta.unfold import OpenBlock
 from slipstream.delta.windows import plan_full
+from slipstream.server.fitting import read_blocks
 from slipstream.server.image import ImageFile, check_output
 from slipstream.server.partial import PartialBuild
 from slipstream.server.pieces import PieceEncoder
@@ -155,7 +154,7 @@ def _streams(plan: DeltaPlan, frames: Sequence[Frame]) -> list[PackedStream]:
     Contents follow one another, so the streams that nothing reads only count as bytes.
     """
     blocks = plan.blocks
-    read = _read_blocks(blocks, frames)
+    read = read_blocks(blocks, (source for frame in frames for source in frame.sources))
     streams: list[PackedStream] = []
     unread = 0
     for number, block in enumerate(blocks):
@@ -173,24 +172,6 @@ def _streams(plan: DeltaPlan, frames: Sequence[Frame]) -> list[PackedStream]:
     return streams
 
 
-def _read_blocks(blocks: Sequence[OpenBlock], frames: Sequence[Frame]) -> set[int]:
-    """Numbers of the blocks whose contents frames read, and of those that these are unpacked from."""
-    read: set[int] = set()
-    ends = [block.content.end for block in blocks]
-    base = blocks[0].content.offset if blocks else 0
-    extents = [source for frame in frames for source in frame.sources]
-    while blocks and extents:
-        extent = extents.pop()
-        position = max(extent.offset, base)
-        while position < extent.end:
-            number = bisect_right(ends, position)
-            if number not in read:
-                read.add(number)
-                extents += blocks[number].places
-            position = ends[number]
-    return read
-
-
 def _write(
     output: Path,
     encoded: Iterable[EncodedFrame],
@@ -206,6 +187,14 @@ def _write(
         position = 0
         on_progress("encode", 0, target_size)
         for one in encoded:
+            if len(frames) == FRAMES_MAX:
+                raise UsageError(
+                    "the image takes more frames than a payload may have",
+                    where=output,
+                    expected=f"at most {FRAMES_MAX}",
+                    got=f"that many for {one.frame.target.offset} of {target_size} bytes",
+                    hint="Publish it without a delta",
+                )
             body.write(one.encoded)
             place = ByteRange(position, len(one.encoded))
             frames.append(replace(one.frame, encoded=place))

@@ -57,6 +57,16 @@ class Opening:
         """The same, but that streams in blocks are not packed again."""
         return replace(self, inner=Opened.of(()))
 
+    def first(self, share: float) -> "Opening":
+        """The same, but that of the single blocks that are packed again only the first ones are.
+
+        Streams that stand in the others stay packed with them.
+        """
+        single = [one for one in self.outer.blocks if not one.is_long]
+        kept = {one.content.offset for one in single[: int(len(single) * share)]}
+        blocks = [one for one in self.outer.blocks if one.is_long or one.content.offset in kept]
+        return replace(self, outer=Opened.of(blocks))
+
     def changed(self, base: int) -> list[Run]:
         """Runs over all that is packed again, rising."""
         places = {one.packed[0] for one in self.outer.blocks}

@@ -21,11 +21,11 @@ from slipstream.delta.anchors import (
 from slipstream.delta.budget import MemoryBudget
 from slipstream.delta.byterange import ByteRange, merge_ranges
 from slipstream.delta.encode import Profile
-from slipstream.delta.errors import FormatError
+from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.filemap import Entry, EntryKind, Extent, FileMap
 from slipstream.delta.filesystem.cpio import read_cpio
 from slipstream.delta.filesystem.probe import read_filesystem
-from slipstream.delta.limits import KIB, MIB
+from slipstream.delta.limits import FRAME_TABLE_BYTES_MAX, FRAMES_MAX, KIB, MIB
 from slipstream.delta.match import (
     Run,
     RunKind,
@@ -44,6 +44,7 @@ from slipstream.delta.windows import (
     unclaimed_source,
 )
 from slipstream.server.expand import Opener
+from slipstream.server.fitting import TableNeeds
 from slipstream.server.image import ImageFile
 from slipstream.server.opening import ImageOpener, Opening
 from slipstream.server.pool import Pool
@@ -99,6 +100,44 @@ class DeltaPlanner:
         opening, budget, closed = self._within_memory(
             self._images.open(of_source, of_target, joined)
         )
+        maps = (of_source, of_target)
+        blocks = [one for group in opening.groups for one in group]
+        closed_notes: list[str] = []
+        while True:
+            pieces, windows = self._pieces(opening, budget, closed, joined, maps)
+            needs = TableNeeds.of(pieces, blocks)
+            single = sum(not one.is_long for one in opening.outer.blocks)
+            if needs.fits or not single:
+                break
+            opening = opening.first(needs.share)
+            left = sum(not one.is_long for one in opening.outer.blocks)
+            closed_notes.append(
+                f"more blocks changed than a payload's table has room for: {single - left} of"
+                f" {single} are coded as they are packed"
+            )
+        if not needs.fits:
+            raise UsageError(
+                "more changed than a payload's table has room for",
+                expected=f"at most {FRAMES_MAX} frames, {FRAME_TABLE_BYTES_MAX} bytes",
+                got=f"about {needs.frames} frames, {needs.size_bytes} bytes",
+                hint="Publish it without a delta",
+            )
+        notes = [
+            f"{side}: {note}"
+            for side, one in zip(("source", "target"), maps, strict=True)
+            for note in one.notes
+        ]
+        return DeltaPlan(pieces, blocks, windows, notes + closed_notes)
+
+    def _pieces(
+        self,
+        opening: Opening,
+        budget: MemoryBudget,
+        closed: frozenset[int],
+        joined: Sequence[Run],
+        maps: tuple[FileMap, FileMap],
+    ) -> tuple[list[Piece], dict[int, int]]:
+        """What is to be coded of what was opened, and how much of long streams cursors keep."""
         runs = overlay(joined, opening.equal)
         runs = overlay(runs, opening.changed(self._files.source_size))
         settled = settle(runs, self._target.size, self._profile.absorb_bytes)
@@ -113,7 +152,6 @@ class DeltaPlanner:
             if run.kind is RunKind.CHANGED
         }
         with WorkSpace(self._files) as space:
-            maps = (of_source, of_target)
             finder = self._finder(runs, settled, changed, maps, opening, readable, space)
             pieces = []
             for piece in plan_pieces(
@@ -121,13 +159,7 @@ class DeltaPlanner:
             ):
                 pieces.append(piece)
                 self._on_progress("match", piece.target.end, self._target.size)
-        notes = [
-            f"{side}: {note}"
-            for side, one in zip(("source", "target"), maps, strict=True)
-            for note in one.notes
-        ]
-        blocks = [one for group in opening.groups for one in group]
-        return DeltaPlan(pieces, blocks, windows, notes)
+        return pieces, windows
 
     def _within_memory(self, opening: Opening) -> tuple[Opening, MemoryBudget, frozenset[int]]:
         """What can be made of it with the memory of the device, and what is never read.

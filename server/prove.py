@@ -15,7 +15,7 @@ from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import KIB, MIB, PACK_AHEAD_BYTES_MAX, RECIPES_MAX
 from slipstream.delta.packing.find import RecipeFinder
 from slipstream.delta.packing.headers import parse_xz_header
-from slipstream.delta.packing.recipe import Recipe, pack_memory_bytes
+from slipstream.delta.packing.recipe import Recipe, decoder_memory_bytes, pack_memory_bytes
 from slipstream.delta.unfold import OpenBlock
 from slipstream.server.pool import Pool, Result, in_order, workspace
 from slipstream.server.progress import Progress, told
@@ -109,10 +109,20 @@ def _prove_batch(
             size = min(PACK_AHEAD_BYTES_MAX, end - block.content.end)
             ahead = space.read(block.content.end, size)
         recipe = finder.find(block.packing, packed, content, ahead)
-        if recipe is not None and pack_memory_bytes(recipe, block.content.size) > room:
+        if recipe is not None and not _fits(block, recipe, budget):
             recipe = None
         recipes.append(recipe)
     return recipes
+
+
+def _fits(block: OpenBlock, recipe: Recipe, budget: MemoryBudget) -> bool:
+    """Whether a device has the memory to pack it again, and to unpack what it packed."""
+    if pack_memory_bytes(recipe, block.content.size) > budget.packer_bytes(block):
+        return False
+    if not block.is_long:
+        return True
+    proved = replace(block, recipe=recipe)
+    return block.memory_bytes <= decoder_memory_bytes(recipe) and budget.packer_bytes(proved) >= 0
 
 
 def _takes_too_much(block: OpenBlock, head: bytes, memory_bytes: int) -> bool:

@@ -51,7 +51,8 @@ class GzipProcess:
     """One `gzip -n` run: feed it content, take the member that it writes. Close it in every case.
 
     A thread takes the output, so that neither pipe ever waits for the other; what it holds is at
-    most what the content fed since the last call packs to.
+    most what the content fed since the last call packs to. How late output comes depends on how
+    busy the machine is: a long stream that other frames wait for too long is given up (repack.py).
     """
 
     def __init__(self, gzip: GnuGzip, level: int) -> None:

@@ -17,12 +17,13 @@ XZ_MAGIC = b"\xfd7zXZ\0"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1; a skippable frame has another
 XZ_STREAM_HEADER_BYTES = 12
 GZIP_PLAIN_HEADER = GZIP_MAGIC + bytes([0, 0, 0, 0, 0, 0, 3])  # no name, no time, Unix
+# What decoders hold, those of xz and zstd besides dictionary and window.
+INFLATE_BYTES = 64 * KIB  # a window of 32 KiB and 7 KiB of tables
+XZ_DECODER_BYTES = 256 * KIB
+ZSTD_DECODER_BYTES = 768 * KIB  # context, two blocks, and the output of one
 
 _GZIP_HEADER_CRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT = 2, 4, 8, 16
 _XZ_LZMA2 = 0x21
-_ZLIB_MEMORY_BYTES = 64 * KIB  # inflate: a window of 32 KiB and 7 KiB of tables
-_XZ_MEMORY_BYTES = 256 * KIB  # decoder without its dictionary
-_ZSTD_MEMORY_BYTES = 768 * KIB  # context, two blocks, and the output of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +125,10 @@ def unpack_memory_bytes(packing: Packing, head: bytes) -> int:
     """
     match packing:
         case Packing.GZIP:
-            return _ZLIB_MEMORY_BYTES
+            return INFLATE_BYTES
         case Packing.XZ:
-            return parse_xz_header(head).dict_size + _XZ_MEMORY_BYTES
+            return parse_xz_header(head).dict_size + XZ_DECODER_BYTES
         case Packing.ZSTD:
-            return int(parse_zstd_header(head).window_size) + _ZSTD_MEMORY_BYTES
+            return int(parse_zstd_header(head).window_size) + ZSTD_DECODER_BYTES
         case _:
             raise FormatError("packing without a cursor", got=packing.value)

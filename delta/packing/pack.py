@@ -9,7 +9,7 @@ lacks the library.
 import lzma
 import zlib
 from contextlib import closing
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 from slipstream.delta.errors import FormatError, PackingUnavailable
 from slipstream.delta.limits import PACK_PIECE_BYTES
@@ -19,6 +19,8 @@ from slipstream.delta.packing.libraries import check_can_pack, gzips, lz4s, lzos
 from slipstream.delta.packing.libzstd import ZstdStream
 from slipstream.delta.packing.recipe import Packer, Recipe, is_streamed
 from slipstream.delta.packing.xz_blocks import XzBlocks
+
+Data: TypeAlias = bytes | memoryview
 
 _GZIP_WINDOW = 31  # zlib's windowBits for a gzip container with a window of 32 KiB
 
@@ -44,6 +46,31 @@ def pack(recipe: Recipe, content: bytes, size: int, ahead: bytes = b"") -> bytes
                 return cursor.feed(content) + cursor.finish()
 
 
+def pack_exactly(recipe: Recipe, content: bytes, size: int, ahead: bytes = b"") -> bytes:
+    """All of `content`, packed to `size` bytes; FormatError as soon as it becomes more, or if it is
+    less. So what comes out holds little more than `size`, whatever the content."""
+    if not is_streamed(recipe):
+        made = pack(recipe, content, size, ahead)
+        _check_size(made, size, is_whole=True)
+        return made
+    with closing(PackCursor(recipe)) as cursor, memoryview(content) as view:
+        out = bytearray()
+        for begin in range(0, len(view), PACK_PIECE_BYTES):
+            out += cursor.feed(view[begin : begin + PACK_PIECE_BYTES])
+            _check_size(out, size, is_whole=False)
+        out += cursor.finish()
+    _check_size(out, size, is_whole=True)
+    return bytes(out)
+
+
+def _check_size(made: bytes | bytearray, size: int, *, is_whole: bool) -> None:
+    if len(made) > size or (is_whole and len(made) < size):
+        more = "" if is_whole else " and more"
+        raise FormatError(
+            "content packs to another length", expected=size, got=f"{len(made)}{more}"
+        )
+
+
 class PackCursor:
     """Packs one stream from content in pieces, in bounded memory (`pack_memory_bytes`).
 
@@ -57,7 +84,7 @@ class PackCursor:
         # The last one waits, whole, for `finish`: libzstd is told with it that it is the last.
         self._held = bytearray()
 
-    def feed(self, content: bytes) -> bytes:
+    def feed(self, content: Data) -> bytes:
         """Packed bytes that are there by now; possibly none."""
         self._held += content
         made = []

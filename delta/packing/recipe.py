@@ -24,6 +24,11 @@ from slipstream.delta.limits import (
     PACK_ZSTD_WINDOW_LOG_MAX,
     RECIPE_LIBRARY_CHARS_MAX,
 )
+from slipstream.delta.packing.headers import (
+    INFLATE_BYTES,
+    XZ_DECODER_BYTES,
+    ZSTD_DECODER_BYTES,
+)
 from slipstream.delta.rows import read_number, write_number
 
 _LIBRARY = re.compile(r"[a-z0-9]+ [0-9A-Za-z.+~_-]+", re.ASCII)
@@ -234,12 +239,42 @@ def pack_memory_bytes(recipe: Recipe, size: int) -> int:
             return 4 * MIB  # another process, most of it shared libraries
         case Packer.XZ:
             return _xz_memory_bytes(recipe)
+        case Packer.ZSTD if not is_streamed(recipe):
+            # There is room for content that does not pack, and the result is copied.
+            return _zstd_memory_bytes(recipe, size) + 2 * size + 64 * KIB
         case Packer.ZSTD:
             return _zstd_memory_bytes(recipe, size)
         case Packer.LZ4 | Packer.LZ4_DEST | Packer.LZO:
             # The optimal parser of LZ4_compress_HC has 64 KiB + 256 KiB of tables, lzo1x_999 448
             # KiB; the content is copied once, with what stands behind it, and so is the result.
             return 2 * size + 2 * PACK_AHEAD_BYTES_MAX + MIB
+
+
+def decoder_memory_bytes(recipe: Recipe) -> int:
+    """Most bytes that an UnpackCursor holds for a stream that a recipe made; FormatError for recipes
+    of single blocks."""
+    match recipe.packer:
+        case Packer.GZIP_GNU | Packer.GZIP_ZLIB:
+            return INFLATE_BYTES
+        case Packer.XZ:
+            return _xz_dict_bytes(recipe.parameters[2]) + XZ_DECODER_BYTES
+        case Packer.ZSTD if is_streamed(recipe):
+            return (1 << _zstd_window_log(recipe)) + ZSTD_DECODER_BYTES
+        case _:
+            raise FormatError("recipe of single blocks, for a stream", got=str(recipe))
+
+
+def _xz_dict_bytes(dict_size: int) -> int:
+    """As an .xz header says it: rounded up to 2^n or 3 * 2^n (5.3.1 of the format)."""
+    power = 1 << (dict_size - 1).bit_length()
+    return power // 4 * 3 if dict_size <= power // 4 * 3 else power
+
+
+def _zstd_window_log(recipe: Recipe) -> int:
+    """Of a stream; libzstd fits it to a content size that is known beforehand."""
+    level, _streamed, content_size, _checksum, _workers, long_log = recipe.parameters
+    window_log = long_log or next(row[1] for row in _ZSTD_ENCODERS if level <= row[0])
+    return min(window_log, (content_size - 1).bit_length()) if content_size else window_log
 
 
 def _check_xz(recipe: Recipe) -> None:

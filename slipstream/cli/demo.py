@@ -32,17 +32,19 @@ def demo(source: Path | None, target: Path | None, cache: Path | None, work: Pat
     """Publish two releases, install one, update to the other by delta through a SIGKILL, confirm;
     then a broken third, and the fall back. Debian's releases are updated once more as squashfs.
     Needs the build, server and device extras."""
+    from slipstream.demo.only_one import only_one  # noqa: PLC0415
     from slipstream.demo.releases import debian_releases, given_releases  # noqa: PLC0415
     from slipstream.demo.story import tell  # noqa: PLC0415
 
     cache = cache or _cache()
     if (source is None) != (target is None):
         raise UsageError("--source and --target go together")
-    if source is None or target is None:
-        releases = debian_releases(cache, click.echo)
-    else:
-        releases = given_releases(source, target, cache, click.echo)
     work = work or cache / "work"
     if work.exists() and any(work.iterdir()) and not (work / "repo").is_dir():
         raise UsageError("not a folder that the demo made; it would be emptied", where=work)
-    tell(work, releases, click.echo)
+    with only_one(cache):  # images are built there, and the broken one is made anew
+        if source is None or target is None:
+            releases = debian_releases(cache, click.echo)
+        else:
+            releases = given_releases(source, target, cache, click.echo)
+        tell(work, releases, click.echo)

@@ -5,6 +5,7 @@
       images.py     a tree as ext4 and as squashfs
       uki.py        the unified kernel image of a release
     story.py      the order of events
+      only_one.py   no two in one folder
       fleet.py      publisher and operator: the repository, the server
       owner.py      the device's owner: install, kill, boot, confirm
       machine.py    the device; its firmware and boot loader are simulated

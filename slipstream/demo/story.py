@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slipstream.demo.fleet import Fleet
+from slipstream.demo.only_one import only_one
 from slipstream.demo.owner import Owner
 from slipstream.demo.releases import DemoRelease, DemoReleases
 from slipstream.demo.table import Row, table_of
@@ -20,9 +21,15 @@ Say = Callable[[str], None]
 def tell(folder: Path, releases: DemoReleases, say: Say) -> list[Row]:
     """All of it, in a folder that is emptied first. Returns the rows of the table at the end.
 
-    Raises SlipstreamError at the first thing that is not as it must be.
+    Raises Busy if another demonstration runs there, and SlipstreamError at the first thing that
+    is not as it must be.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    with only_one(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return _tell(folder, releases, say)
+
+
+def _tell(folder: Path, releases: DemoReleases, say: Say) -> list[Row]:
     rows: list[Row] = []
     first, second, broken = releases.first, releases.second, releases.broken
     with Fleet(folder, say) as fleet:

@@ -9,8 +9,8 @@ from slipstream.delta.budget import MemoryBudget, cursor_bytes, unpacking_bytes
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.encode import DEVICE_BASE_BYTES, PROFILES, encode_window, frame_bytes
 from slipstream.delta.filemap import Packing
-from slipstream.delta.frame import FrameKind, Part, make_frame
-from slipstream.delta.limits import KIB, MIB
+from slipstream.delta.frame import FrameKind, Part, make_frame, resume_memory_bytes
+from slipstream.delta.limits import EARLY_BYTES_MAX, KIB, MIB
 from slipstream.delta.packing.recipe import Packer, Recipe, pack_memory_bytes
 from slipstream.delta.partition import Partition
 from slipstream.delta.stream_table import PackedStream, read_streams, write_streams
@@ -141,7 +141,12 @@ def test_cursors_have_what_a_frame_leaves() -> None:
     assert left((Part(MIB, 1000, XZ),)) < plain
     assert left((Part(MIB, 1000, LARGE_XZ),)) < 0
     begun = Part(512 * KIB, 1000, XZ, ends=False)
-    held = frame_bytes(512 * KIB) + pack_memory_bytes(XZ, 1)
+    held = frame_bytes(512 * KIB) + pack_memory_bytes(XZ, 1) + EARLY_BYTES_MAX
+    assert left((begun,), 0) == budget.room_bytes - held
+    # The decoder that resumes such a stream is there when what the frame was coded in is gone.
+    begun = replace(begun, recipe=LARGE_XZ)
+    held = resume_memory_bytes(begun, (begun,), 512 * KIB, 0) + EARLY_BYTES_MAX
+    assert held > frame_bytes(512 * KIB) + pack_memory_bytes(LARGE_XZ, 1) + MIB
     assert left((begun,), 0) == budget.room_bytes - held
 
 

@@ -25,13 +25,21 @@ from slipstream.delta.frame import (
 )
 from slipstream.delta.frame_table import TableSums, read_table, write_table
 from slipstream.delta.limits import (
+    EARLY_BYTES_MAX,
     FRAME_PARTS_MAX,
     FRAME_SOURCES_MAX,
     HELD_BYTES_MAX,
     IMAGE_BYTES_MAX,
+    KIB,
     MIB,
+    RESUME_BYTES,
 )
-from slipstream.delta.packing.recipe import Packer, Recipe, pack_memory_bytes
+from slipstream.delta.packing.recipe import (
+    Packer,
+    Recipe,
+    decoder_memory_bytes,
+    pack_memory_bytes,
+)
 from slipstream.delta.stream_table import (
     PackedStream,
     StreamTable,
@@ -448,6 +456,18 @@ def test_long_streams_out_of_order_are_refused(name: str) -> None:
         read_again(plain(), *WRONG_ORDER[name], plain())
 
 
+def test_a_long_stream_of_impossibly_much_content_is_refused() -> None:
+    """Packing it again would take an age, for a byte of target each."""
+    part = Part(8 * MIB, 1, GZIP, ends=False)
+    more = replace(part, begins=False)
+    last = Part(MIB, 1, GZIP, begins=False)
+    read_again(packed(part), packed(more), packed(replace(last, size=190)))
+    with pytest.raises(FormatError, match="impossibly much content"):
+        read_again(packed(part), packed(more), packed(last))
+    enough = replace(more, packed_size=MIB // 64)
+    read_again(packed(part), packed(enough), packed(last))
+
+
 # --- memory of the whole
 
 
@@ -517,11 +537,41 @@ def test_an_encoder_counts_as_long_as_its_stream_goes_on() -> None:
     assert begin.memory_bytes > encoder
     between = plain(2 * MIB)
 
-    assert read_again(between, begin, end)[1].memory_bytes == begin.memory_bytes
+    assert read_again(between, begin, end)[1].memory_bytes == resumed(end)
     waiting = between.target.size
     _, sums = read_again(begin, between, end)
-    assert sums.memory_bytes == between.memory_bytes + encoder + waiting
+    assert sums.memory_bytes == between.memory_bytes + encoder + waiting + EARLY_BYTES_MAX
     _, sums = read_again(begin, *[between] * 9, end)
-    assert sums.memory_bytes == between.memory_bytes + encoder + HELD_BYTES_MAX
+    assert sums.memory_bytes == (between.memory_bytes + encoder + HELD_BYTES_MAX + EARLY_BYTES_MAX)
     _, sums = read_again(begin, end, between)
-    assert sums.memory_bytes == max(begin.memory_bytes, between.memory_bytes)
+    assert sums.memory_bytes == max(resumed(end), between.memory_bytes)
+
+
+def resumed(frame: Frame, *, outer: int = 0) -> int:
+    """What beginning with a frame of 5000 bytes that go on with XZ holds."""
+    coders = pack_memory_bytes(XZ, 0) + decoder_memory_bytes(XZ)
+    held = frame.content_size + 900 + frame.encoded.size + coders + RESUME_BYTES
+    return held + outer + EARLY_BYTES_MAX
+
+
+def test_the_decoder_of_a_stream_that_is_resumed_counts() -> None:
+    begin, end = long(XZ, begins=True), long(XZ, ends=True)
+    assert read_again(begin, end)[1].memory_bytes == resumed(end)
+    # The blocks that it stands in are unpacked for it.
+    begin = packed(Part(5000, 900, XZ, ends=False), outer=(Part(900, 700, BLOCK),))
+    end = packed(Part(5000, 900, XZ, begins=False), outer=(Part(900, 100, BLOCK),))
+    unpacking = 2 * 700 + 4 * 900 + 256 * KIB
+    assert read_again(begin, end)[1].memory_bytes == resumed(end, outer=unpacking)
+    # Where blocks wait for it, a device does not begin.
+    begin = packed(Part(5000, 100, XZ, ends=False), outer=(Part(900, 700, BLOCK),))
+    end = make_frame(
+        FrameKind.DATA,
+        ByteRange(0, 0),
+        digest=end.digest,
+        streams=end.streams,
+        parts=(Part(5000, 800, XZ, begins=False),),
+        owed=800,
+    )
+    _, sums = read_again(begin, end)
+    waiting = max(begin.memory_bytes, end.memory_bytes + 800)
+    assert sums.memory_bytes == waiting + EARLY_BYTES_MAX

@@ -14,8 +14,9 @@ from slipstream.delta.errors import FormatError, PackingUnavailable
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import Part
 from slipstream.delta.limits import HELD_BYTES_MAX, KIB, MIB
+from slipstream.delta.packing.headers import GZIP_PLAIN_HEADER, unpack_memory_bytes
 from slipstream.delta.packing.pack import pack
-from slipstream.delta.packing.recipe import Packer, Recipe
+from slipstream.delta.packing.recipe import Packer, Recipe, decoder_memory_bytes
 from slipstream.delta.repack import Piece, Repacker
 from tests.delta.payloads import (
     LONG_RECIPES,
@@ -350,8 +351,73 @@ def test_a_stream_that_gives_more_than_its_frames_say_is_bounded() -> None:
     for number in range(4):
         part = Part(len(noise), 1, recipe, begins=number == 0, ends=number == 3)
         maker.data(noise, made=b"x", parts=[part])
-    with pytest.raises(FormatError, match="too many bytes wait"):
-        run(maker.finish())
+    made = maker.finish()
+    target = Target(made)
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="packs to more than its parts say"):
+        target.feed(0, noise)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * MIB  # it would give 3 MiB
+
+
+@pytest.mark.parametrize("name", BLOCK_RECIPES)
+def test_a_block_that_gives_more_than_its_frame_says_is_bounded(name: str) -> None:
+    """It claims a byte: no more of what it packs to is held than was declared."""
+    noise = random.Random(2).randbytes(7 * MIB)
+    maker = Maker()
+    maker.data(noise, made=b"x", parts=[Part(len(noise), 1, recipe_of(*BLOCK_RECIPES[name]))])
+    made = maker.finish()
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="packs to another length"):
+        Target(made).feed(0, noise)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < made.index.memory_bytes - len(noise)
+
+
+def resumed_payload(said: Recipe, contents: Sequence[bytes], packed: bytes) -> Made:
+    """A long stream of two frames, that `said` does not pack to `packed`, whose first stands."""
+    maker = Maker()
+    for number, content in enumerate(contents):
+        last = number == len(contents) - 1
+        part = Part(len(content), 1 if last else len(packed), said, not number, last)
+        maker.data(content, made=b"x" if last else packed, parts=[part])
+    return maker.finish()
+
+
+def test_what_a_resumed_encoder_gives_too_much_is_bounded_from_the_first_byte() -> None:
+    content = text(12, 7 * MIB)
+    packed = pack(recipe_of(Packer.GZIP_ZLIB, 9, 8), content, 0)
+    made = resumed_payload(recipe_of(Packer.GZIP_ZLIB, 1, 1), [content, b"end"], packed)
+    target = Target(made, made.target)
+    read: list[int] = []
+
+    def watched(offset: int, size: int) -> bytes:
+        read.append(size)
+        return target.read(offset, size)
+
+    target.repacker = Repacker(made.index.frames, watched)
+    with pytest.raises(FormatError, match="packs to more than its parts say"):
+        target.feed(1, b"end")
+    assert sum(read) < len(packed) * 3 // 4
+
+
+@pytest.mark.parametrize("name", LONG_RECIPES)
+def test_a_resumed_stream_is_unpacked_with_the_memory_that_its_recipe_says(name: str) -> None:
+    recipe = recipe_of(*LONG_RECIPES[name])
+    head = pack(recipe, LONG, 0)[: 64 * KIB]
+    head = GZIP_PLAIN_HEADER + head if recipe.packing is Packing.GZIP else head
+    needed = unpack_memory_bytes(recipe.packing, head)
+    assert needed <= decoder_memory_bytes(recipe) <= max(needed, 3 * MIB)
+
+
+def test_a_stream_that_takes_more_to_unpack_than_its_recipe_says_is_not_resumed() -> None:
+    said, greedy = (recipe_of(Packer.XZ, 0, 0, size, 1, 0, 0, 0) for size in (64 * KIB, 32 * MIB))
+    packed = pack(greedy, LONG, 0)
+    made = resumed_payload(said, [LONG, b"end"], packed)
+    with pytest.raises(FormatError, match="broken xz stream"):
+        Target(made, made.target).feed(1, b"end")
 
 
 # --- packed twice

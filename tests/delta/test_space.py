@@ -19,6 +19,7 @@ from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import (
     BLOCK_CONTENT_BYTES_MAX,
     KIB,
+    LONG_STREAM_BYTES_FREE,
     MIB,
     UNPACK_CACHE_BYTES,
     UNPACK_RESTARTS_MAX,
@@ -334,7 +335,10 @@ def test_a_decoder_that_wants_more_than_was_declared_is_refused(packing: Packing
 
 
 @pytest.mark.parametrize("packing", PACKED, ids=str)
-def test_a_long_stream_that_is_a_bomb_keeps_to_the_declared_memory(packing: Packing) -> None:
+def test_a_long_stream_that_is_a_bomb_keeps_to_the_declared_memory(
+    monkeypatch: pytest.MonkeyPatch, packing: Packing
+) -> None:
+    monkeypatch.setattr(space_module, "LONG_STREAM_BYTES_FREE", 64 * MIB)
     decoder_bytes = 3 * MIB
     rig = LongRig(packing, BOMBS[packing], size=64 * MIB, memory_bytes=decoder_bytes)
     tracemalloc.start()
@@ -344,6 +348,32 @@ def test_a_long_stream_that_is_a_bomb_keeps_to_the_declared_memory(packing: Pack
     tracemalloc.stop()
     assert peak < rig.stream.cursor_bytes + 2 * 50_000
     assert peak > rig.stream.window_bytes
+
+
+@pytest.mark.parametrize("packing", PACKED, ids=str)
+def test_a_long_stream_that_is_a_bomb_is_given_up(packing: Packing) -> None:
+    rig = LongRig(packing, BOMBS[packing], size=64 * MIB)
+    free = LONG_STREAM_BYTES_FREE - MIB
+    assert not any(rig.read(free, 50_000))  # so much a stream may begin with
+    with pytest.raises(FormatError, match="impossibly much"):
+        rig.read(63 * MIB, 1)
+
+
+def test_long_streams_that_are_small_bombs_together_are_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same packed bytes as many streams, and begun with again: work is bounded by the images."""
+    monkeypatch.setattr(space_module, "UNPACK_WORK_BYTES_FREE", 0)
+    monkeypatch.setattr(space_module, "UNPACK_WORK_FACTOR", 1)
+    size = LONG_STREAM_BYTES_FREE
+    packed = BOMBS[Packing.GZIP][: 40 * KIB]
+    stream = PackedStream(Packing.GZIP, (ByteRange(0, len(packed)),), size, DECODER_BYTES, 1)
+    space = Images(packed).space(*[stream] * 2)
+    base = len(packed) + len(TARGET)
+    for number in range(2):
+        assert read(space, (base + number * size + size - 1, 1)) == b"\0"
+    with pytest.raises(FormatError, match="impossibly much"):
+        read(space, (base, 1))
 
 
 def test_a_read_longer_than_the_window_holds_its_bytes_twice_and_no_more() -> None:

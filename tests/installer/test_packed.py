@@ -3,9 +3,11 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import current_thread
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +16,15 @@ from hypothesis import strategies as st
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError, Rejected, Unavailable
 from slipstream.delta.filemap import Packing
-from slipstream.delta.frame import Part
+from slipstream.delta.frame import Frame, Part, make_frame
 from slipstream.delta.limits import CHUNK_BYTES, KIB, MIB
 from slipstream.delta.packing.headers import GZIP_PLAIN_HEADER, unpack_memory_bytes
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe
-from slipstream.delta.payload import parse_index
-from slipstream.installer import pipe
-from slipstream.installer.pipe import frames_of
+from slipstream.delta.payload import dump_index, parse_index
+from slipstream.installer import pipe, stream
+from slipstream.installer.frames import FrameSource
+from slipstream.installer.pipe import chunk_span, frames_of
 from slipstream.installer.status import read_status
 from tests.delta.payloads import (
     BLOCK_RECIPES,
@@ -379,7 +382,8 @@ def test_a_stream_whose_source_drifted_is_lost_from_there_on(
     read: list[int] = []
 
     def watched(descriptor: int, size: int, offset: int) -> bytes:
-        if os.path.samestat(os.fstat(descriptor), place):
+        is_install = current_thread().name.startswith(("decode", "write"))
+        if is_install and os.path.samestat(os.fstat(descriptor), place):
             read.append(offset + size)
         return pread(descriptor, size, offset)
 
@@ -387,7 +391,9 @@ def test_a_stream_whose_source_drifted_is_lost_from_there_on(
     monkeypatch.setattr(pipe, "DRIFTS_MAX", 1)
 
     assert rig.run()[: len(made.target)] == made.target
-    assert len(rig.words) == 1
+    [words] = rig.words
+    assert "the running slot is not as it was installed" in words
+    assert "came out differently" not in words  # no library is at fault
     assert rig.sent(rig.full) < len(made.target) * 3 // 4
     assert len(source) // 3 < max(read) < len(source) * 2 // 3
 
@@ -407,7 +413,215 @@ def test_a_source_that_cannot_be_read_inside_a_stream(
 
     monkeypatch.setattr(os, "pread", faulty)
     assert rig.run()[: len(made.target)] == made.target
+    [words] = rig.words
+    assert "the running slot cannot be read" in words
+    assert "came out differently" not in words
+
+
+WRONG_RECIPES = {"GNU gzip": (Packer.GZIP_GNU, 9), "xz": (Packer.XZ, 1, 0, 256 * KIB, 4, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("name", WRONG_RECIPES)
+def test_what_follows_in_a_stream_that_was_given_up_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What it would have made comes from the full payload, what stands behind it does not."""
+    monkeypatch.setattr(stream, "FrameSource", partial(FrameSource, spool_bytes_max=1))
+    wrong = WRONG_RECIPES[name]
+    maker = Maker()
+    maker.data(noise(90, MIB))
+    contents = pieces(text(91, 8 * MIB), *CUTS)
+    maker.long(recipe_of(*LONG_RECIPES[name]), contents, said=recipe_of(*wrong))
+    maker.data(noise(92, MIB))
+    made = maker.finish()
+    rig = rig_of(tmp_path, made)
+
+    assert rig.run()[: len(made.target)] == made.target
+    frames = made.index.frames
+    ends = frames[0].encoded.size + frames[len(frames) - 1].encoded.size
+    of_stream = made.index.body_size - ends
+    assert ends < rig.sent(made.index) < ends + of_stream // 2
     assert len(rig.words) == 1
+
+
+# --- frames at fault between those of a stream
+
+
+@cache
+def images_around(between_bytes: int = 3 * CHUNK_BYTES) -> Made:
+    """Bytes of the source between the frames of a long stream."""
+    recipe = recipe_of(*LONG_RECIPES["xz"])
+    source = noise(95, between_bytes)
+    contents = pieces(noise(96, 5 * MIB), *CUTS)
+    packed, parts = long_parts(recipe, contents)
+    maker = Maker(source)
+    done = 0
+    for number, (part, content) in enumerate(zip(parts, contents, strict=True)):
+        maker.data(content, made=packed[done : done + part.packed_size], parts=[part])
+        done += part.packed_size
+        if number == 4:
+            maker.copy([ByteRange(0, len(source))], source)
+    return maker.finish()
+
+
+def between_of(made: Made) -> Sequence[int]:
+    """The chunks that the frames between have a share in."""
+    [place] = [one.target for one in made.index.frames if one.long_part is None]
+    first, last = chunk_span(place)
+    return range(first, last + 1)
+
+
+@pytest.mark.parametrize("at", [5, CHUNK_BYTES * 3 // 2])
+def test_a_frame_between_whose_source_drifted_loses_its_own_chunk(tmp_path: Path, at: int) -> None:
+    made = images_around()
+    rig = rig_of(tmp_path, made)
+    source = bytearray(made.source)
+    source[at] ^= 1
+    (tmp_path / "source").write_bytes(source)
+
+    assert rig.run()[: len(made.target)] == made.target
+    assert rig.words[0].startswith("rootfs: 1 chunks could not")
+    assert rig.sent(made.index) == made.index.body_size
+
+
+def test_a_frame_between_that_cannot_be_read_loses_its_own_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = images_around()
+    rig = rig_of(tmp_path, made)
+    place, pread = (tmp_path / "source").stat(), os.pread
+
+    def faulty(descriptor: int, size: int, offset: int) -> bytes:
+        if os.path.samestat(os.fstat(descriptor), place):
+            raise OSError(5, "Input/output error")
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", faulty)
+    assert rig.run()[: len(made.target)] == made.target
+    assert rig.words[0].startswith(f"rootfs: {len(between_of(made))} chunks could not")
+    assert "the running slot cannot be read" in rig.words[0]
+    assert rig.sent(made.index) == made.index.body_size
+
+
+def test_a_frame_between_is_made_though_the_stream_around_it_is_given_up(tmp_path: Path) -> None:
+    good = images_around()
+    recipe = recipe_of(Packer.XZ, 1, 0, 256 * KIB, 4, 0, 0, 0)  # another check: in its first bytes
+    made = with_recipe(good, recipe)
+    rig = rig_of(tmp_path, made)
+
+    assert rig.run()[: len(made.target)] == made.target
+    chunks = -(-len(made.target) // CHUNK_BYTES)
+    inside = len(between_of(made)) - 2
+    assert inside >= 2
+    assert rig.words[0].startswith(f"rootfs: {chunks - inside} chunks could not")
+
+
+def with_recipe(made: Made, recipe: Recipe) -> Made:
+    """The same payload, with another recipe for its long stream."""
+    frames = [
+        make_frame(
+            one.kind,
+            one.target,
+            sources=one.sources,
+            encoded_offset=one.encoded.offset,
+            digest=one.digest,
+            streams=one.streams,
+            parts=[replace(part, recipe=recipe) for part in one.parts],
+        )
+        for one in made.index.frames
+    ]
+    index = made.index
+    raw = dump_index(
+        index.source_size, index.source_digest, index.target_size, index.target_digest, frames
+    )
+    return Made(parse_index(raw), raw + made.body, made.source, made.target)
+
+
+# --- frames without a target of their own
+
+
+@cache
+def images_with_empty_frames(shift: int) -> Made:
+    """Frames that only fill a block before them; the first of these `shift` bytes from a chunk."""
+
+    def payload(before: int) -> Made:
+        maker = Maker()
+        maker.data(text(74, before))
+        maker.long_in_blocks(
+            recipe_of(*LONG_RECIPES["GNU gzip"]),
+            recipe_of(Packer.ZLIB, 9, 15, 8, 0),
+            pieces(noise(71, 3 * MIB), 60_000),
+            before=text(72, 1000),
+            behind=text(73, 1000),
+            block_bytes=256 * KIB,
+        )
+        maker.data(text(75, 300_000))
+        return maker.finish()
+
+    first = empty_of(payload(1000))[0].target.offset - 1000
+    return payload((shift - first) % CHUNK_BYTES or CHUNK_BYTES)
+
+
+def empty_of(made: Made) -> list[Frame]:
+    return [one for one in made.index.frames if not one.target.size]
+
+
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_an_empty_frame_at_the_edge_of_a_chunk_is_asked_for_once(
+    tmp_path: Path, shift: int
+) -> None:
+    """Whichever chunk is missing: it is made, of what was fetched once, and nothing else is lost."""
+    made = images_with_empty_frames(shift)
+    assert (empty_of(made)[0].target.offset - shift) % CHUNK_BYTES == 0
+    for missing in range(-(-len(made.target) // CHUNK_BYTES)):
+        standing = bytearray(made.target)
+        standing[missing * CHUNK_BYTES] ^= 1
+        wanted = frames_of(made.index, {missing})
+        folder = tmp_path / str(missing)
+        folder.mkdir()
+        rig = rig_of(folder, made, bytes(standing))
+        assert made_by_delta(rig, made)
+        fetched = [made.index.frames[number].encoded for number in wanted]
+        # All of them, each once; frames between that are cheaper to read over than to ask for apart.
+        assert rig.sent(made.index) == fetched[-1].end - fetched[0].offset
+        assert made.index.frames[wanted[0]].owed == 0
+
+
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_an_empty_frame_of_a_stream_that_was_given_up_takes_no_chunk_along(
+    tmp_path: Path, shift: int
+) -> None:
+    right = images_with_empty_frames(shift)
+    made = with_wrong_blocks(right)
+    rig = rig_of(tmp_path, made)
+
+    assert rig.run()[: len(made.target)] == made.target
+    stream = [one.target for one in made.index.frames if one.parts]
+    first, last = chunk_span(ByteRange(stream[0].offset, stream[-1].end - stream[0].offset))
+    assert rig.words[0].startswith(f"rootfs: {last - first + 1} chunks could not")
+
+
+def with_wrong_blocks(made: Made) -> Made:
+    """The same payload, but that no block becomes what it says."""
+    wrong = recipe_of(Packer.ZLIB, 1, 9, 1, 0)
+    frames = [
+        make_frame(
+            one.kind,
+            one.target,
+            encoded_offset=one.encoded.offset,
+            digest=one.digest,
+            streams=one.streams,
+            parts=one.parts,
+            outer=[replace(part, recipe=wrong) for part in one.outer],
+            owed=one.owed,
+        )
+        for one in made.index.frames
+    ]
+    index = made.index
+    raw = dump_index(
+        index.source_size, index.source_digest, index.target_size, index.target_digest, frames
+    )
+    return Made(parse_index(raw), raw + made.body, made.source, made.target)
 
 
 # --- reading the target
@@ -439,16 +653,28 @@ def test_frames_read_what_earlier_frames_made(missing: set[int]) -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, CHUNK_BYTES])
-def test_what_is_not_made_yet_is_not_there(tmp_path: Path, ahead: int) -> None:
+def test_what_is_not_made_yet_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
     """A frame that reads itself, or what comes behind it, makes no chunk that anyone believes."""
     place = ByteRange(3 * MIB + ahead, 100_000)
     tail = noise(62, 2 * CHUNK_BYTES)
     content = tail[ahead - 100_000 : ahead] if ahead else bytes(100_000)
     made = reader([place], [content], tail)
     rig = rig_of(tmp_path, made, os.urandom(4 * MIB))
+    target, pread = (tmp_path / "target").stat(), os.pread
+    read: list[int] = []
 
+    def watched(descriptor: int, size: int, offset: int) -> bytes:
+        if current_thread().name.startswith("decode"):
+            assert os.path.samestat(os.fstat(descriptor), target)
+            read.append(offset)
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", watched)
     assert rig.run()[: len(made.target)] == made.target
     assert "could not be made" in rig.words[0]
+    assert read == []
 
 
 @given(data=st.data())
