@@ -11,16 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from slipstream.delta.anchors import find_anchors, pair_anchors
-from slipstream.delta.bsdiff import (
-    GAIN_AHEAD_BYTES,
-    Bytes,
-    Segment,
-    align,
-    cut,
-    longest_matches,
-    write_script,
-)
+from slipstream.delta.bsdiff import Segment, SourceIndex, cut, write_script
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress, compress_smallest
 from slipstream.delta.decode import decode_frame
@@ -36,6 +27,7 @@ from slipstream.delta.limits import (
     NUMBERS_BYTES_MAX,
 )
 from slipstream.delta.partition import Half, Partition
+from slipstream.delta.seeds import Bytes
 from slipstream.delta.sparsify import write_numbers
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
@@ -53,7 +45,6 @@ _WINDOW_BYTES_MIN = CHUNK_BYTES
 # 1.844 MB). These have more numbers than one in so many bytes of the difference.
 _ZEROS_MIN = (4, 64)
 _DENSE_NUMBERS = 24
-_DENSE = 0.95  # of its size is left of it by zstd's quickest level: compressed content, or random
 _GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
 
@@ -74,6 +65,7 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
+    candidates     places of the source looked at for each seed (seeds.py), at most
     aheads         how far past a match that saves too little two diagonals are compared: the best of
                    these alignments is taken
     """
@@ -85,7 +77,8 @@ class Profile:
     codecs: tuple[Codec, ...]
     long_level: int | None
     full_level: int
-    aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
+    candidates: int
+    aheads: tuple[int, ...]
     device_bytes: int = 96 * MIB
 
     def within(self, memory_bytes: int) -> "Profile":
@@ -114,11 +107,17 @@ _DELTA_CODECS = (Codec.LZMA2, Codec.ZSTD, Codec.BZ2)
 _LZMA_LEVEL = 6
 
 PROFILES = {
-    "small": Profile("small", 1 * MIB, 2 * MIB, 64 * KIB, _DELTA_CODECS, None, 19),
-    "balanced": Profile(
-        "balanced", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.LZMA2,), _LZMA_LEVEL, 12, aheads=(0,)
+    "small": Profile(
+        "small", 1 * MIB, 2 * MIB, 64 * KIB, _DELTA_CODECS, None, 19, candidates=64, aheads=(0, 64)
     ),
-    "fast": Profile("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6, aheads=(0,)),
+    "balanced": Profile(
+        *("balanced", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.LZMA2,), _LZMA_LEVEL, 12),
+        candidates=16,
+        aheads=(0,),
+    ),
+    "fast": Profile(
+        *("fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6), candidates=16, aheads=(0,)
+    ),
 }
 
 
@@ -172,28 +171,12 @@ class _Window:
         self.source = source
         self.sources = sources
         self.profile = profile
-        self.segments: tuple[Segment, ...] = ()
-        if self._is_foreign():
-            return
-        matches = longest_matches(source, target)
+        index = SourceIndex(source)
         aligned = [
-            align(source, target, matches, gain_ahead_bytes=ahead).segments
+            index.align(target, candidates=profile.candidates, gain_ahead_bytes=ahead).segments
             for ahead in profile.aheads
         ]
         self.segments = min(aligned, key=self._guess_diff) if len(aligned) > 1 else aligned[0]
-
-    def _is_foreign(self) -> bool:
-        """Whether aligning is in vain: dense bytes, of which no anchor stands in the source.
-
-        Tables resemble each other without one equal anchor, but they are not dense.
-        """
-        if len(self.source) == 0:
-            return True
-        target = self.target.tobytes()
-        if _guess(target) < _DENSE * len(target):
-            return False
-        pairs = pair_anchors(find_anchors(self.source.tobytes(), 0), find_anchors(target, 0))
-        return len(pairs.targets) == 0
 
     def _guess_diff(self, segments: tuple[Segment, ...]) -> int:
         script = write_script(segments, self.source, self.target)
