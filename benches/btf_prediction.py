@@ -21,7 +21,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from slipstream.delta.bsdiff import align
+from benches.elf_prediction import aligned
 
 _HEADER = struct.Struct("<HBBIIIII")
 _WORD_BYTES = 4
@@ -210,7 +210,7 @@ def _aligned_words(
     """Runs of whole words that resemble each other: first of the target, of the source, count."""
     runs = []
     done = 0
-    for begin, like, size in align(source.view(np.uint8), target.view(np.uint8)).segments:
+    for begin, like, size in aligned(source.view(np.uint8), target.view(np.uint8)):
         if (begin - like) % _WORD_BYTES:
             continue
         first = max(done, -(-begin // _WORD_BYTES))

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from benches.elf import EXECUTABLE, RELA, STRINGS, Elf, Section
-from slipstream.delta.bsdiff import Segment, align
+from slipstream.delta.bsdiff import Segment, SourceIndex
+from slipstream.delta.encode import PROFILES
 
 _PC_RELATIVE = (2, 4)  # R_X86_64_PC32, R_X86_64_PLT32: in code the place is 4 bytes past the addend
 _PC_BIAS_BYTES = 4
@@ -210,7 +212,7 @@ class _Predictor:
         after = np.frombuffer(self.target.bytes_of(section), np.uint8)
         runs = []
         done = 0
-        for target, source, size in align(guessed.view(np.uint8), after).segments:
+        for target, source, size in aligned(guessed.view(np.uint8), after):
             if (target - source) % width:
                 continue
             first = max(done, (target + width // 2) // width)
@@ -278,3 +280,10 @@ def _aligned_moves(before: Section, after: Section, segments: Sequence[Segment])
             place = low + shift - before.offset
             moves.append(_Move(place, high - low, low - after.offset - place, exact=True))
     return moves
+
+
+def aligned(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> tuple[Segment, ...]:
+    """Segments of two tables, as the encoder's profile `small` finds them without looking ahead."""
+    candidates = PROFILES["small"].candidates
+    index = SourceIndex(source)
+    return index.align(target, candidates=candidates, gain_ahead_bytes=0).segments

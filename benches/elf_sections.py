@@ -27,15 +27,9 @@ import numpy as np
 from benches.btf_prediction import Base, Btf, TypesPredictor, base_of
 from benches.elf import HEADER_BYTES, Elf, is_elf
 from benches.elf_prediction import Residual, predict
-from slipstream.delta.bsdiff import (
-    GAIN_AHEAD_BYTES,
-    Segment,
-    align,
-    cut,
-    longest_matches,
-    write_script,
-)
+from slipstream.delta.bsdiff import Segment, SourceIndex, cut, write_script
 from slipstream.delta.codec import Codec, compress
+from slipstream.delta.encode import PROFILES
 from slipstream.delta.filemap import Entry, EntryKind
 from slipstream.delta.filesystem.probe import read_filesystem
 from slipstream.delta.limits import MIB
@@ -116,9 +110,10 @@ def sample(source: Path, target: Path, suffix: str, every: int) -> Iterator[list
 def aligned(source: bytes, target: bytes) -> Pair:
     """Two files, aligned as the encoder's profile `small` does it."""
     old, new = np.frombuffer(source, np.uint8), np.frombuffer(target, np.uint8)
-    matches = longest_matches(old, new)
+    index, profile = SourceIndex(old), PROFILES["small"]
     tried = [
-        align(old, new, matches, gain_ahead_bytes=ahead).segments for ahead in (0, GAIN_AHEAD_BYTES)
+        index.align(new, candidates=profile.candidates, gain_ahead_bytes=ahead).segments
+        for ahead in profile.aheads
     ]
 
     def guess(segments: tuple[Segment, ...]) -> int:

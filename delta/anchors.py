@@ -14,12 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from slipstream.delta.byterange import ByteRange
+from slipstream.delta.compiled import BYTES, compiled
 from slipstream.delta.limits import KIB
+
+Bytes = npt.NDArray[np.uint8]
 
 ANCHOR_BYTES = 32
 _SAMPLE_BITS = 7
-_FACTOR = 0x9E3779B1  # odd, from the golden ratio
-_BLOCK_BYTES = 16 * KIB  # hashed at a time: its 64 KiB of sums stay in the cache and in the heap
+_FACTOR = np.uint64(0x9E3779B1)  # odd, from the golden ratio
+_LEAVING = np.uint64(pow(0x9E3779B1, ANCHOR_BYTES, 1 << 32))  # factor of the byte that goes
+_MIXER = np.uint64(0x85EBCA6B)
+_LOW = np.uint64(0xFFFF_FFFF)
+_BLOCK_BYTES = 16 * KIB
 _BLOCK_ANCHORS_MAX = 8 * (_BLOCK_BYTES >> _SAMPLE_BITS)
 # An anchor that stands in more places says nothing about the place. One of them may be the target's
 # own, and one in an initrd.
@@ -44,34 +50,42 @@ def find_anchors(data: bytes, offset: int) -> Anchors:
     Pieces of an image must overlap by ANCHOR_BYTES - 1 to find those across their border.
     """
     values = np.frombuffer(data, np.uint8)
-    keys, offsets = [], []
-    for first in range(0, max(0, len(values) - ANCHOR_BYTES + 1), _BLOCK_BYTES):
-        block = values[first : first + _BLOCK_BYTES + ANCHOR_BYTES - 1]
-        at = np.flatnonzero(_rolling(block) >> np.uint32(32 - _SAMPLE_BITS) == 0)
-        # Runs and short periods repeat one hash: hundreds of anchors that point everywhere.
-        if 0 < len(at) <= _BLOCK_ANCHORS_MAX:
-            windows = np.lib.stride_tricks.sliding_window_view(block, ANCHOR_BYTES)[at]
-            keys.append(_key(windows.view("<u8")))
-            offsets.append(at + (offset + first))
-    if not keys:
+    blocks = len(data) // _BLOCK_BYTES + 1
+    found = np.empty(min(len(data), blocks * _BLOCK_ANCHORS_MAX), np.int64)
+    at = found[: _find(values, found)]
+    if len(at) == 0:
         return Anchors(np.empty(0, np.uint64), np.empty(0, np.int64))
-    return Anchors(np.concatenate(keys), np.concatenate(offsets).astype(np.int64))
+    windows = np.lib.stride_tricks.sliding_window_view(values, ANCHOR_BYTES)[at]
+    return Anchors(_key(windows.view("<u8")), at + offset)
 
 
-def _rolling(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Hash of the 32 bytes from every position on, by doubling: h2(i) = h1(i) * p + h1(i + 1)."""
-    sums = block.astype(np.uint32)
-    span, factor = 1, _FACTOR
-    while span < ANCHOR_BYTES:
-        doubled = sums[:-span] * np.uint32(factor)
-        doubled += sums[span:]
-        sums = doubled
-        factor = factor * factor & 0xFFFF_FFFF
-        span *= 2
-    sums ^= np.uint32(_FACTOR)  # zeros, the commonest content, shall be no anchor
-    sums ^= sums >> np.uint32(15)
-    sums *= np.uint32(0x85EBCA6B)
-    return sums
+@compiled(f"i8({BYTES}, i8[::1])")
+def _find(values: Bytes, found: npt.NDArray[np.int64]) -> int:
+    """Fill `found` with the places of anchors; returns how many there are."""
+    count = first = 0
+    last = len(values) - ANCHOR_BYTES
+    # Of a window, modulo 2 ** 32 in the end: h(i + 1) = h(i) * factor + what comes - what goes.
+    sums = np.uint64(0)
+    for place in range(min(ANCHOR_BYTES, len(values))):
+        sums = sums * _FACTOR + np.uint64(values[place])
+    for block in range(0, last + 1, _BLOCK_BYTES):
+        for at in range(block, min(block + _BLOCK_BYTES, last + 1)):
+            # Zeros, the commonest content, shall be no anchor.
+            mixed = (sums ^ _FACTOR) & _LOW
+            mixed = (mixed ^ mixed >> np.uint64(15)) * _MIXER & _LOW
+            if mixed >> np.uint64(32 - _SAMPLE_BITS) == 0:
+                if count - first == _BLOCK_ANCHORS_MAX:
+                    count = first - 1  # too many: the rest of the block is passed over
+                if count >= first:
+                    found[count] = at
+                    count += 1
+            if at < last:
+                change = np.uint64(values[at + ANCHOR_BYTES]) - np.uint64(values[at]) * _LEAVING
+                sums = sums * _FACTOR + change
+        # Runs and short periods repeat one hash: hundreds of anchors that point everywhere.
+        count = max(count, first)
+        first = count
+    return count
 
 
 def _key(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

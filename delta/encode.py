@@ -11,16 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from slipstream.delta.anchors import find_anchors, pair_anchors
-from slipstream.delta.bsdiff import (
-    GAIN_AHEAD_BYTES,
-    Bytes,
-    Segment,
-    align,
-    cut,
-    longest_matches,
-    write_script,
-)
+from slipstream.delta.bsdiff import Segment, SourceIndex, cut, write_script
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress, compress_smallest
 from slipstream.delta.decode import decode_frame
@@ -37,6 +28,7 @@ from slipstream.delta.limits import (
 )
 from slipstream.delta.partition import Half, Partition
 from slipstream.delta.prefix import can_prefix, compress_behind
+from slipstream.delta.seeds import Bytes
 from slipstream.delta.sparsify import write_numbers
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
@@ -54,9 +46,7 @@ _WINDOW_BYTES_MIN = CHUNK_BYTES
 # 1.844 MB). These have more numbers than one in so many bytes of the difference.
 _ZEROS_MIN = (4, 64)
 _DENSE_NUMBERS = 24
-_PREFIX_GAIN = 16  # a diff of less than 1/16 of what is compressed alone is not tried otherwise
-_PREFIX_BYTES_MIN = 64
-_DENSE = 0.95  # of its size is left of it by zstd's quickest level: compressed content, or random
+_PREFIX_BYTES_MIN = 64  # of what a diff adds: less is not tried behind its source
 _GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
 
@@ -77,7 +67,9 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
-    prefixes      whether LZMA2 may repeat source bytes
+    prefix_over    a diff of more than this share of its content, compressed alone, is also tried as
+                   compressed bytes that may repeat the sources (prefix.py); None: no such bytes at all
+    candidates     places of the source looked at for each seed (seeds.py), at most
     aheads         how far past a match that saves too little two diagonals are compared: the best of
                    these alignments is taken
     """
@@ -89,8 +81,9 @@ class Profile:
     codecs: tuple[Codec, ...]
     long_level: int | None
     full_level: int
-    prefixes: bool = True
-    aheads: tuple[int, ...] = (0, GAIN_AHEAD_BYTES)
+    candidates: int
+    aheads: tuple[int, ...]
+    prefix_over: float | None
     device_bytes: int = 96 * MIB
 
     def within(self, memory_bytes: int) -> "Profile":
@@ -113,19 +106,46 @@ class Profile:
         return replace(self, window_bytes=window, source_bytes=source, device_bytes=memory_bytes)
 
 
-_DELTA_CODECS = (Codec.LZMA2, Codec.ZSTD, Codec.BZ2)
 # Against -9e, on the small Debian pair: 0.1 % more bytes for a tenth less of the whole time. Aligning
 # once instead of twice: 0.4 % more for a sixth less.
 _LZMA_LEVEL = 6
+_ZSTD_LEVEL = 9  # of long streams in `fast`: level 19 takes longer than LZMA
 
+_DEFAULTS = Profile(
+    name="balanced",
+    window_bytes=1 * MIB,
+    source_bytes=2 * MIB,
+    absorb_bytes=64 * KIB,
+    codecs=(Codec.LZMA2,),
+    long_level=_LZMA_LEVEL,
+    full_level=12,
+    candidates=16,
+    aheads=(0,),
+    prefix_over=1 / 4,
+)
 PROFILES = {
-    "small": Profile("small", 1 * MIB, 2 * MIB, 64 * KIB, _DELTA_CODECS, None, 19),
-    "balanced": Profile(
-        "balanced", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.LZMA2,), _LZMA_LEVEL, 12, aheads=(0,)
-    ),
-    "fast": Profile(
-        "fast", 1 * MIB, 2 * MIB, 64 * KIB, (Codec.ZSTD,), None, 6, prefixes=False, aheads=(0,)
-    ),
+    one.name: one
+    for one in (
+        replace(
+            _DEFAULTS,
+            name="small",
+            codecs=(Codec.LZMA2, Codec.ZSTD, Codec.BZ2),
+            long_level=None,
+            full_level=19,
+            candidates=64,
+            aheads=(0, 64),
+            prefix_over=1 / 16,
+        ),
+        _DEFAULTS,
+        replace(
+            _DEFAULTS,
+            name="fast",
+            codecs=(Codec.ZSTD,),
+            long_level=_ZSTD_LEVEL,
+            full_level=6,
+            prefix_over=None,
+        ),
+    )
 }
 
 
@@ -179,28 +199,12 @@ class _Window:
         self.source = source
         self.sources = sources
         self.profile = profile
-        self.segments: tuple[Segment, ...] = ()
-        if self._is_foreign():
-            return
-        matches = longest_matches(source, target)
+        index = SourceIndex(source)
         aligned = [
-            align(source, target, matches, gain_ahead_bytes=ahead).segments
+            index.align(target, candidates=profile.candidates, gain_ahead_bytes=ahead).segments
             for ahead in profile.aheads
         ]
         self.segments = min(aligned, key=self._guess_diff) if len(aligned) > 1 else aligned[0]
-
-    def _is_foreign(self) -> bool:
-        """Whether aligning is in vain: dense bytes, of which no anchor stands in the source.
-
-        Tables resemble each other without one equal anchor, but they are not dense.
-        """
-        if len(self.source) == 0:
-            return True
-        target = self.target.tobytes()
-        if _guess(target) < _DENSE * len(target):
-            return False
-        pairs = pair_anchors(find_anchors(self.source.tobytes(), 0), find_anchors(target, 0))
-        return len(pairs.targets) == 0
 
     def _guess_diff(self, segments: tuple[Segment, ...]) -> int:
         script = write_script(segments, self.source, self.target)
@@ -249,7 +253,8 @@ class _Window:
         # within a factor of two of what LZMA makes of executables.
         guess = _guess(plain)
         best = diff
-        if self.profile.prefixes and len(diff.encoded) * _PREFIX_GAIN > guess and can_prefix():
+        over = self.profile.prefix_over
+        if over is not None and len(diff.encoded) > over * guess and can_prefix():
             best = min(best, self._prefix(plain, offset, partition), key=_size)
         if len(diff.encoded) * 2 > guess:
             best = min(best, self._data(plain, offset, partition), key=_size)
@@ -311,7 +316,7 @@ class _Window:
 
     def _compress_extra(self, extra: bytes, source: bytes) -> Coded:
         best = self._compress(extra)
-        if self.profile.prefixes and len(extra) > _PREFIX_BYTES_MIN and can_prefix():
+        if self.profile.prefix_over is not None and len(extra) > _PREFIX_BYTES_MIN and can_prefix():
             encoded = compress_behind(extra, source)
             if len(encoded) < len(best[1]):
                 best = (Stream(Codec.LZMA2_PREFIX, len(encoded), len(extra)), encoded)

@@ -3,8 +3,12 @@
 import numpy as np
 import numpy.typing as npt
 
-_SIGN = np.uint64(1 << 63)
+from slipstream.delta.compiled import BYTES, compiled
 
+_SIGN = np.uint64(1 << 63)
+_NUMBER_BYTES_MAX = 10  # of 64 bits, 7 a byte
+
+Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.uint64]
 
 
@@ -17,49 +21,67 @@ def write_numbers(control: bytes, diff: bytes, zeros_min: int) -> tuple[bytes, b
     magnitude = rows[:, 2] & ~_SIGN
     folded = np.where(rows[:, 2] & _SIGN, 2 * magnitude - np.uint64(1), 2 * magnitude)
     data = np.frombuffer(diff, np.uint8)
-    zeros, begins, ends = _runs(data, zeros_min)
-    columns = [
-        np.array([len(rows)], np.uint64),
-        rows[:, 0],
-        rows[:, 1],
-        folded,
-        np.array([len(zeros)], np.uint64),
-        zeros.astype(np.uint64),
-        (ends - begins).astype(np.uint64),
-    ]
-    values = b"".join(
-        diff[low:high] for low, high in zip(begins.tolist(), ends.tolist(), strict=True)
+    most = len(data) // (zeros_min + 1) + 1  # before each but the first so many zeros
+    zeros, sizes = np.empty(most, np.uint64), np.empty(most, np.uint64)
+    values = np.empty(len(data), np.uint8)
+    count, used = _split(data, zeros_min, zeros, sizes, values)
+    numbers = np.concatenate(
+        [
+            np.array([len(rows)], np.uint64),
+            rows[:, 0],
+            rows[:, 1],
+            folded,
+            np.array([count], np.uint64),
+            zeros[:count],
+            sizes[:count],
+        ]
     )
-    return _written(np.concatenate(columns)), values
+    written = np.empty(_NUMBER_BYTES_MAX * len(numbers), np.uint8)
+    return written[: _write(numbers, written)].tobytes(), values[:used].tobytes()
 
 
-def _runs(
-    data: npt.NDArray[np.uint8], zeros_min: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Zeros before each stretch of values, and where the stretches begin and end."""
-    at = np.flatnonzero(data)
-    if len(at) == 0:
-        nothing = np.empty(0, np.int64)
-        return nothing, nothing, nothing
-    first = np.flatnonzero(np.diff(at) > zeros_min) + 1
-    begins = at[np.concatenate([[0], first])]
-    ends = at[np.concatenate([first - 1, [len(at) - 1]])] + 1
-    zeros = begins - np.concatenate([[0], ends[:-1]])
-    return zeros, begins, ends
+@compiled(f"UniTuple(i8, 2)({BYTES}, i8, u8[::1], u8[::1], u1[::1])")
+def _split(
+    data: Bytes, zeros_min: int, zeros: Numbers, sizes: Numbers, values: Bytes
+) -> tuple[int, int]:
+    """Fill in the zeros before each stretch of values, its size, and the values; returns how many
+    stretches and how many values there are."""
+    count = used = 0
+    end = 0  # of the stretch before
+    at = 0
+    while True:
+        while at < len(data) and data[at] == 0:
+            at += 1
+        if at == len(data):
+            return count, used
+        if count and at - end < zeros_min:
+            for place in range(end, at):
+                values[used] = data[place]
+                used += 1
+            sizes[count - 1] += np.uint64(at - end)
+        else:
+            zeros[count] = at - end
+            sizes[count] = 0
+            count += 1
+        begin = at
+        while at < len(data) and data[at] != 0:
+            values[used] = data[at]
+            used += 1
+            at += 1
+        sizes[count - 1] += np.uint64(at - begin)
+        end = at
 
 
-def _written(numbers: Numbers) -> bytes:
-    """Numbers of 7 bits a byte, low bits first, in the fewest bytes."""
-    lengths = np.ones(len(numbers), np.int64)
-    rest = numbers >> np.uint64(7)
-    while rest.any():
-        lengths += rest > 0
-        rest = rest >> np.uint64(7)
-    ends = np.cumsum(lengths)
-    out = np.empty(int(ends[-1]), np.uint8)
-    for place in range(int(lengths.max())):
-        held = lengths > place
-        part = numbers[held] >> np.uint64(7 * place) & np.uint64(0x7F)
-        more = np.where(lengths[held] > place + 1, 0x80, 0).astype(np.uint8)
-        out[ends[held] - lengths[held] + place] = part.astype(np.uint8) | more
-    return out.tobytes()
+@compiled("i8(u8[::1], u1[::1])")
+def _write(numbers: Numbers, written: Bytes) -> int:
+    """Numbers of 7 bits a byte, low bits first, in the fewest bytes; returns how many bytes."""
+    size = 0
+    for place in range(len(numbers)):
+        number = numbers[place]
+        while number > np.uint64(0x7F):
+            written[size] = number & np.uint64(0x7F) | np.uint64(0x80)
+            number >>= np.uint64(7)
+            size += 1
+        written[size] = number
+        size += 1
+    return size

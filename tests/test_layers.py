@@ -23,7 +23,8 @@ IMPURE = {"os", "socket", "asyncio", "time", "random", "logging", "subprocess", 
 TOUCHES_SYSTEM = {"durable.py", "gnu_gzip.py"}
 BUILD_ONLY = {
     "numpy",
-    "pydivsufsort",
+    "numba",
+    "llvmlite",
     "sqlalchemy",
     "alembic",
     "aiosqlite",

@@ -33,7 +33,7 @@ COMMANDS = (
 # The optional library whose absence shows which extra is not installed (pyproject.toml).
 EXTRAS = {
     "numpy": "build",
-    "pydivsufsort": "build",
+    "numba": "build",
     "aiohttp": "device",
     "rich": "device",
     "sqlalchemy": "server",

@@ -129,3 +129,19 @@ def test_clip() -> None:
         ByteRange(290, 10),
     )
     assert clip(ranges, ()) == ()
+
+
+def test_a_block_of_a_short_period_takes_no_anchor_from_its_neighbours() -> None:
+    block = 16 * KIB
+    repeated = next(
+        data
+        for data in (_random(7, seed) * block for seed in range(400))
+        if len(find_anchors(data[: 4 * ANCHOR_BYTES], 0).offsets)
+    )[: 2 * block]
+    around = _random(block, 6)
+    found = find_anchors(around + repeated + around, 0).offsets
+    alone = find_anchors(around, 0).offsets
+    assert len(alone) > 90
+    assert len(find_anchors(repeated, 0).offsets) == 0
+    assert found[: len(alone)].tolist() == alone.tolist()
+    assert found[-len(alone) :].tolist() == (alone + 3 * block).tolist()

@@ -82,3 +82,11 @@ def test_hostile_numbers_raise_only_format_errors(numbers: bytes, values: bytes,
         return
     assert len(control) % 24 == 0
     assert len(diff) == size
+
+
+def test_zero_runs_shorter_than_asked_stand_among_the_values() -> None:
+    control = struct.pack("<QQQ", 20, 0, 0)
+    for zeros, count in ((3, 1), (4, 2)):
+        numbers, values = write_numbers(control, b"\1" + bytes(zeros) + b"\2" * 9, 4)
+        assert numbers[4] == count
+        assert len(values) == 10 + (zeros if count == 1 else 0)
