@@ -21,6 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 
 ANCHOR_BYTES = 32
 _SAMPLE_BITS = 7
+ANCHOR_DISTANCE_BYTES = 1 << _SAMPLE_BITS  # between two anchors, on average
 _FACTOR = np.uint64(0x9E3779B1)  # odd, from the golden ratio
 _LEAVING = np.uint64(pow(0x9E3779B1, ANCHOR_BYTES, 1 << 32))  # factor of the byte that goes
 _MIXER = np.uint64(0x85EBCA6B)

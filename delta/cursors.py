@@ -18,6 +18,10 @@ class Cursors:
         self._ended: set[int] = set()
         self._left = LONG_STREAMS_MAX  # of a payload
 
+    def spare(self, room: int) -> int:
+        """What the open cursors leave of `room` bytes."""
+        return max(0, room - sum(self._costs[one] for one in self._open))
+
     def barred(self, room: int) -> set[int]:
         """Streams that a frame may not read beside which cursors may hold `room` bytes.
 

@@ -21,6 +21,7 @@ from slipstream.delta.frame import Frame, FrameKind, Stream, frame_memory_bytes,
 from slipstream.delta.limits import (
     CHUNK_BYTES,
     CONTROL_BYTES_MAX,
+    FRAME_ENCODED_BYTES_MAX,
     FRAME_ENCODED_BYTES_SOFT,
     KIB,
     MIB,
@@ -46,8 +47,9 @@ _WINDOW_BYTES_MIN = CHUNK_BYTES
 # 1.844 MB). These have more numbers than one in so many bytes of the difference.
 _ZEROS_MIN = (4, 64)
 _DENSE_NUMBERS = 24
+_PREFIX_GAIN_MIN = 1.01
 _PREFIX_BYTES_MIN = 64  # of what a diff adds: less is not tried behind its source
-_GUESS_MAX = FRAME_ENCODED_BYTES_SOFT * 3 // 2  # by zstd's quickest level; LZMA makes 60-80 % of it
+_GUESS_FACTOR = 1.5  # of a frame's encoded bytes by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
 
 
@@ -67,6 +69,7 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
+    prefix_bytes   most that these may repeat, where little of a window is known; within the memory
     prefix_over    a diff of more than this share of its content, compressed alone, is also tried as
                    compressed bytes that may repeat the sources (prefix.py); None: no such bytes at all
     candidates     places of the source looked at for each seed (seeds.py), at most
@@ -84,6 +87,7 @@ class Profile:
     candidates: int
     aheads: tuple[int, ...]
     prefix_over: float | None
+    prefix_bytes: int
     device_bytes: int = 96 * MIB
 
     def within(self, memory_bytes: int) -> "Profile":
@@ -122,6 +126,7 @@ _DEFAULTS = Profile(
     candidates=16,
     aheads=(0,),
     prefix_over=1 / 4,
+    prefix_bytes=0,
 )
 PROFILES = {
     one.name: one
@@ -135,6 +140,7 @@ PROFILES = {
             candidates=64,
             aheads=(0, 64),
             prefix_over=1 / 16,
+            prefix_bytes=14 * MIB,
         ),
         _DEFAULTS,
         replace(
@@ -178,14 +184,18 @@ def encode_window(
     source: bytes,
     sources: tuple[ByteRange, ...],
     profile: Profile,
+    before: bytes = b"",
+    more: tuple[ByteRange, ...] = (),
 ) -> tuple[EncodedFrame, ...]:
     """Frames whose content is `content`, for the target from `offset` on.
 
-    `partition` says what becomes of the content; `source` are the source extents, joined.
+    `partition` says what becomes of the content; `source` are the source extents, joined. `before` are further bytes, at the extents `more`, that
+    compressed bytes may repeat as well.
     """
     window = _Window(
         np.frombuffer(content, np.uint8), np.frombuffer(source, np.uint8), sources, profile
     )
+    window.put_before(before, more)
     return tuple(window.encode(Half(0, partition), offset))
 
 
@@ -199,12 +209,25 @@ class _Window:
         self.source = source
         self.sources = sources
         self.profile = profile
+        self.prefix, self.prefix_extents = source.tobytes(), sources
+        self.soft_bytes = FRAME_ENCODED_BYTES_SOFT
+        self.held_bytes = frame_bytes(len(target))
         index = SourceIndex(source)
         aligned = [
             index.align(target, candidates=profile.candidates, gain_ahead_bytes=ahead).segments
             for ahead in profile.aheads
         ]
         self.segments = min(aligned, key=self._guess_diff) if len(aligned) > 1 else aligned[0]
+
+    def put_before(self, before: bytes, extents: tuple[ByteRange, ...]) -> None:
+        """Further bytes that compressed bytes may repeat, at some extents."""
+        if not before:
+            return
+        self.prefix += before
+        self.prefix_extents = (*self.prefix_extents, *extents)
+        self.held_bytes += 2 * len(before)
+        # A frame reads all that again, so it is not cut.
+        self.soft_bytes = FRAME_ENCODED_BYTES_MAX
 
     def _guess_diff(self, segments: tuple[Segment, ...]) -> int:
         script = write_script(segments, self.source, self.target)
@@ -219,13 +242,13 @@ class _Window:
         content = self.target[first:end]
         script = write_script(segments, self.source, content)
         fits = len(script.control) <= CONTROL_BYTES_MAX
-        if halves is None or (fits and _guess(script.diff, script.extra) <= _GUESS_MAX):
+        if halves is None or (
+            fits and _guess(script.diff, script.extra) <= _GUESS_FACTOR * self.soft_bytes
+        ):
             best = self._smallest(content, offset, partition, segments)
             if halves is None and not self._is_held(best):
                 best = self._data(content.tobytes(), offset, partition)
-            if halves is None or (
-                len(best.encoded) <= FRAME_ENCODED_BYTES_SOFT and self._is_held(best)
-            ):
+            if halves is None or (len(best.encoded) <= self.soft_bytes and self._is_held(best)):
                 yield best
                 return
         left, right = (Half(first + half.content_offset, half.partition) for half in halves)
@@ -238,43 +261,38 @@ class _Window:
         frame = one.frame
         content = ByteRange(0, frame.content_size)
         held = frame_memory_bytes(frame.kind, content, frame.sources, frame.streams)
-        return held <= frame_bytes(len(self.target))
+        return held <= self.held_bytes
 
     def _smallest(
         self, content: Bytes, offset: int, partition: Partition, segments: tuple[Segment, ...]
     ) -> EncodedFrame:
         plain = content.tobytes()
-        if not segments:
-            return self._data(plain, offset, partition)
-        diff = self._diff(content, offset, partition, segments)
-        if diff is None:
-            return self._data(plain, offset, partition)
+        diff = self._diff(content, offset, partition, segments) if segments else None
         # Compressing everything twice would double the build's time; zstd's quickest level is
         # within a factor of two of what LZMA makes of executables.
-        guess = _guess(plain)
-        best = diff
+        share = 1.0 if diff is None else len(diff.encoded) / max(1, _guess(plain))
+        found = [] if diff is None else [diff]
         over = self.profile.prefix_over
-        if over is not None and len(diff.encoded) > over * guess and can_prefix():
-            best = min(best, self._prefix(plain, offset, partition), key=_size)
-        if len(diff.encoded) * 2 > guess:
-            best = min(best, self._data(plain, offset, partition), key=_size)
-        return best
+        if over is not None and share > over and self.prefix and can_prefix():
+            found.append(self._prefix(plain, offset, partition))
+        if share > 1 / 2:
+            found.append(self._data(plain, offset, partition))
+        return min(found, key=_weight)
 
     def _prefix(self, plain: bytes, offset: int, partition: Partition) -> EncodedFrame:
         """The frame that compresses the content behind all of the window's source."""
-        source = self.source.tobytes()
-        encoded = compress_behind(plain, source)
+        encoded = compress_behind(plain, self.prefix)
         frame = make_frame(
             FrameKind.PREFIX,
             ByteRange(offset, partition.target_size),
-            sources=self.sources,
+            sources=self.prefix_extents,
             digest=Digest.of(encoded),
             streams=(Stream(Codec.LZMA2_PREFIX, len(encoded), len(plain)),),
             parts=partition.frame_parts,
             outer=partition.frame_outer,
             owed=partition.owed,
         )
-        return _proved(EncodedFrame(frame, encoded), source, plain)
+        return _proved(EncodedFrame(frame, encoded), self.prefix, plain)
 
     def _data(self, plain: bytes, offset: int, partition: Partition) -> EncodedFrame:
         stream, encoded = self._compress(plain)
@@ -342,8 +360,10 @@ class _Window:
         return Stream(codec, len(encoded), len(data)), encoded
 
 
-def _size(one: EncodedFrame) -> int:
-    return len(one.encoded)
+def _weight(one: EncodedFrame) -> float:
+    """Bytes that it takes; a prefix that hardly pays is not worth reading it."""
+    kept = _PREFIX_GAIN_MIN if one.frame.kind is FrameKind.PREFIX else 1.0
+    return len(one.encoded) * kept
 
 
 def _guess(*parts: bytes) -> int:

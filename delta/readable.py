@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
+from slipstream.delta.anchors import clip
 from slipstream.delta.budget import cursor_bytes
-from slipstream.delta.byterange import ByteRange
+from slipstream.delta.byterange import ByteRange, merge_ranges
 from slipstream.delta.cursors import Cursors
 from slipstream.delta.limits import CHUNK_BYTES, MIB
 from slipstream.delta.unfold import OpenBlock, Window
@@ -111,6 +112,21 @@ class Readable:
             # Zeros have no anchors: a kernel has 24 MB of them, behind which it goes on as far on.
             high = max(at + window.partition.content_size, begin + self._done) + kept // 2
             yield low, min(block.content.end, high)
+
+    def before(self, window: Window, areas: Sequence[ByteRange], most: int) -> list[ByteRange]:
+        """What stands before the content of a window: rising, together at most `most` bytes, and no more
+        than there is memory for beside the cursors. Nothing of long streams. After `take`."""
+        # A frame holds its source bytes twice, in one way or another.
+        most = min(most, self._cursors.spare(self._room) // 2)
+        size = window.partition.content_size
+        near = []
+        for part in window.content:
+            share = most * part.size // size
+            near.append(ByteRange(max(0, part.offset - share), min(share, part.offset)))
+        left: list[ByteRange] = list(clip(merge_ranges(near), areas))
+        for content in self._long.values():
+            left = [part for one in left for part in _outside(one, content)]
+        return left
 
     def take(self, extents: tuple[ByteRange, ...]) -> tuple[ByteRange, ...]:
         """Note that the window reads these extents: those of them for which there is memory."""

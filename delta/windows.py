@@ -9,8 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slipstream.delta.anchors import BUCKET_BYTES, Pairs, choose_sources, clip
+from slipstream.delta.anchors import (
+    ANCHOR_DISTANCE_BYTES,
+    BUCKET_BYTES,
+    Pairs,
+    choose_sources,
+    clip,
+)
 from slipstream.delta.byterange import ByteRange, merge_ranges
+from slipstream.delta.encode import Profile
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
 from slipstream.delta.match import Run, RunKind
@@ -25,8 +32,9 @@ _REACH_BYTES = 64 * KIB  # source bytes beside unclaimed ones that may resemble 
 _SOURCE_FACTOR = 2
 _SOURCE_BYTES_MIN = 256 * KIB
 # Votes per bucket. An equal bucket has BUCKET_BYTES / 128 anchors; a guess counts less than one.
-_EQUAL_WEIGHT = BUCKET_BYTES / 128
+_EQUAL_WEIGHT = BUCKET_BYTES / ANCHOR_DISTANCE_BYTES
 _NEIGHBOUR_WEIGHT = 0.25
+_KNOWN = 0.5  # of a window's anchors: with fewer it is mostly new
 _SIMILAR_WEIGHT = 2.0  # the paired file counts as two anchors in each bucket
 
 
@@ -35,7 +43,8 @@ class Piece(NamedTuple):
 
     `kind` is ZERO, COPY (with its sources), DATA, or DIFF, which stands for any coded frames.
     `content` says where the content of coded frames stands in the work space, `partition` what
-    becomes of it.
+    becomes of it; `before` are further bytes that are made by then, where little of the content
+    is known otherwise.
     """
 
     kind: FrameKind
@@ -43,6 +52,7 @@ class Piece(NamedTuple):
     sources: tuple[ByteRange, ...] = ()
     content: tuple[ByteRange, ...] = ()
     partition: Partition | None = None
+    before: tuple[ByteRange, ...] = ()
 
 
 def settle(runs: Sequence[Run], target_size: int, absorb_bytes: int) -> list[Run]:
@@ -113,9 +123,11 @@ def plan_pieces(
             yield from _zero_pieces(run.target, run.size)
         else:
             for window in windows_of(run):
-                sources = finder.sources(window)
+                sources, before = finder.sources(window)
                 yield Piece(
-                    FrameKind.DIFF, window.target, sources, window.content, window.partition
+                    *(FrameKind.DIFF, window.target, sources, window.content),
+                    window.partition,
+                    before,
                 )
     yield from _copy_pieces(copies, copy_bytes)
 
@@ -174,7 +186,7 @@ class SourceFinder:
         pairs: Pairs,
         similar: Callable[[ByteRange], Iterable[ByteRange]],
         readable: Readable,
-        budget: int,
+        profile: Profile,
     ) -> None:
         """`runs` are the grains' runs before settling, `similar` gives for content the like of it
         by files, `readable` says what a frame may read."""
@@ -183,23 +195,30 @@ class SourceFinder:
         self._pairs = pairs
         self._similar = similar
         self._readable = readable
-        self._budget = budget
+        self._profile = profile
 
-    def sources(self, window: Window) -> tuple[ByteRange, ...]:
-        """Extents for one window: rising, not overlapping, together within the budget."""
+    def sources(self, window: Window) -> tuple[tuple[ByteRange, ...], tuple[ByteRange, ...]]:
+        """Extents for one window, and those before it where little of it is known: each rising, not
+        overlapping, together within what the profile allows."""
         hints = self._neighbours(window.target)
         # Merged: the metadata of a file system stand between all files, and would speak too often.
         similar = merge_ranges(one for part in window.content for one in self._similar(part))
         hints += [(one, _SIMILAR_WEIGHT) for one in similar]
         size = window.partition.content_size
-        budget = min(self._budget, max(_SOURCE_BYTES_MIN, _SOURCE_FACTOR * size))
+        budget = min(self._profile.source_bytes, max(_SOURCE_BYTES_MIN, _SOURCE_FACTOR * size))
         areas = self._readable.areas(window)
         if not areas:  # no source, and nothing of the target is made yet
-            return ()
+            return (), ()
         votes = self._pairs.within(window.content).inside(areas)
         held = [(part, weight) for one, weight in hints for part in clip((one,), areas)]
         chosen = choose_sources(votes, held, areas[-1].end, budget)
-        return self._readable.take(clip(chosen, areas))
+        sources = self._readable.take(clip(chosen, areas))
+        most = self._profile.prefix_bytes - sum(one.size for one in sources)
+        known = len(np.unique(votes.targets)) * ANCHOR_DISTANCE_BYTES
+        if most <= 0 or known > _KNOWN * size:
+            return sources, ()
+        before = self._readable.before(window, areas, most)
+        return sources, tuple(part for one in before for part in outside(one, sources))
 
     def _neighbours(self, target: ByteRange) -> list[tuple[ByteRange, float]]:
         hints: list[tuple[ByteRange, float]] = []
@@ -215,3 +234,16 @@ class SourceFinder:
             if index in {first, end} and shifted >= 0:  # the file goes on as its neighbour does
                 hints.append((ByteRange(shifted, target.size), _NEIGHBOUR_WEIGHT))
         return hints
+
+
+def outside(one: ByteRange, rising: Iterable[ByteRange]) -> Iterator[ByteRange]:
+    """What of a range is in none of some rising ones."""
+    position = one.offset
+    for other in rising:
+        if other.offset > position:
+            end = min(other.offset, one.end)
+            if end > position:
+                yield ByteRange(position, end - position)
+        position = max(position, other.end)
+    if one.end > position:
+        yield ByteRange(position, one.end - position)

@@ -69,4 +69,6 @@ def _encode(files: WorkFiles, profile: Profile, piece: Piece) -> _Frames:
         space.read_all(piece.sources),
         piece.sources,
         profile,
+        space.read_all(piece.before),
+        piece.before,
     )

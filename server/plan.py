@@ -248,7 +248,7 @@ class DeltaPlanner:
             *opening.addresses,
             pairs.shifts,
         )
-        return SourceFinder(runs, pairs, similar.ranges, may_read, self._profile.source_bytes)
+        return SourceFinder(runs, pairs, similar.ranges, may_read, self._profile)
 
     def _anchors(self, space: WorkSpace, ranges: Iterable[ByteRange], what: str) -> Anchors:
         pieces = [

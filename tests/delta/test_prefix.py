@@ -6,7 +6,7 @@ import sys
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.delta import prefix
@@ -31,12 +31,25 @@ def test_this_machine_can() -> None:
     assert can_prefix()
 
 
+LARGE = {
+    "nothing": b"",
+    "noise": NOISE,
+    "part": NOISE[5000:90_000],
+    "chunk": NOISE[: 64 * KIB],
+    "more than a chunk": NOISE[: 64 * KIB + 1],
+    "zeros": bytes(MIB),
+}
+
+
+@settings(deadline=None)
 @given(
-    data=st.binary(max_size=300) | st.sampled_from([b"", NOISE[5000:90_000], bytes(70_000)]),
+    data=st.binary(max_size=300) | st.sampled_from(sorted(LARGE)),
     behind=st.binary(min_size=1, max_size=300)
-    | st.sampled_from([NOISE, NOISE[:64 * KIB], NOISE[: 64 * KIB + 1], bytes(MIB)]),
-)  # fmt: skip
-def test_round_trip(data: bytes, behind: bytes) -> None:
+    | st.sampled_from(sorted(LARGE.keys() - {"nothing"})),
+)
+def test_round_trip(data: bytes | str, behind: bytes | str) -> None:
+    data = LARGE[data] if isinstance(data, str) else data
+    behind = LARGE[behind] if isinstance(behind, str) else behind
     encoded = compress_behind(data, behind)
     assert decompress(PREFIXED, encoded, len(data), behind) == data
     assert compress_behind(data, behind) == encoded

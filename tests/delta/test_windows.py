@@ -1,5 +1,7 @@
 """windows.py: pieces cover the target exactly, whatever the runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from slipstream.delta.anchors import Pairs
 from slipstream.delta.byterange import ByteRange
+from slipstream.delta.encode import PROFILES
 from slipstream.delta.frame import FrameKind, Part
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB, MIB
 from slipstream.delta.match import Run, RunKind
@@ -25,6 +28,7 @@ from slipstream.delta.windows import (
 E, C, Z = RunKind.EQUAL, RunKind.CHANGED, RunKind.ZERO
 SOURCE_BYTES = 64 * MIB
 COPY_BYTES = 5 * MIB
+PROFILE = replace(PROFILES["balanced"], source_bytes=6 * MIB)
 NO_PAIRS = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
 
 
@@ -50,7 +54,7 @@ def _windows_of(run: Run) -> list[Window]:
 def _finder(runs: list[Run], pairs: Pairs = NO_PAIRS) -> SourceFinder:
     """Without opened blocks, and without files."""
     readable = Readable(SOURCE_BYTES, (), {}, frozenset(), lambda _: 0)
-    return SourceFinder(runs, pairs, lambda _: (), readable, 6 * MIB)
+    return SourceFinder(runs, pairs, lambda _: (), readable, PROFILE)
 
 
 def _plan(runs: list[Run], target_size: int, pairs: Pairs = NO_PAIRS) -> list[Piece]:
@@ -138,9 +142,10 @@ def test_files_that_are_alike_are_sources_without_one_anchor() -> None:
     runs = [Run(C, 0, MIB)]
     readable = Readable(SOURCE_BYTES, (), {}, frozenset(), lambda _: 0)
     like = ByteRange(40 * MIB, 900 * KIB)
-    finder = SourceFinder(runs, NO_PAIRS, lambda _: [like], readable, 6 * MIB)
+    finder = SourceFinder(runs, NO_PAIRS, lambda _: [like], readable, PROFILE)
     (window,) = _windows_of(runs[0])
-    (found,) = finder.sources(window)
+    (found,), before = finder.sources(window)
+    assert before == ()
     assert found.offset <= like.offset
     assert found.end >= like.end
     assert found.size <= like.size + 64 * KIB
@@ -148,9 +153,9 @@ def test_files_that_are_alike_are_sources_without_one_anchor() -> None:
 
 def test_without_a_source_and_at_the_beginning_there_is_nothing_to_read() -> None:
     readable = Readable(0, (), {}, frozenset(), lambda _: 0)
-    finder = SourceFinder([], NO_PAIRS, lambda _: (), readable, MIB)
+    finder = SourceFinder([], NO_PAIRS, lambda _: (), readable, replace(PROFILE, source_bytes=MIB))
     (window,) = _windows_of(Run(C, 0, 1000))
-    assert finder.sources(window) == ()
+    assert finder.sources(window) == ((), ())
 
 
 def test_what_is_made_of_the_target_is_a_source() -> None:
@@ -163,6 +168,35 @@ def test_what_is_made_of_the_target_is_a_source() -> None:
     assert pieces[0].sources == ()
     assert sum(source.size for source in pieces[1].sources) >= MIB
     assert pieces[1].sources[0].offset <= first
+
+
+def _before(pairs: Pairs, room: int, target: int = 30 * MIB) -> tuple[ByteRange, ...]:
+    """What a window of profile `small` may repeat besides its sources."""
+    readable = Readable(SOURCE_BYTES, (), {}, frozenset(), lambda _: room)
+    finder = SourceFinder([], pairs, lambda _: (), readable, PROFILES["small"])
+    (window,) = _windows_of(Run(C, target, MIB))
+    sources, before = finder.sources(window)
+    assert not any(one.overlaps(other) for one in before for other in sources)
+    return before
+
+
+def test_what_is_mostly_new_may_repeat_what_was_made_last() -> None:
+    end = SOURCE_BYTES + 30 * MIB
+    assert _before(NO_PAIRS, room=1 << 40) == (ByteRange(end - 14 * MIB, 14 * MIB),)
+    # As much as there is memory for, twice over; and no more than is made.
+    assert _before(NO_PAIRS, room=8 * MIB) == (ByteRange(end - 4 * MIB, 4 * MIB),)
+    assert _before(NO_PAIRS, room=0) == ()
+    made = ByteRange(SOURCE_BYTES - 12 * MIB, 14 * MIB)  # the end of the source, before it
+    assert _before(NO_PAIRS, room=1 << 40, target=2 * MIB) == (made,)
+
+
+def test_what_stands_in_the_source_needs_nothing_else() -> None:
+    step = np.arange(0, MIB, 128)
+    at = SOURCE_BYTES + 30 * MIB + step
+    assert _before(Pairs(at, step, np.ones(len(step))), room=1 << 40) == ()
+    some = slice(0, len(step) // 4)
+    known = Pairs(at[some], step[some], np.ones(len(step) // 4))
+    assert sum(one.size for one in _before(known, room=1 << 40)) > 10 * MIB
 
 
 def test_full_payloads_follow_chunks() -> None:
