@@ -39,6 +39,7 @@ def recipes() -> Iterator[tuple[Recipe, int]]:
     for level in (0, 9, 12):
         yield _recipe(Packer.LZ4, level), _BLOCK_BYTES
         yield _recipe(Packer.LZ4_DEST, level, 0, 0), 8 * KIB
+        yield _recipe(Packer.LZ4_LEGACY, level), whole
     yield _recipe(Packer.LZO, 0, 0), _BLOCK_BYTES
     for level in (1, 8, 9):
         yield _recipe(Packer.LZO, 4, level), _BLOCK_BYTES

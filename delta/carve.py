@@ -18,10 +18,14 @@ _STARTS = (
     (b"\x1f\x8b\x08", Packing.GZIP),
     (b"\xfd7zXZ\x00", Packing.XZ),
     (b"\x28\xb5\x2f\xfd", Packing.ZSTD),
+    (b"\x02\x21\x4c\x18", Packing.LZ4_LEGACY),
 )
-# Deflate is the only method, and the three flag bits above 4 are reserved: RFC 1952, 2.3.1.
+# Deflate is the only method, and the three flag bits above 4 are reserved: RFC 1952, 2.3.1. Behind
+# the magic of LZ4 stands the size of a block, at most LZ4_LEGACY_PACKED_BYTES_MAX: kernels hold the
+# magic several times more, in their code.
 _INSIDE = re.compile(
     rb"\x1f\x8b\x08[\x00-\x1f]|\xfd7zXZ\x00\x00[\x00\x01\x04\x0a]|\x28\xb5\x2f\xfd"
+    rb"|\x02\x21\x4c\x18[\x00-\xff]{2}[\x00-\x80]\x00"
 )
 _CONTAINERS = (b"MZ", b"070701", b"070702")  # PE files, bzImage among them, and cpio archives
 _HEAD_BYTES = 6

@@ -24,6 +24,7 @@ class Packing(Enum):
     ZSTD = "zstd"  # frames of RFC 8878: squashfs zstd, .ko.zst
     LZ4 = "lz4"  # one raw LZ4 block: squashfs lz4
     LZO = "lzo"  # one raw LZO1X block: squashfs lzo
+    LZ4_LEGACY = "lz4 -l"  # blocks of 8 MiB in the legacy framing: kernels, initrds
     LZ4_PADDED = "erofs lz4"  # a raw LZ4 block behind zeros that fill the cluster: erofs
     MICROLZMA = "erofs lzma"  # LZMA without its first byte, behind zeros: erofs
     DEFLATE = "erofs deflate"  # raw RFC 1951, behind zeros: erofs

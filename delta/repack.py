@@ -391,5 +391,9 @@ def _unpacked(recipe: Recipe, packed: Iterator[bytes], size: int) -> Iterator[by
             piece = b""
             size -= len(content)
             yield content
+    content = decoder.early(size) if size else b""
+    size -= len(content)
+    for begin in range(0, len(content), _FEED_BYTES):
+        yield content[begin : begin + _FEED_BYTES]
     if size:
         raise FormatError("what stands in the target unpacks to less than was made of it")

@@ -53,9 +53,11 @@ PACKINGS = (
     Packing.ZSTD_PADDED,
     Packing.GZIP,
     Packing.LZMA_ALONE,
+    Packing.LZ4_LEGACY,
 )
 _CODES = {packing: code for code, packing in enumerate(PACKINGS)}
-STREAMED = frozenset({Packing.GZIP, Packing.XZ, Packing.ZSTD})  # may be long: read with a cursor
+# May be long: read with a cursor.
+STREAMED = frozenset({Packing.GZIP, Packing.XZ, Packing.ZSTD, Packing.LZ4_LEGACY})
 
 
 @dataclass(frozen=True, slots=True)

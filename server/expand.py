@@ -6,9 +6,11 @@ they are. Not here: packing again (server/prove.py).
 """
 
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -26,6 +28,8 @@ from slipstream.delta.limits import (
     UNPACK_MEMORY_BYTES_MAX,
 )
 from slipstream.delta.packing.headers import gzip_header_size, unpack_memory_bytes
+from slipstream.delta.packing.libraries import lz4s
+from slipstream.delta.packing.lz4_legacy import legacy_cuts
 from slipstream.delta.packing.unpack import UnpackCursor, unpack
 from slipstream.delta.partition import Cut
 from slipstream.delta.stream_table import STREAMED
@@ -268,6 +272,8 @@ def _unpack_long(files: WorkFiles, one: Candidate, content: IO[bytes]) -> _Long:
                 if made > max(LONG_STREAM_BYTES_FREE, LONG_STREAM_RATIO_MAX * fed):
                     raise FormatError("stream that unpacks to impossibly much", got=made)
             if cursor.eof:
+                if one.packing is Packing.LZ4_LEGACY:
+                    marks = _legacy_marks(files, one, cursor.consumed)
                 inside = tuple(mark for mark in marks if mark.packed < cursor.consumed - header)
                 return _Long(made, cursor.consumed, header, memory, inside)
             # Where places meet, too: a stream in the blocks of a file system can be cut only there.
@@ -275,6 +281,21 @@ def _unpack_long(files: WorkFiles, one: Candidate, content: IO[bytes]) -> _Long:
             if (due or first + _FEED_BYTES >= len(packed)) and fed > header:
                 marks.append(Cut(made, fed - header))
     raise FormatError("packed stream without an end", got=f"{made} bytes of content")
+
+
+def _legacy_marks(files: WorkFiles, one: Candidate, packed_size: int) -> list[Cut]:
+    """Those of a stream whose blocks are far longer than frames are."""
+    places = _cut(one.places, packed_size)
+    ends = list(accumulate(place.size for place in places))
+
+    def read(offset: int, size: int) -> bytes:
+        first = bisect_right(ends, offset)
+        left = ends[first] - offset
+        rest = (ByteRange(places[first].end - left, left), *places[first + 1 :])
+        return workspace(files).read_all(_cut(rest, size))
+
+    library = next(iter(lz4s().values()))
+    return [Cut(*cut) for cut in legacy_cuts(library, read, packed_size, ends)]
 
 
 def _head(files: WorkFiles, one: Candidate) -> bytes:

@@ -18,6 +18,7 @@ SPEEDS: dict[Packer, tuple[tuple[int, float], ...]] = {
     Packer.LZ4: ((0, 485), (9, 32), (12, 8.9)),
     Packer.LZ4_DEST: ((0, 426), (9, 81), (12, 23)),
     Packer.LZO: ((0, 352), (1, 43), (8, 4.8), (9, 4.1)),  # 0: the algorithms without levels
+    Packer.LZ4_LEGACY: ((0, 390), (9, 27), (12, 8.4)),
 }
 
 

@@ -28,6 +28,7 @@ _ZLIB_LEVELS = ((1,), (5, 4, 3, 2), (6,), (9, 8, 7))  # by the header's FLEVEL, 
 _ZSTD_LEVELS = (15, 3, 19, 1, 9, 22, *range(2, 22))  # mksquashfs's, zstd's, distributions', all
 _ZSTD_JOB_BYTES_MIN = 512 * KIB  # ZSTDMT_JOBSIZE_MIN
 _LZ4_LEVELS = (0, 12, 9, *range(3, 12))  # mksquashfs's two, mkfs.erofs's, all
+_LZ4_LEGACY_LEVELS = (9, 0, 12, *range(1, 12))  # kernels', lz4's without an option (1), all
 _LZO_LEVELS = (8, 9, *range(1, 8))
 # Presets of xz with -e or without, and their dictionaries. From 6 on presets differ in nothing else,
 # and -e makes all but 3 and 5 alike.
@@ -60,6 +61,8 @@ def candidates(
         case Packing.LZ4:
             levels = _first(12 if hints.get("hc") else 0, _LZ4_LEVELS)
             found = _recipes(Packer.LZ4, product(levels))
+        case Packing.LZ4_LEGACY:
+            found = _recipes(Packer.LZ4_LEGACY, product(_LZ4_LEGACY_LEVELS))
         case Packing.LZ4_PADDED:
             found = _lz4_dest(size, hints, ahead_size)
         case Packing.LZO:

@@ -10,17 +10,26 @@ import zstandard
 
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
-from slipstream.delta.limits import GZIP_HEADER_BYTES_MAX, KIB
+from slipstream.delta.limits import (
+    GZIP_HEADER_BYTES_MAX,
+    KIB,
+    LZ4_LEGACY_BLOCK_BYTES,
+    LZ4_LEGACY_PACKED_BYTES_MAX,
+    MIB,
+)
 
 GZIP_MAGIC = b"\x1f\x8b\x08"  # RFC 1952, 2.3.1, with deflate, the only method there is
 XZ_MAGIC = b"\xfd7zXZ\0"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1; a skippable frame has another
+LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
 XZ_STREAM_HEADER_BYTES = 12
 GZIP_PLAIN_HEADER = GZIP_MAGIC + bytes([0, 0, 0, 0, 0, 0, 3])  # no name, no time, Unix
 # What decoders hold, those of xz and zstd besides dictionary and window.
 INFLATE_BYTES = 64 * KIB  # a window of 32 KiB and 7 KiB of tables
 XZ_DECODER_BYTES = 256 * KIB
 ZSTD_DECODER_BYTES = 768 * KIB  # context, two blocks, and the output of one
+# One block, unpacked and packed; the latter in an array that grows by eighths.
+LZ4_LEGACY_DECODER_BYTES = LZ4_LEGACY_BLOCK_BYTES + LZ4_LEGACY_PACKED_BYTES_MAX * 9 // 8 + MIB
 
 _GZIP_HEADER_CRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT = 2, 4, 8, 16
 _XZ_LZMA2 = 0x21
@@ -130,5 +139,7 @@ def unpack_memory_bytes(packing: Packing, head: bytes) -> int:
             return parse_xz_header(head).dict_size + XZ_DECODER_BYTES
         case Packing.ZSTD:
             return int(parse_zstd_header(head).window_size) + ZSTD_DECODER_BYTES
+        case Packing.LZ4_LEGACY:
+            return LZ4_LEGACY_DECODER_BYTES
         case _:
             raise FormatError("packing without a cursor", got=packing.value)

@@ -17,6 +17,7 @@ from slipstream.delta.packing.gnu_gzip import GzipProcess
 from slipstream.delta.packing.headers import GZIP_PLAIN_HEADER
 from slipstream.delta.packing.libraries import check_can_pack, gzips, lz4s, lzos, zstds
 from slipstream.delta.packing.libzstd import ZstdStream
+from slipstream.delta.packing.lz4_legacy import LegacyEncoder
 from slipstream.delta.packing.recipe import Packer, Recipe, is_streamed
 from slipstream.delta.packing.xz_blocks import XzBlocks
 
@@ -192,6 +193,8 @@ def _open(recipe: Recipe) -> _Encoder:
                 workers=workers,
                 long_log=long_log,
             )
+        case Packer.LZ4_LEGACY:
+            return LegacyEncoder(lz4s()[recipe.library], recipe.parameters[0])
         case Packer.ZSTD | Packer.LZ4 | Packer.LZ4_DEST | Packer.LZO:
             raise FormatError("recipe of single blocks, for a stream", got=str(recipe))
         case _:

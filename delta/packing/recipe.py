@@ -15,6 +15,8 @@ from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import (
     IMAGE_BYTES_MAX,
     KIB,
+    LZ4_LEGACY_BLOCK_BYTES,
+    LZ4_LEGACY_PACKED_BYTES_MAX,
     MIB,
     PACK_AHEAD_BYTES_MAX,
     PACK_CLUSTER_BYTES_MAX,
@@ -26,6 +28,7 @@ from slipstream.delta.limits import (
 )
 from slipstream.delta.packing.headers import (
     INFLATE_BYTES,
+    LZ4_LEGACY_DECODER_BYTES,
     XZ_DECODER_BYTES,
     ZSTD_DECODER_BYTES,
 )
@@ -45,6 +48,7 @@ class Packer(IntEnum):
     LZ4 = 6  # one raw block: squashfs lz4
     LZ4_DEST = 7  # a raw block behind zeros, filled to a given length: erofs lz4, lz4hc
     LZO = 8  # one raw LZO1X block: squashfs lzo
+    LZ4_LEGACY = 9  # a stream in the legacy framing
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ PARAMETERS: dict[Packer, tuple[_Parameter, ...]] = {
         _Parameter("algorithm", 0, 4),
         _Parameter("level", 0, 9),  # 1 to 9 of lzo1x_999; 0 for the others
     ),
+    Packer.LZ4_LEGACY: (_Parameter("level", 0, 12),),  # as of LZ4
 }
 
 _LIBRARIES = {
@@ -106,6 +111,7 @@ _LIBRARIES = {
     Packer.LZ4: "liblz4",
     Packer.LZ4_DEST: "liblz4",
     Packer.LZO: "lzo",
+    Packer.LZ4_LEGACY: "liblz4",
 }
 
 _PACKINGS = {
@@ -117,6 +123,7 @@ _PACKINGS = {
     Packer.LZ4: Packing.LZ4,
     Packer.LZ4_DEST: Packing.LZ4_PADDED,
     Packer.LZO: Packing.LZO,
+    Packer.LZ4_LEGACY: Packing.LZ4_LEGACY,
 }
 
 # Up to a level: logarithm of the window, and most bytes of an encoder in one thread, by
@@ -248,6 +255,10 @@ def pack_memory_bytes(recipe: Recipe, size: int) -> int:
             # The optimal parser of LZ4_compress_HC has 64 KiB + 256 KiB of tables, lzo1x_999 448
             # KiB; the content is copied once, with what stands behind it, and so is the result.
             return 2 * size + 2 * PACK_AHEAD_BYTES_MAX + MIB
+        case Packer.LZ4_LEGACY:
+            # The content of a block, and what it packs to, twice: when that is copied out, and
+            # when it waits for the frames that it belongs to, in an array that grows by eighths.
+            return LZ4_LEGACY_BLOCK_BYTES + LZ4_LEGACY_PACKED_BYTES_MAX * 17 // 8 + MIB
 
 
 def decoder_memory_bytes(recipe: Recipe) -> int:
@@ -260,6 +271,8 @@ def decoder_memory_bytes(recipe: Recipe) -> int:
             return _xz_dict_bytes(recipe.parameters[2]) + XZ_DECODER_BYTES
         case Packer.ZSTD if is_streamed(recipe):
             return (1 << _zstd_window_log(recipe)) + ZSTD_DECODER_BYTES
+        case Packer.LZ4_LEGACY:
+            return LZ4_LEGACY_DECODER_BYTES
         case _:
             raise FormatError("recipe of single blocks, for a stream", got=str(recipe))
 

@@ -20,8 +20,10 @@ from slipstream.delta.limits import CODEC_DECODED_BYTES_MAX, UNPACK_MEMORY_BYTES
 from slipstream.delta.packing.headers import (
     GZIP_MAGIC,
     GZIP_PLAIN_HEADER,
+    unpack_memory_bytes,
 )
 from slipstream.delta.packing.libraries import lz4s, lzos, missing
+from slipstream.delta.packing.lz4_legacy import LegacyDecoder
 from slipstream.delta.packing.zstd_blocks import ZstdDecoder
 
 _RAW_DEFLATE = -15
@@ -65,12 +67,14 @@ def unpack(packing: Packing, data: bytes, size_max: int) -> bytes:
             return _drain(packing, _lzma(lzma.FORMAT_XZ), data, size_max)
         case Packing.ZSTD:
             return _drain(packing, ZstdDecoder(UNPACK_MEMORY_BYTES_MAX), data, size_max)
+        case Packing.LZ4_LEGACY:
+            return _drain(packing, LegacyDecoder(_any("liblz4", lz4s())), data, size_max)
         case _:
             assert_never(packing)
 
 
 class UnpackCursor:
-    """Unpacks one stream from pieces: GZIP (one member), XZ (one stream), ZSTD (one frame).
+    """Unpacks one stream from pieces: GZIP (one member), XZ, LZ4_LEGACY (one stream), ZSTD (one frame).
 
     Its decoder holds at most `memory_max` bytes (`unpack_memory_bytes`), else FormatError. A gzip
     member may come without its header, as GZIP recipes make it: no deflate data begins with the
@@ -88,6 +92,13 @@ class UnpackCursor:
                 self._decoder = _lzma(lzma.FORMAT_XZ, memory_max)
             case Packing.ZSTD:
                 self._decoder = ZstdDecoder(memory_max)
+            case Packing.LZ4_LEGACY:
+                needed = unpack_memory_bytes(packing, b"")
+                if needed > memory_max:
+                    raise FormatError(
+                        "too little memory for lz4", expected=f"at least {needed}", got=memory_max
+                    )
+                self._decoder = LegacyDecoder(_any("liblz4", lz4s()))
             case _:
                 raise FormatError("packing without a cursor", got=packing.value)
 
@@ -112,6 +123,11 @@ class UnpackCursor:
             return b""
         self._fed += len(data)
         return _decompress(self._packing, self._decoder, data, size_max)
+
+    def early(self, size_max: int) -> bytes:
+        """At most `size_max` bytes of the content that comes next, where all that was fed tells more
+        than `feed` gives by now; `feed` gives it again."""
+        return self._decoder.early(size_max) if isinstance(self._decoder, LegacyDecoder) else b""
 
 
 class _Decoder(Protocol):

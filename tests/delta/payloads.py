@@ -24,7 +24,7 @@ from slipstream.delta.decode import FrameDecoder
 from slipstream.delta.digest import Digest
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame
-from slipstream.delta.limits import KIB, MIB, UNPACK_MEMORY_BYTES_MAX
+from slipstream.delta.limits import KIB, LZ4_LEGACY_BLOCK_BYTES, MIB, UNPACK_MEMORY_BYTES_MAX
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe, library_of
@@ -269,6 +269,7 @@ LONG_RECIPES = {
     "xz": (Packer.XZ, 1, 0, 256 * KIB, 1, 0, 0, 0),
     "xz in blocks": (Packer.XZ, 1, 0, 256 * KIB, 4, 0, 256 * KIB, 28),
     "zstd": (Packer.ZSTD, 3, 1, 0, 1, 0, 0),
+    "lz4 -l": (Packer.LZ4_LEGACY, 9),
 }
 
 
@@ -329,15 +330,16 @@ def _cuts(recipe: Recipe, packed: bytes, contents: Sequence[int]) -> list[int]:
     """How many of the packed bytes unpack to at least so much content, in steps."""
     cursor = UnpackCursor(recipe.packing, UNPACK_MEMORY_BYTES_MAX)
     cuts: list[int] = []
-    made = fed = 0
+    made = early = fed = 0
     for wanted in contents:
-        while made < wanted or fed <= (cuts[-1] if cuts else 0):
+        while made + early < wanted or fed <= (cuts[-1] if cuts else 0):
             piece = packed[fed : fed + _FEED_BYTES]
             assert piece, "content that its packed bytes do not hold"
             fed += len(piece)
             while some := cursor.feed(piece, MIB):
                 made += len(some)
                 piece = b""
+            early = len(cursor.early(LZ4_LEGACY_BLOCK_BYTES))
         cuts.append(fed)
     return cuts
 

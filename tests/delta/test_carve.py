@@ -103,3 +103,16 @@ def test_noise_hardly_holds_candidates() -> None:
     """Each is tried, which takes time: magic numbers are three or four bytes by chance."""
     noise = b"MZ" + random.Random(1).randbytes(8 * MIB)
     assert len(list(carve_bytes(MemoryImage(noise), ByteRange(0, len(noise))))) < 10
+
+
+def test_an_lz4_magic_counts_only_before_the_size_of_a_block() -> None:
+    """Kernels hold the magic in their code, too."""
+    data = bytearray(b"MZ" + bytes(300_000))
+    magic = b"\x02\x21\x4c\x18"
+    for at, size in ((1000, 0x6BBE5375), (2000, 0x00810000), (3000, 0x00800000), (4000, 5)):
+        data[at : at + 8] = magic + size.to_bytes(4, "little")
+    found = carve_bytes(MemoryImage(bytes(data)), ByteRange(0, len(data)))
+    assert [(one.packing, one.places[0].offset) for one in found] == [
+        (Packing.LZ4_LEGACY, 3000),
+        (Packing.LZ4_LEGACY, 4000),
+    ]

@@ -12,7 +12,8 @@ from slipstream.delta.limits import FRAME_ENCODED_BYTES_SOFT, MIB
 from slipstream.delta.payload import Index
 from slipstream.server.build import build_payload
 from slipstream.server.patch import apply_payload
-from tests.server.image_pairs import Pair, hide_format, make_image, make_trees
+from tests.delta.packing.samples import content
+from tests.server.image_pairs import Pair, code, hide_format, make_image, make_trees, packed
 
 # How many times smaller a payload is than one that takes the same images for plain bytes: at the
 # least. Literals of LZ4 and LZO stand as they are in what they pack, so little is hidden by them.
@@ -107,3 +108,24 @@ def test_a_long_stream_is_read_and_made_over_several_frames(
     assert index.streams.long
     long = [frame for frame in index.frames if frame.parts and not frame.parts[0].is_whole]
     assert len(long) > 1
+
+
+def test_a_kernel_in_legacy_lz4(tmp_path: Path) -> None:
+    """Several blocks of 8 MiB, with a long run of zeros, a size behind them, and then other bytes."""
+    kernel = bytearray(content(3 * MIB) + bytes(10 * MIB) + content(4 * MIB))
+    images = []
+    for number in range(2):
+        behind = len(kernel).to_bytes(4, "little") + code(3, 20_000, later=bool(number))
+        path = tmp_path / f"kernel-{number}"
+        path.write_bytes(b"MZ" + bytes(510) + packed("lz4 -l -9", kernel) + behind)
+        images.append(path)
+        for at in range(0, 17 * MIB, 499):  # something in each function, but not in the zeros
+            if not 3 * MIB <= at < 13 * MIB:
+                kernel[at] = (kernel[at] + 4) & 0xFF
+    opened = _build(tmp_path, Pair(*images), memory_bytes=128 * MIB)
+    assert opened.libraries == (next(one for one in opened.libraries if "liblz4" in one),)
+    assert opened.memory_bytes + DEVICE_BASE_BYTES <= 128 * MIB
+    assert len(opened.streams.long) == 1
+    hidden = _build(tmp_path, Pair(*images), memory_bytes=96 * MIB)  # too little for its blocks
+    assert not hidden.libraries
+    assert opened.payload_size * 4 < hidden.payload_size

@@ -70,6 +70,7 @@ STREAMED = [
     recipe(Packer.XZ, 0, 0, 1 << 18, 1, 4, 150_000, 24),
     recipe(Packer.ZSTD, 3, 1, 0, 1, 0, 0),
     recipe(Packer.ZSTD, 1, 1, 0, 0, 1, 0),
+    recipe(Packer.LZ4_LEGACY, 9),
 ]
 WHOLE = [
     recipe(Packer.ZSTD, 3, 0, 0, 0, 0, 0),

@@ -34,6 +34,7 @@ GOOD = [
     Recipe(Packer.LZ4, (0,), "liblz4 1.9.4"),
     Recipe(Packer.LZ4_DEST, (9, 64, 65547), "liblz4 1.9.4"),
     Recipe(Packer.LZO, (4, 8), "lzo 2.10"),
+    Recipe(Packer.LZ4_LEGACY, (9,), "liblz4 1.9.4"),
 ]
 
 

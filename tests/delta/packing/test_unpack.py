@@ -23,7 +23,8 @@ from slipstream.delta.packing.unpack import UnpackCursor, unpack
 from tests.delta.packing.samples import content, recipe
 
 CONTENT = content(300_000)
-CURSORS = [Packing.GZIP, Packing.XZ, Packing.ZSTD]
+CURSORS = [Packing.GZIP, Packing.XZ, Packing.ZSTD, Packing.LZ4_LEGACY]
+MEMORY = 32 * MIB  # more than any of their decoders takes here
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -48,6 +49,7 @@ PACKS: dict[Packing, Callable[[bytes], bytes]] = {
     Packing.DEFLATE: lambda data: bytes(9) + raw_deflate(data),
     Packing.ZSTD_PADDED: lambda data: bytes(3) + zstandard.ZstdCompressor().compress(data),
     Packing.GZIP: lambda data: gzip.compress(data, 6),
+    Packing.LZ4_LEGACY: lambda data: pack(recipe(Packer.LZ4_LEGACY, 9), data, 0),
     Packing.LZMA_ALONE: lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
 }
 
@@ -139,7 +141,7 @@ def test_a_cursor_gives_the_content_in_any_pieces(packing: Packing, feed: int, t
 @pytest.mark.parametrize("behind", [b"\0", b"junk" * 50_000, None], ids=["zero", "junk", "again"])
 def test_a_cursor_says_where_its_stream_ends(packing: Packing, behind: bytes | None) -> None:
     packed = PACKS[packing](CONTENT)
-    cursor = UnpackCursor(packing, 16 * MIB)
+    cursor = UnpackCursor(packing, MEMORY)
     both = packed + (packed if behind is None else behind)
     assert drained(cursor, both, 1000, 1000) == CONTENT
     assert cursor.consumed == len(packed)
@@ -150,7 +152,7 @@ def test_a_cursor_says_where_its_stream_ends(packing: Packing, behind: bytes | N
 @pytest.mark.parametrize("packing", CURSORS)
 def test_a_cursor_may_be_asked_before_it_was_fed(packing: Packing) -> None:
     packed = PACKS[packing](CONTENT)
-    cursor = UnpackCursor(packing, 16 * MIB)
+    cursor = UnpackCursor(packing, MEMORY)
     assert cursor.feed(b"", 10) == b""
     assert drained(cursor, packed, 1 << 16, 1 << 16) == CONTENT
 
@@ -159,7 +161,7 @@ def test_a_cursor_may_be_asked_before_it_was_fed(packing: Packing) -> None:
 def test_a_stream_cut_short_is_not_at_its_end(packing: Packing) -> None:
     packed = PACKS[packing](CONTENT)
     for size in (0, 1, 3, 5, 11, 1000, len(packed) - 1):
-        cursor = UnpackCursor(packing, 16 * MIB)
+        cursor = UnpackCursor(packing, MEMORY)
         assert CONTENT.startswith(drained(cursor, packed[:size], 512, 4096))
         assert not cursor.eof
 
@@ -204,7 +206,7 @@ def test_bombs_stop_at_their_bound(packing: Packing) -> None:
         with pytest.raises(FormatError, match="too long"):
             unpack(packing, packed, 100 * KIB)
         if packing in CURSORS:
-            cursor = UnpackCursor(packing, 16 * MIB)
+            cursor = UnpackCursor(packing, MEMORY)
             assert len(cursor.feed(packed, 1000)) == 1000
             assert not cursor.eof
         peak = tracemalloc.get_traced_memory()[1]
