@@ -9,6 +9,7 @@ in a plain one), and streams that stand in the contents of such blocks.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -36,6 +37,8 @@ class OpenBlock:
     header_bytes  packed bytes before those that the recipe makes: a gzip header
     marks         of a long one: how much content unpacking its first packed bytes gives
     name          of a stream in a file: the file's path and a number
+    is_apart      whether its other places are elsewhere in the image: erofs has the end of a file in
+                  its inode. It is packed at the first place, and what belongs elsewhere is dropped
     """
 
     places: tuple[ByteRange, ...]
@@ -47,6 +50,7 @@ class OpenBlock:
     header_bytes: int = 0
     marks: tuple[Cut, ...] = ()
     name: str = ""
+    is_apart: bool = False
 
     @property
     def is_long(self) -> bool:
@@ -159,7 +163,8 @@ def unfold(
     """
     strip = _Strip()
     target = run.target
-    for stretch in _stretches(run, outer, base):
+    apart = [one for one in inner.within(ByteRange(base + run.target, run.size)) if one.is_apart]
+    for stretch in _with_tails(_stretches(run, outer, base), apart):
         strip.add_outer(stretch)
     strip.finish_outer()
     strip.open(inner)
@@ -191,6 +196,24 @@ def _stretches(run: Run, outer: Opened, base: int) -> Iterator[_Stretch]:
         position = packed.end
     if end > position:
         yield _plain(ByteRange(position, end - position))
+
+
+def _with_tails(stretches: Iterator[_Stretch], apart: Sequence[OpenBlock]) -> Iterator[_Stretch]:
+    """The same, with the other places of streams behind the first one, as bytes that are dropped."""
+    waiting = deque(apart)
+    for stretch in stretches:
+        place = stretch.place
+        while stretch.block is None and waiting and waiting[0].packed[0].end <= place.end:
+            first, *others = waiting.popleft().packed
+            if not place.offset <= first.offset:
+                continue  # a part of it stands in another stretch
+            yield _plain(ByteRange(place.offset, first.end - place.offset))
+            yield from (_Stretch(one, Part(one.size, 0), None) for one in others)
+            place = ByteRange(first.end, place.end - first.end)
+        if stretch.block is not None:
+            yield stretch
+        elif place.size:
+            yield _plain(place)
 
 
 def _plain(place: ByteRange) -> _Stretch:

@@ -55,7 +55,7 @@ class Opening:
 
     def without_inner(self) -> "Opening":
         """The same, but that streams in blocks are not packed again."""
-        return replace(self, inner=Opened.of(()))
+        return replace(self, inner=Opened.of([one for one in self.inner.blocks if one.is_apart]))
 
     def first(self, share: float) -> "Opening":
         """The same, but that of the single blocks that are packed again only the first ones are.
@@ -73,7 +73,7 @@ class Opening:
         places |= {
             place
             for one in self.inner.blocks
-            for place in one.packed
+            for place in (one.packed[:1] if one.is_apart else one.packed)
             if place.offset < self._contents
         }
         runs: list[Run] = []
@@ -119,7 +119,11 @@ class ImageOpener:
                 return Opening(([], [], [], []), nothing, nothing, equal, (_nowhere, _nowhere))
             sources = self._opener.open(of_source, "unpack source")
             targets = [
-                replace(one, end=one.places[-1].end - base)
+                replace(
+                    one,
+                    end=max(place.end for place in one.places) - base,
+                    is_apart=_is_apart(one),
+                )
                 for one in self._opener.open(wanted, "unpack target")
             ]
             addresses = (_addresses(source_map, sources, 0), _addresses(target_map, targets, base))
@@ -130,16 +134,20 @@ class ImageOpener:
             inner_targets = self._open_inner(space, entries, addresses[1], targets)
             targets = self._prove_outer(targets, inner_targets, changed, target_map)
         named = commonest_recipes([*targets, *inner_targets])
+        again = [one for one in (*targets, *inner_targets) if one.recipe in named]
+        within = {one.content.offset for one in inner_targets}
         outer, inner = (
-            Opened.of([one for one in group if one.recipe in named])
-            for group in (targets, inner_targets)
+            Opened.of(
+                [one for one in again if (one.is_apart or one.content.offset in within) is is_in]
+            )
+            for is_in in (False, True)
         )
-        again = {one.places[0].offset - base for one in outer.blocks}
+        blocks = {one.places[0].offset - base for one in outer.blocks}
         return Opening(
             (sources, targets, inner_sources, inner_targets),
             outer,
             inner,
-            [run for run in equal if run.target not in again],
+            [run for run in equal if run.target not in blocks],
             addresses,
         )
 
@@ -186,7 +194,8 @@ class ImageOpener:
         wanted = [
             one
             for one in targets
-            if len(one.places) == 1 and (one.content.offset in held or changed.has(one.places[0]))
+            if (len(one.places) == 1 or one.is_apart)
+            and (one.content.offset in held or changed.has(one.places[0]))
         ]
         proved = {
             one.content.offset: one for one in self._prove(wanted, target_map.hints) if one.recipe
@@ -227,6 +236,11 @@ def _digest_all(space: WorkSpace, places: Sequence[ByteRange]) -> list[bytes]:
 
 def _is_packed(entry: Entry) -> bool:
     return any(extent.block is not None for extent in entry.extents)
+
+
+def _is_apart(one: OpenBlock) -> bool:
+    """Whether enough of a stream stands at its first place to pack all of it there."""
+    return len(one.places) > 1 and not one.is_long and 2 * one.packed[0].size > one.packed_size
 
 
 def _nowhere(_extent: Extent) -> int | None:

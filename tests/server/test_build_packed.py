@@ -1,6 +1,7 @@
 """build.py on images of every kind that is opened: the same target, and a far smaller payload."""
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.encode import DEVICE_BASE_BYTES, PROFILES
+from slipstream.delta.filesystem.erofs import read_erofs
 from slipstream.delta.limits import FRAME_ENCODED_BYTES_SOFT, MIB
 from slipstream.delta.payload import Index
 from slipstream.server.build import build_payload
 from slipstream.server.patch import apply_payload
-from tests.delta.packing.samples import content
+from tests.delta.packing.samples import Image, content
 from tests.server.image_pairs import Pair, code, hide_format, make_image, make_trees, packed
 
 # How many times smaller a payload is than one that takes the same images for plain bytes: at the
@@ -108,6 +110,26 @@ def test_a_long_stream_is_read_and_made_over_several_frames(
     assert index.streams.long
     long = [frame for frame in index.frames if frame.parts and not frame.parts[0].is_whole]
     assert len(long) > 1
+
+
+def test_streams_whose_tails_stand_elsewhere(tmp_path: Path) -> None:
+    """erofs stores what hardly packs as it is, and the end of it in the file's inode."""
+    trees = make_trees(tmp_path, nested=True)
+    for tree in (trees.source, trees.target):
+        shutil.rmtree(tree / "boot")
+        shutil.rmtree(tree / "lib")
+    pair = Pair(
+        make_image("erofs lz4hc", trees.source, tmp_path / "1"),
+        make_image("erofs lz4hc", trees.target, tmp_path / "2"),
+    )
+    image = Image(pair.target.read_bytes())
+    documents = [one for one in read_erofs(image).entries if one.path.endswith(".gz")]
+    assert sum(len(one.extents) == 2 for one in documents) == len(documents) > 0
+    opened = _build(tmp_path, pair)
+    bodies = sum(one.extents[0].size for one in documents)
+    assert any(name.startswith("gzip") for name in opened.libraries)
+    assert any(part.packed_size == 0 for frame in opened.frames for part in frame.outer)
+    assert opened.payload_size < bodies
 
 
 def test_a_kernel_in_legacy_lz4(tmp_path: Path) -> None:
