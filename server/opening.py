@@ -116,7 +116,8 @@ class ImageOpener:
             wanted = changed.of(of_target, target_map, base)
             if not wanted:
                 nothing = Opened.of(())
-                return Opening(([], [], [], []), nothing, nothing, equal, (_nowhere, _nowhere))
+                addresses = (_addresses(source_map, (), 0), _addresses(target_map, (), base))
+                return Opening(([], [], [], []), nothing, nothing, equal, addresses)
             sources = self._opener.open(of_source, "unpack source")
             targets = [
                 replace(one, end=one.places[-1].end - base)
@@ -227,11 +228,6 @@ def _digest_all(space: WorkSpace, places: Sequence[ByteRange]) -> list[bytes]:
 
 def _is_packed(entry: Entry) -> bool:
     return any(extent.block is not None for extent in entry.extents)
-
-
-def _nowhere(_extent: Extent) -> int | None:
-    """Nothing was opened, and nothing has to be read."""
-    return None
 
 
 class _Changed:

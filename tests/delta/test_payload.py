@@ -56,7 +56,7 @@ FIELDS = [
     "recipe_count",
     "table_size",
     "table_encoded_size",
-    "reserved",
+    "shifts_count",
     "source_size",
     "target_size",
     "body_size",
