@@ -62,7 +62,7 @@ def carve_files(
     for entry in entries:
         if entry.kind is not EntryKind.FILE or entry.size < _FILE_BYTES_MIN:
             continue
-        places = places_of(entry, address_of)
+        places = _places(entry, address_of)
         for one in _carve_file(space, places, entry.path) if places else ():
             yield one
             count += 1
@@ -76,9 +76,8 @@ def carve_bytes(space: Space, place: ByteRange) -> Iterator[Carved]:
         yield from _carve_file(space, (place,), "")
 
 
-def places_of(entry: Entry, address_of: Callable[[Extent], int | None]) -> tuple[ByteRange, ...]:
-    """Where all bytes of a file stand, none if some cannot be read or it has holes; stretches of the
-    image itself are joined."""
+def _places(entry: Entry, address_of: Callable[[Extent], int | None]) -> tuple[ByteRange, ...]:
+    """Where all bytes of a file stand; stretches of the image itself are joined."""
     places: list[ByteRange] = []
     covered = 0
     for extent in entry.extents:

@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol
 from slipstream.delta.btf import WORD_BYTES, BtfShifts, MovedBtf, move_btf
 from slipstream.delta.btf_shifts import Btf, ShiftsLearner, base_of, find_btf, parse_btf
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.carve import places_of
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Entry, EntryKind, Extent
 from slipstream.delta.limits import (
@@ -30,6 +29,7 @@ from slipstream.delta.moved import MovedBlock, MovedSource
 from slipstream.delta.pairing import pair_entries
 from slipstream.server.progress import Progress
 
+_ELF = b"\x7fELF"
 _MODULE = re.compile(r"\.ko(\.\w+)?(#\d+)?\Z")
 _KERNEL = re.compile(r"modules/([^/]+)/")
 _MODULE_BYTES_MAX = 64 * MIB  # amdgpu, with all its tables, has 20
@@ -81,16 +81,38 @@ class _Module(NamedTuple):
     """A module of the source, and what is moved in it: `types` stand in the file from there to
     there, and may be cut at `cuts`."""
 
-    places: tuple[ByteRange, ...]
-    size: int
+    file: "_File"
     types: ByteRange
     cuts: list[int]
     own: BtfShifts
 
 
+class _File(NamedTuple):
+    """Where the bytes of a file stand: `pieces` are (offset in the file, place), rising; what they
+    leave out are zeros. Large modules have such holes."""
+
+    size: int
+    pieces: tuple[tuple[int, ByteRange], ...]
+
+    def read(self, space: Space) -> bytes:
+        data = bytearray(self.size)
+        for offset, place in self.pieces:
+            data[offset : offset + place.size] = space.read(place.offset, place.size)
+        return bytes(data)
+
+    def part(self, begin: int, end: int) -> tuple[ByteRange, ...]:
+        """Where the bytes from `begin` to `end` stand; nothing if some are in holes."""
+        parts = []
+        for offset, place in self.pieces:
+            low, high = max(begin, offset), min(end, offset + place.size)
+            if low < high:
+                parts.append(ByteRange(place.offset + low - offset, high - low))
+        return tuple(parts) if sum(one.size for one in parts) == end - begin else ()
+
+
 class _Pair(NamedTuple):
-    source: tuple[ByteRange, ...]
-    target: tuple[ByteRange, ...]
+    source: _File
+    target: _File
 
 
 def move_modules(
@@ -134,10 +156,25 @@ def _pairs(
             continue
         seen.add(number)
         source = sources[number]
-        pair = _Pair(places_of(source, addresses[0]), places_of(target, addresses[1]))
-        if pair.source and pair.target and len(pair.source) <= STREAM_SOURCES_MAX:
-            found[_kernel(source), _kernel(target)].append(pair)
+        files = [_file(one, where) for one, where in zip((source, target), addresses, strict=True)]
+        if files[0] and files[1]:
+            found[_kernel(source), _kernel(target)].append(_Pair(files[0], files[1]))
     return found
+
+
+def _file(entry: Entry, address_of: AddressOf) -> _File | None:
+    """A file that can be read; None otherwise. Extents that touch are one."""
+    pieces: list[tuple[int, ByteRange]] = []
+    for extent in entry.extents:
+        address = address_of(extent)
+        if address is None or extent.offset + extent.size > entry.size:
+            return None
+        last = pieces[-1] if pieces else None
+        if last and last[1].end == address and last[0] + last[1].size == extent.offset:
+            pieces[-1] = last[0], ByteRange(last[1].offset, last[1].size + extent.size)
+        else:
+            pieces.append((extent.offset, ByteRange(address, extent.size)))
+    return _File(entry.size, tuple(pieces)) if len(pieces) <= STREAM_SOURCES_MAX else None
 
 
 def _is_module(entry: Entry) -> bool:
@@ -165,9 +202,9 @@ class _Parsed(NamedTuple):
 def _parse(space: Space, pairs: Sequence[_Pair]) -> Iterator[_Parsed]:
     """Those pairs that differ and have BTF."""
     for pair in pairs:
-        if not all(_read(space, places[:1], 4) == b"\x7fELF" for places in pair):
+        if not all(_is_elf(space, one) for one in pair):
             continue
-        source, target = (_read(space, places) for places in pair)
+        source, target = (one.read(space) for one in pair)
         if source == target:
             continue
         old, new = find_btf(source), find_btf(target)
@@ -180,8 +217,9 @@ def _parse(space: Space, pairs: Sequence[_Pair]) -> Iterator[_Parsed]:
             yield _Parsed(pair, before, after, types)
 
 
-def _read(space: Space, places: Sequence[ByteRange], size_max: int = _MODULE_BYTES_MAX) -> bytes:
-    return b"".join(space.read(one.offset, min(one.size, size_max)) for one in places)
+def _is_elf(space: Space, file: _File) -> bool:
+    first = file.part(0, len(_ELF))
+    return b"".join(space.read(one.offset, one.size) for one in first) == _ELF
 
 
 def _learn(space: Space, pairs: Sequence[_Pair]) -> tuple[BtfShifts, list[_Module]] | None:
@@ -200,10 +238,7 @@ def _learn(space: Space, pairs: Sequence[_Pair]) -> tuple[BtfShifts, list[_Modul
         cuts = [one.types.offset + start * WORD_BYTES for start in one.source.starts.tolist()]
         if own.count > BTF_OWN_RANGES_MAX:
             own = BtfShifts()
-        size = sum(place.size for place in one.pair.source)
-        if size <= _WHOLE_BYTES_MAX:
-            cuts = []
-        modules.append(_Module(one.pair.source, size, one.types, cuts, own))
+        modules.append(_Module(one.pair.source, one.types, cuts, own))
     return learner.shared(), modules
 
 
@@ -227,7 +262,7 @@ def _moved(
                 places = (ByteRange(places[0].offset, places[0].size + gap),)
         if any(_is_taken(place, taken) for place in places):
             continue  # bytes that two files have in common
-        data = _read(space, places)
+        data = b"".join(space.read(one.offset, one.size) for one in places)
         made = move_btf(data, moved, shifts[moved.shifts])
         if made != data:
             for place in places:
@@ -242,8 +277,9 @@ def _is_taken(place: ByteRange, taken: Sequence[ByteRange]) -> bool:
 
 def _blocks(number: int, one: _Module) -> Iterator[tuple[tuple[ByteRange, ...], MovedBtf]]:
     """A small module as a whole, of a large one its types."""
-    if not one.cuts:
-        yield one.places, MovedBtf(number, one.types, one.own)
+    whole = one.file.part(0, one.file.size)
+    if whole and one.file.size <= _WHOLE_BYTES_MAX:
+        yield whole, MovedBtf(number, one.types, one.own)
         return
     begin = one.types.offset
     while begin < one.types.end:
@@ -251,17 +287,7 @@ def _blocks(number: int, one: _Module) -> Iterator[tuple[tuple[ByteRange, ...], 
         end = one.cuts[at] if begin + _WHOLE_BYTES_MAX < one.types.end else one.types.end
         if end <= begin:  # a type that is longer than that
             return
-        yield _part(one.places, begin, end), MovedBtf(number, ByteRange(0, end - begin), one.own)
+        places = one.file.part(begin, end)
+        if places:
+            yield places, MovedBtf(number, ByteRange(0, end - begin), one.own)
         begin = end
-
-
-def _part(places: Sequence[ByteRange], begin: int, end: int) -> tuple[ByteRange, ...]:
-    """Where the bytes of a file from `begin` to `end` stand."""
-    parts = []
-    position = 0
-    for place in places:
-        low, high = max(begin, position), min(end, position + place.size)
-        if low < high:
-            parts.append(ByteRange(place.offset + low - position, high - low))
-        position += place.size
-    return tuple(parts)
