@@ -14,6 +14,7 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile, frame_bytes
 from slipstream.delta.frame import FrameKind, frame_memory_bytes, resume_memory_bytes
 from slipstream.delta.limits import (
+    BTF_MOVE_BYTES,
     CHUNK_BYTES,
     EARLY_BYTES_MAX,
     FRAME_TARGET_BYTES_MAX,
@@ -24,6 +25,7 @@ from slipstream.delta.limits import (
     UNPACK_AHEAD_BYTES,
     UNPACK_CACHE_BYTES,
 )
+from slipstream.delta.moved import MovedBlock
 from slipstream.delta.packing.recipe import decoder_memory_bytes, pack_memory_bytes
 from slipstream.delta.unfold import OpenBlock, Window
 
@@ -37,6 +39,11 @@ def unpacking_bytes(block: OpenBlock) -> int:
     """What unpacking a single block holds."""
     packed = sum(place.size for place in block.places)
     return stream_table.unpacking_bytes(packed, block.content.size)
+
+
+def moving_bytes(block: MovedBlock) -> int:
+    """What moving a block holds, as stream_table.py counts it."""
+    return stream_table.unpacking_bytes(block.content.size, block.content.size) + BTF_MOVE_BYTES
 
 
 def cursor_bytes(block: OpenBlock, window_bytes: int) -> int:
@@ -63,9 +70,9 @@ class MemoryBudget:
         return min(FRAME_TARGET_BYTES_MAX, fits)
 
     def with_blocks(
-        self, blocks: Sequence[OpenBlock], depth: int
+        self, blocks: Sequence[OpenBlock], depth: int, moved: Iterable[MovedBlock] = ()
     ) -> "tuple[MemoryBudget, frozenset[int]]":
-        """What is left beside single blocks, nested `depth` deep, and which of them are too large
+        """What is left beside single blocks and moved ones, nested `depth` deep, and which of them are too large
         to be unpacked, by content address: those that leave no room for a frame, or for packing
         the others again."""
         needed = frame_bytes(self.profile.window_bytes)
@@ -75,6 +82,7 @@ class MemoryBudget:
                 needed = max(needed, packing)
         most = (self.room_bytes - needed) // depth
         single = [(unpacking_bytes(one), one.content.offset) for one in blocks if not one.is_long]
+        single += [(moving_bytes(one), one.content.offset) for one in moved]
         largest = max((size for size, _ in single if size <= most), default=0)
         budget = MemoryBudget(self.profile, self.block_bytes + depth * largest)
         return budget, frozenset(offset for size, offset in single if size > most)

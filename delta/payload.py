@@ -25,6 +25,7 @@ from construct import (
     Terminated,
 )
 
+from slipstream.delta.btf import BtfShifts, read_payload_shifts, write_shifts
 from slipstream.delta.codec import Codec, compress, decompress
 from slipstream.delta.digest import DIGEST_BYTES, Digest
 from slipstream.delta.errors import FormatError
@@ -80,7 +81,7 @@ _HEADER = Struct(
     "recipe_count" / Int32ul,
     "table_size" / Int32ul,
     "table_encoded_size" / Int32ul,
-    "reserved" / Const(0, Int32ul),
+    "shifts_count" / Int32ul,
     "source_size" / Int64ul,
     "target_size" / Int64ul,
     "body_size" / Int64ul,
@@ -181,11 +182,13 @@ def parse_index(raw: bytes) -> Index:
         )
     rows = decompress(Codec.ZSTD, raw[HEADER_BYTES:table_end], header.table_size)
     recipes, position = _parse_recipes(rows, header.recipe_count)
+    shifts, position = _parse_shifts(rows, position, header.shifts_count)
     streams, position = read_streams(
         rows,
         position,
         header.stream_count,
         header.source_size + header.target_size,
+        shifts,
     )
     table, sums = read_table(
         rows,
@@ -224,15 +227,19 @@ def dump_index(
     target_digest: Digest,
     frames: Iterable[Frame],
     streams: Iterable[PackedStream] = (),
+    shifts: Sequence[BtfShifts] = (),
 ) -> bytes:
     """The raw index of frames in target order; FormatError for what `parse_index` would refuse.
 
-    `source_digest` None makes a full payload: `source_size` is then 0.
+    `source_digest` None makes a full payload: `source_size` is then 0. `shifts` are those that moved
+    streams name.
     """
     held = tuple(frames)
     recipes = _recipes_of(held)
     packed = tuple(streams)
     rows = bytearray(b"".join(dump_recipe(recipe) for recipe in recipes))
+    for one in shifts:
+        write_shifts(rows, one)
     write_streams(rows, packed)
     frame_rows, digests = write_table(held, recipes)
     rows += frame_rows
@@ -247,6 +254,7 @@ def dump_index(
             "frame_count": len(held),
             "stream_count": len(packed),
             "recipe_count": len(recipes),
+            "shifts_count": len(shifts),
             "table_size": len(rows),
             "table_encoded_size": len(table),
             "source_size": source_size,
@@ -276,6 +284,17 @@ def _parse_recipes(rows: bytes, count: int) -> tuple[tuple[Recipe, ...], int]:
     if len(set(recipes)) != count:
         raise FormatError("recipe that stands twice")
     return tuple(recipes), position
+
+
+@dataclass(slots=True)
+class _Place:
+    position: int
+    source: int = 0
+
+
+def _parse_shifts(rows: bytes, position: int, count: int) -> tuple[tuple[BtfShifts, ...], int]:
+    place = _Place(position)
+    return read_payload_shifts(rows, place, count), place.position
 
 
 def _parse_header(raw: bytes) -> Any:

@@ -44,6 +44,12 @@ def read_number(rows: bytes, place: Place) -> int:
     raise FormatError("number cut short or too large", where=f"byte {start}")
 
 
+def read_signed(rows: bytes, place: Place) -> int:
+    """A signed number, folded; FormatError."""
+    folded = read_number(rows, place)
+    return folded >> 1 if folded & 1 == 0 else -(folded + 1 >> 1)
+
+
 def read_extents(rows: bytes, place: Place, count_max: int) -> tuple[ByteRange, ...]:
     """A count, then extents by their distance from the one before; FormatError."""
     count = read_number(rows, place)
@@ -51,8 +57,7 @@ def read_extents(rows: bytes, place: Place, count_max: int) -> tuple[ByteRange, 
         raise FormatError("too many source extents", expected=f"at most {count_max}", got=count)
     extents = []
     for _ in range(count):
-        folded = read_number(rows, place)
-        distance = folded >> 1 if folded & 1 == 0 else -(folded + 1 >> 1)
+        distance = read_signed(rows, place)
         extent = ByteRange(place.source + distance, read_number(rows, place))
         place.source = extent.end
         extents.append(extent)
@@ -67,13 +72,17 @@ def write_number(rows: bytearray, number: int) -> None:
     rows.append(number)
 
 
+def write_signed(rows: bytearray, number: int) -> None:
+    """Append a number as `read_signed` reads it."""
+    write_number(rows, 2 * number if number >= 0 else -2 * number - 1)
+
+
 def write_extents(rows: bytearray, extents: Iterable[ByteRange], before: int) -> int:
     """Append extents; `before` is the end of the extent before. The end of the last one."""
     held = tuple(extents)
     write_number(rows, len(held))
     for extent in held:
-        distance = extent.offset - before
-        write_number(rows, 2 * distance if distance >= 0 else -2 * distance - 1)
+        write_signed(rows, extent.offset - before)
         write_number(rows, extent.size)
         before = extent.end
     return before

@@ -2,7 +2,7 @@
 
 One object for one pass of a payload. Source and target are read through functions of the caller;
 what is packed there is unpacked here: blocks as a whole, with a small cache, long streams with a
-cursor that keeps a window behind its farthest byte. Going back behind the window starts the stream
+cursor that keeps a window behind its farthest byte. Numbers in kernel modules are moved (btf.py). Going back behind the window starts the stream
 again: slow, never wrong; an encoder plans frames so that it does not happen, and a payload that
 makes it happen again and again is refused.
 
@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 
+from slipstream.delta.btf import move_btf
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.limits import (
@@ -86,7 +87,7 @@ class Space:
 
     def _read_stream(self, number: int, offset: int, size: int) -> bytes:
         stream = self._streams[number]
-        if stream.packing is None:
+        if not stream.is_read:
             raise FormatError("frame reads a stream that is not there", where=f"stream {number}")
         if stream.is_long:
             return self._cursor(number, stream).read(offset, size)
@@ -97,9 +98,8 @@ class Space:
         if block is not None:
             self._blocks.move_to_end(number)
             return block
-        assert stream.packing is not None
         self._note_work(stream.size)
-        block = unpack(stream.packing, self.read(stream.sources), stream.size)
+        block = self._unpack(stream, self.read(stream.sources))
         if len(block) != stream.size:
             raise FormatError(
                 "packed stream unpacks to another size",
@@ -113,6 +113,12 @@ class Space:
             _, dropped = self._blocks.popitem(last=False)
             self._blocks_size -= len(dropped)
         return block
+
+    def _unpack(self, stream: PackedStream, packed: bytes) -> bytes:
+        if stream.moved is not None:
+            return move_btf(packed, stream.moved, self._streams.shifts[stream.moved.shifts])
+        assert stream.packing is not None
+        return unpack(stream.packing, packed, stream.size)
 
     def _cursor(self, number: int, stream: PackedStream) -> "_Cursor":
         if number not in self._cursors:

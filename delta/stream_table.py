@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import or_
 
+from slipstream.delta.btf import BtfShifts, MovedBtf, read_moved, write_moved
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import (
     BLOCK_CONTENT_BYTES_MAX,
+    BTF_MOVE_BYTES,
     IMAGE_BYTES_MAX,
     KIB,
     LONG_STREAMS_MAX,
@@ -55,6 +57,7 @@ PACKINGS = (
     Packing.LZMA_ALONE,
     Packing.LZ4_LEGACY,
 )
+_MOVED = 128  # in the place of a packing: bytes as they stand, with the numbers in BTF moved
 _CODES = {packing: code for code, packing in enumerate(PACKINGS)}
 # May be long: read with a cursor.
 STREAMED = frozenset({Packing.GZIP, Packing.XZ, Packing.ZSTD, Packing.LZ4_LEGACY})
@@ -64,11 +67,13 @@ STREAMED = frozenset({Packing.GZIP, Packing.XZ, Packing.ZSTD, Packing.LZ4_LEGACY
 class PackedStream:
     """One packed stretch; raises FormatError unless it is consistent. Sizes in bytes.
 
-    packing         how to unpack it; None: nothing reads it, it only keeps later addresses
+    packing         how to unpack it; None: nothing reads it, it only keeps later addresses, but for
+                    a stretch of which nothing is packed and numbers in BTF are moved
     sources         where the packed bytes stand in the space, to be joined in this order
     size            of the content
     memory_bytes    most that its decoder may hold; 0 for content unpacked at once
     window_bytes    content that is kept behind the farthest byte read; 0 likewise
+    moved           what of it is moved, without a packing
     """
 
     packing: Packing | None
@@ -76,11 +81,14 @@ class PackedStream:
     size: int
     memory_bytes: int = 0
     window_bytes: int = 0
+    moved: MovedBtf | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= IMAGE_BYTES_MAX:
             raise FormatError("stream of impossible size", got=self.size)
-        if (self.packing is None) == bool(self.sources):
+        if self.moved is not None:
+            self._check_moved(self.moved)
+        if self.is_read != bool(self.sources):
             raise FormatError("stream with the wrong sources", got=len(self.sources))
         if any(source.size == 0 for source in self.sources):
             raise FormatError("empty source extent of a stream")
@@ -107,6 +115,31 @@ class PackedStream:
                 else "none",
                 got=f"{self.memory_bytes} and {self.window_bytes}",
             )
+
+    def _check_moved(self, moved: MovedBtf) -> None:
+        if self.packing is not None or self.size != self.packed_size:
+            raise FormatError(
+                "moved stream that is packed, or of another size than its sources",
+                expected=self.packed_size,
+                got=self.size,
+            )
+        if self.size > BLOCK_CONTENT_BYTES_MAX or moved.types.end > self.size:
+            raise FormatError(
+                "moved stream too long, or shorter than its types",
+                expected=f"at most {BLOCK_CONTENT_BYTES_MAX} bytes, types within",
+                got=f"{self.size} bytes, types up to {moved.types.end}",
+            )
+
+    @property
+    def is_read(self) -> bool:
+        """Whether there is content, not just addresses."""
+        return self.packing is not None or self.moved is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """Most that unpacking it at once holds."""
+        held = unpacking_bytes(self.packed_size, self.size)
+        return held + (BTF_MOVE_BYTES if self.moved is not None else 0)
 
     @property
     def packed_size(self) -> int:
@@ -141,7 +174,7 @@ class StreamTable:
 
     `base` is the address of the first content, `end` the one behind the last; `long` are the
     numbers of long streams, `block_bytes` what unpacking the others may hold, `blocks_size` the
-    bytes of their contents.
+    bytes of their contents; `shifts` are those that moved streams name.
     """
 
     __slots__ = (
@@ -157,10 +190,14 @@ class StreamTable:
         "blocks_size",
         "end",
         "long",
+        "shifts",
     )
 
-    def __init__(self, rows: bytes, base: int, count: int = 0) -> None:
+    def __init__(
+        self, rows: bytes, base: int, count: int = 0, shifts: tuple[BtfShifts, ...] = ()
+    ) -> None:
         """For `count` streams, to be taken in by `append`."""
+        self.shifts = shifts
         self.base = base
         self.end = base
         self.long: list[int] = []
@@ -182,6 +219,13 @@ class StreamTable:
             stream = _read_row(self._rows, place)
         except FormatError as error:
             raise FormatError(f"stream {number}: {error}") from error
+        if stream.moved is not None and stream.moved.shifts >= len(self.shifts):
+            raise FormatError(
+                "stream moved by shifts that are not there",
+                where=f"stream {number}",
+                expected=f"fewer than {len(self.shifts)}",
+                got=stream.moved.shifts,
+            )
         reach = max((source.end for source in stream.sources), default=0)
         if reach > self.end or self.end + stream.size > IMAGE_BYTES_MAX:
             raise FormatError(
@@ -212,8 +256,8 @@ class StreamTable:
                 raise FormatError("too many long streams", expected=f"at most {LONG_STREAMS_MAX}")
             read_along |= 1 << len(self.long)
             self.long.append(number)
-        elif stream.packing is not None:
-            self._held = max(self._held, unpacking_bytes(stream.packed_size, stream.size))
+        elif stream.is_read:
+            self._held = max(self._held, stream.held_bytes)
             self.blocks_size += stream.size
         self._depth = max(self._depth, depth)
         if depth > 1:
@@ -298,14 +342,16 @@ class _Fold:
         return folded
 
 
-def read_streams(rows: bytes, position: int, count: int, base: int) -> tuple[StreamTable, int]:
+def read_streams(
+    rows: bytes, position: int, count: int, base: int, shifts: tuple[BtfShifts, ...] = ()
+) -> tuple[StreamTable, int]:
     """The `count` streams that stand in `rows` from `position` on, and the position behind them.
 
     FormatError unless each is sound and reads only what stands before its own content.
     """
     if count > STREAMS_MAX:
         raise FormatError("too many streams", expected=f"at most {STREAMS_MAX}", got=count)
-    table = StreamTable(rows, base, count)
+    table = StreamTable(rows, base, count, shifts)
     place = _Place(position, 0)
     for _ in range(count):
         table.append(place)
@@ -316,9 +362,12 @@ def write_streams(rows: bytearray, streams: Iterable[PackedStream]) -> None:
     """Append streams as `read_streams` reads them."""
     before = 0
     for stream in streams:
-        rows.append(_CODES[stream.packing])
-        if stream.packing is not None:
+        rows.append(_CODES[stream.packing] if stream.moved is None else _MOVED)
+        if stream.is_read:
             before = write_extents(rows, stream.sources, before)
+        if stream.moved is not None:
+            write_moved(rows, stream.moved)
+            continue
         write_number(rows, stream.size)
         if stream.is_long:
             write_number(rows, stream.memory_bytes)
@@ -326,8 +375,13 @@ def write_streams(rows: bytearray, streams: Iterable[PackedStream]) -> None:
 
 
 def _read_row(rows: bytes, place: _Place) -> PackedStream:
+    if rows[place.position : place.position + 1] == bytes([_MOVED]):
+        place.position += 1
+        sources = read_extents(rows, place, STREAM_SOURCES_MAX)
+        size = sum(source.size for source in sources)
+        return PackedStream(None, sources, size, moved=read_moved(rows, place))
     packing = PACKINGS[read_choice(rows, place, len(PACKINGS), "packing")]
-    sources: tuple[ByteRange, ...] = ()
+    sources = ()
     if packing is not None:
         sources = read_extents(rows, place, STREAM_SOURCES_MAX)
     size = read_number(rows, place)

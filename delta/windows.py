@@ -21,6 +21,7 @@ from slipstream.delta.encode import Profile
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
 from slipstream.delta.match import Run, RunKind
+from slipstream.delta.moved import MovedSource
 from slipstream.delta.partition import Partition
 from slipstream.delta.readable import Readable
 from slipstream.delta.unfold import Window
@@ -187,15 +188,18 @@ class SourceFinder:
         similar: Callable[[ByteRange], Iterable[ByteRange]],
         readable: Readable,
         profile: Profile,
+        moved: MovedSource | None = None,
     ) -> None:
         """`runs` are the grains' runs before settling, `similar` gives for content the like of it
-        by files, `readable` says what a frame may read."""
+        by files, `readable` says what a frame may read. All of them, and `pairs`, know modules by
+        where they stand; those of `moved` are read there instead."""
         self._equal = [run for run in runs if run.kind is RunKind.EQUAL]
         self._starts = np.array([run.target for run in self._equal], dtype=np.int64)
         self._pairs = pairs
         self._similar = similar
         self._readable = readable
         self._profile = profile
+        self._moved = MovedSource() if moved is None else moved
 
     def sources(self, window: Window) -> tuple[tuple[ByteRange, ...], tuple[ByteRange, ...]]:
         """Extents for one window, and those before it where little of it is known: each rising, not
@@ -212,13 +216,24 @@ class SourceFinder:
         votes = self._pairs.within(window.content).inside(areas)
         held = [(part, weight) for one, weight in hints for part in clip((one,), areas)]
         chosen = choose_sources(votes, held, areas[-1].end, budget)
-        sources = self._readable.take(clip(chosen, areas))
+        sources = self._take(clip(chosen, areas), areas)
         most = self._profile.prefix_bytes - sum(one.size for one in sources)
         known = len(np.unique(votes.targets)) * ANCHOR_DISTANCE_BYTES
         if most <= 0 or known > _KNOWN * size:
             return sources, ()
         before = self._readable.before(window, areas, most)
         return sources, tuple(part for one in before for part in outside(one, sources))
+
+    def _take(
+        self, chosen: tuple[ByteRange, ...], areas: Sequence[ByteRange]
+    ) -> tuple[ByteRange, ...]:
+        """The extents that a frame reads: what was chosen, moved where it can be."""
+        blocks = self._moved.whole(chosen, areas)
+        if not blocks:
+            return self._readable.take(chosen)
+        places = (place for block in blocks for place in block.places)
+        taken = self._readable.take(tuple(merge_ranges((*chosen, *places))))
+        return self._moved.translated(clip(chosen, taken), self._moved.whole(chosen, taken))
 
     def _neighbours(self, target: ByteRange) -> list[tuple[ByteRange, float]]:
         hints: list[tuple[ByteRange, float]] = []

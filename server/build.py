@@ -21,6 +21,7 @@ import numpy as np
 import zstandard
 
 from slipstream import __version__
+from slipstream.delta.btf import BtfShifts
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import Digest
 from slipstream.delta.durable import rename_durably
@@ -29,9 +30,11 @@ from slipstream.delta.errors import UsageError
 from slipstream.delta.frame import Frame, FrameKind
 from slipstream.delta.limits import FRAMES_MAX, MIB
 from slipstream.delta.match import match_grains
+from slipstream.delta.moved import MovedBlock
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.payload import VERSION, Index, dump_index, parse_index
 from slipstream.delta.stream_table import PackedStream
+from slipstream.delta.unfold import OpenBlock
 from slipstream.delta.windows import plan_full
 from slipstream.server.fitting import read_blocks
 from slipstream.server.image import ImageFile, check_output
@@ -121,7 +124,7 @@ def build_payload(
                 files.target_size,
                 scans[0].digest,
                 frames,
-                _streams(plan, frames),
+                *_streams(plan, frames),
             ),
             on_progress,
             files.target_size,
@@ -148,12 +151,15 @@ def _key(effort: Profile, plan: DeltaPlan, scans: Sequence[Scan]) -> Digest:
     return Digest.of(repr((__version__, VERSION, libraries, effort, digests, plan)).encode())
 
 
-def _streams(plan: DeltaPlan, frames: Sequence[Frame]) -> list[PackedStream]:
-    """The payload's streams: what frames read of the opened blocks; the rest keeps its place.
+def _streams(
+    plan: DeltaPlan, frames: Sequence[Frame]
+) -> tuple[list[PackedStream], tuple[BtfShifts, ...]]:
+    """The payload's streams: what frames read of the opened and moved blocks; the rest keeps its
+    place. And the shifts that they name.
 
     Contents follow one another, so the streams that nothing reads only count as bytes.
     """
-    blocks = plan.blocks
+    blocks: list[OpenBlock | MovedBlock] = [*plan.blocks, *plan.moving.blocks]
     read = read_blocks(blocks, (source for frame in frames for source in frame.sources))
     streams: list[PackedStream] = []
     unread = 0
@@ -164,12 +170,16 @@ def _streams(plan: DeltaPlan, frames: Sequence[Frame]) -> list[PackedStream]:
         if unread:
             streams.append(PackedStream(None, (), unread))
             unread = 0
+        if isinstance(block, MovedBlock):
+            size = block.content.size
+            streams.append(PackedStream(None, block.places, size, moved=block.moved))
+            continue
         window = plan.windows.get(block.content.offset, 0)
         memory = block.memory_bytes if block.is_long else 0
         streams.append(
             PackedStream(block.packing, block.places, block.content.size, memory, window)
         )
-    return streams
+    return streams, plan.moving.shifts if any(one.moved for one in streams) else ()
 
 
 def _write(

@@ -95,6 +95,17 @@ class Opener:
         """Address behind the last content."""
         return self._end
 
+    def keep(self, content: bytes) -> ByteRange:
+        """Add content that is nothing unpacked, not empty: its addresses. OSError."""
+        self._scratch.write(content)
+        place = ByteRange(self._end, len(content))
+        self._end = place.end
+        return place
+
+    def flush(self) -> None:
+        """Let others read what was kept. OSError."""
+        self._scratch.flush()
+
     def open(self, wanted: Sequence[Candidate], what: str) -> list[OpenBlock]:
         """The blocks that could be unpacked, in the order given; places as given, cut to what is
         packed there. `what` names the work where progress is told. OSError."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.limits import FRAME_TABLE_BYTES_MAX, FRAMES_MAX, STREAMS_MAX
+from slipstream.delta.moved import MovedBlock
 from slipstream.delta.unfold import OpenBlock
 from slipstream.delta.windows import Piece
 
@@ -20,6 +21,7 @@ _FRAME_BYTES = 40  # kind, three streams, content size; some windows become seve
 _EXTENT_BYTES = 8
 _PART_BYTES = 8
 _STREAM_BYTES = 11
+_RANGE_BYTES = 4  # of the shifts of a module of its own
 _SPARE = 0.9  # of what would fit by this estimate
 
 
@@ -32,14 +34,16 @@ class TableNeeds:
     size_bytes: int
 
     @staticmethod
-    def of(pieces: Sequence[Piece], blocks: Sequence[OpenBlock]) -> "TableNeeds":
-        """`blocks` are all that were opened, in the order of their contents."""
+    def of(pieces: Sequence[Piece], blocks: Sequence[OpenBlock | MovedBlock]) -> "TableNeeds":
+        """`blocks` are all that were opened, and modules that are moved, in the order of their contents."""
         read = sorted(read_blocks(blocks, (one for piece in pieces for one in piece.sources)))
         gaps = sum(1 for before, one in zip([-1, *read], read, strict=False) if one - before > 1)
         extents = sum(len(piece.sources) for piece in pieces)
         partitions = [piece.partition for piece in pieces if piece.partition is not None]
         parts = sum(len(one.frame_parts) + len(one.frame_outer) for one in partitions)
         size = len(pieces) * _FRAME_BYTES + extents * _EXTENT_BYTES + parts * _PART_BYTES
+        held = [one for one in map(blocks.__getitem__, read) if isinstance(one, MovedBlock)]
+        size += sum(one.moved.own.count for one in held) * _RANGE_BYTES
         streams = len(read) + gaps
         return TableNeeds(len(pieces), streams, size + streams * _STREAM_BYTES)
 
@@ -59,7 +63,7 @@ class TableNeeds:
         return 1.0 if used <= 1 else _SPARE / used
 
 
-def read_blocks(blocks: Sequence[OpenBlock], sources: Iterable[ByteRange]) -> set[int]:
+def read_blocks(blocks: Sequence[OpenBlock | MovedBlock], sources: Iterable[ByteRange]) -> set[int]:
     """Numbers of the blocks whose contents are read, and of those that these are unpacked from."""
     read: set[int] = set()
     ends = [block.content.end for block in blocks]

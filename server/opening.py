@@ -116,7 +116,8 @@ class ImageOpener:
             wanted = changed.of(of_target, target_map, base)
             if not wanted:
                 nothing = Opened.of(())
-                return Opening(([], [], [], []), nothing, nothing, equal, (_nowhere, _nowhere))
+                addresses = (_addresses(source_map, (), 0), _addresses(target_map, (), base))
+                return Opening(([], [], [], []), nothing, nothing, equal, addresses)
             sources = self._opener.open(of_source, "unpack source")
             targets = [
                 replace(
@@ -241,11 +242,6 @@ def _is_packed(entry: Entry) -> bool:
 def _is_apart(one: OpenBlock) -> bool:
     """Whether enough of a stream stands at its first place to pack all of it there."""
     return len(one.places) > 1 and not one.is_long and 2 * one.packed[0].size > one.packed_size
-
-
-def _nowhere(_extent: Extent) -> int | None:
-    """Nothing was opened, and nothing has to be read."""
-    return None
 
 
 class _Changed:

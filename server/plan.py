@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, field
+from typing import IO, TypeAlias
 
 from slipstream.delta.anchors import (
     ANCHOR_BYTES,
@@ -33,6 +33,7 @@ from slipstream.delta.match import (
     match_grains,
     verify_runs,
 )
+from slipstream.delta.moved import MovedBlock, MovedSource
 from slipstream.delta.readable import Readable
 from slipstream.delta.similar import SimilarFiles
 from slipstream.delta.unfold import OpenBlock, Window, overlay, unfold
@@ -46,12 +47,15 @@ from slipstream.delta.windows import (
 from slipstream.server.expand import Opener
 from slipstream.server.fitting import TableNeeds
 from slipstream.server.image import ImageFile
+from slipstream.server.moving import MovedView, Moving, Space, move_modules
 from slipstream.server.opening import ImageOpener, Opening
 from slipstream.server.pool import Pool
 from slipstream.server.progress import Progress, told
 from slipstream.server.prove import prove
 from slipstream.server.scan import Scan
 from slipstream.server.workspace import WorkFiles, WorkSpace
+
+_Entries: TypeAlias = tuple[Sequence[Entry], Sequence[Entry]]  # of source and target
 
 _PIECE_BYTES = 4 * MIB  # searched for anchors at a time
 ZERO_BYTES_MIN = 64 * KIB  # shorter zero runs are cheaper inside their neighbours
@@ -60,12 +64,14 @@ ZERO_BYTES_MIN = 64 * KIB  # shorter zero runs are cheaper inside their neighbou
 @dataclass(frozen=True, slots=True)
 class DeltaPlan:
     """What is to be coded; `blocks` are all that were opened, in the order of their contents, which
-    is that of the payload's streams; `windows` says how much of a long one a cursor keeps."""
+    is that of the payload's streams; `windows` says how much of a long one a cursor keeps. `moving`
+    are modules, which follow the blocks."""
 
     pieces: list[Piece]
     blocks: list[OpenBlock]
     windows: dict[int, int]
     notes: list[str]
+    moving: Moving = field(default_factory=Moving)
 
 
 class DeltaPlanner:
@@ -97,15 +103,18 @@ class DeltaPlanner:
         of_source, of_target = self._threads.map(read_filesystem, (self._source, self._target))
         found = match_grains(source_scan.hashes, target_scan.hashes)
         joined = join_zeros(found, source_scan.hashes, ZERO_BYTES_MIN)
-        opening, budget, closed = self._within_memory(
-            self._images.open(of_source, of_target, joined)
-        )
+        opening = self._images.open(of_source, of_target, joined)
         maps = (of_source, of_target)
+        entries = self._entries(maps, opening)
+        moving = self._move(entries, opening)
+        opening, budget, closed, moved = self._within_memory(opening, moving.blocks)
         blocks = [one for group in opening.groups for one in group]
         closed_notes: list[str] = []
         while True:
-            pieces, windows = self._pieces(opening, budget, closed, joined, maps)
-            needs = TableNeeds.of(pieces, blocks)
+            pieces, windows = self._pieces(
+                opening, budget, closed, joined, entries, MovedSource(moved)
+            )
+            needs = TableNeeds.of(pieces, [*blocks, *moving.blocks])
             single = sum(not one.is_long for one in opening.outer.blocks)
             if needs.fits or not single:
                 break
@@ -127,7 +136,7 @@ class DeltaPlanner:
             for side, one in zip(("source", "target"), maps, strict=True)
             for note in one.notes
         ]
-        return DeltaPlan(pieces, blocks, windows, notes + closed_notes)
+        return DeltaPlan(pieces, blocks, windows, notes + closed_notes, moving)
 
     def _pieces(
         self,
@@ -135,7 +144,8 @@ class DeltaPlanner:
         budget: MemoryBudget,
         closed: frozenset[int],
         joined: Sequence[Run],
-        maps: tuple[FileMap, FileMap],
+        entries: _Entries,
+        moved: MovedSource,
     ) -> tuple[list[Piece], dict[int, int]]:
         """What is to be coded of what was opened, and how much of long streams cursors keep."""
         runs = overlay(joined, opening.equal)
@@ -152,7 +162,7 @@ class DeltaPlanner:
             if run.kind is RunKind.CHANGED
         }
         with WorkSpace(self._files) as space:
-            finder = self._finder(runs, settled, changed, maps, opening, readable, space)
+            finder = self._finder(runs, settled, changed, entries, opening, readable, space, moved)
             pieces = []
             for piece in plan_pieces(
                 settled, lambda run: changed[run.target], finder, budget.copy_bytes
@@ -161,20 +171,59 @@ class DeltaPlanner:
                 self._on_progress("match", piece.target.end, self._target.size)
         return pieces, windows
 
-    def _within_memory(self, opening: Opening) -> tuple[Opening, MemoryBudget, frozenset[int]]:
-        """What can be made of it with the memory of the device, and what is never read.
+    def _entries(self, maps: tuple[FileMap, FileMap], opening: Opening) -> _Entries:
+        """All files of both images, with those in what was opened."""
+        with WorkSpace(self._files) as space:
+            return (
+                [*maps[0].entries, *_inside(opening.sources, space, 0)],
+                [*maps[1].entries, *_inside(opening.targets, space, self._files.source_size)],
+            )
 
-        Blocks are worth more than the streams in them, which take as much memory once more.
+    def _move(self, entries: _Entries, opening: Opening) -> Moving:
+        """Modules of the source that are moved, at addresses behind all that was opened."""
+        with WorkSpace(self._files) as space:
+            moving = move_modules(
+                entries, opening.addresses, space, self._opener.keep, self._on_progress
+            )
+        self._opener.flush()
+        return moving
+
+    def _within_memory(
+        self, opening: Opening, moved: Sequence[MovedBlock]
+    ) -> tuple[Opening, MemoryBudget, frozenset[int], list[MovedBlock]]:
+        """What can be made of it with the memory of the device, what is never read, and which
+        modules are moved.
+
+        Blocks are worth more than modules in them, and these than other streams in them, each of
+        which takes as much memory once more.
         """
         budget = MemoryBudget(self._profile)
-        blocks = [one for group in opening.groups[:2] for one in group]
+        outer = [one for group in opening.groups[:2] for one in group]
         inner = [one for group in opening.groups[2:] for one in group]
-        if inner:
-            with_inner, too_large = budget.with_blocks([*blocks, *inner], depth=2)
-            if not too_large:
-                return opening, with_inner, too_large
-        budget, too_large = budget.with_blocks(blocks, depth=1)
-        return opening.without_inner(), budget, too_large.union(one.content.offset for one in inner)
+        depths = [_depth(one, opening) for one in moved]
+        tries = []
+        for streams, nested in ((inner, 2), ([], 1)) if inner else (([], 1),):
+            held = [one for one, depth in zip(moved, depths, strict=True) if depth <= nested + 1]
+            for some in (held, []) if held else ([],):
+                depth = max((nested, *(_depth(one, opening) for one in some)))
+                left, too_large = budget.with_blocks([*outer, *streams], depth, some)
+                tries.append((streams, left, too_large, some))
+        streams, left, too_large, some = next(
+            (one for one in tries if not one[2]), min(tries[-2:], key=lambda one: len(one[2]))
+        )
+        if streams or not inner:
+            closed = too_large
+        else:
+            opening = opening.without_inner()
+            closed = too_large.union(one.content.offset for one in inner)
+        shut = [one.content for one in (*outer, *inner) if one.content.offset in closed]
+        read = [
+            one
+            for one in some
+            if one.content.offset not in closed
+            and not any(place.overlaps(other) for place in one.places for other in shut)
+        ]
+        return opening, left, closed, read
 
     def _prove(self, blocks: Sequence[OpenBlock], hints: Mapping[str, int]) -> list[OpenBlock]:
         return prove(
@@ -224,10 +273,11 @@ class DeltaPlanner:
         runs: Sequence[Run],
         settled: Sequence[Run],
         changed: dict[int, list[Window]],
-        maps: tuple[FileMap, FileMap],
+        entries: _Entries,
         opening: Opening,
         may_read: Readable,
         space: WorkSpace,
+        moved: MovedSource,
     ) -> SourceFinder:
         contents = merge_ranges(
             content for group in changed.values() for one in group for content in one.content
@@ -239,18 +289,12 @@ class DeltaPlanner:
             )
         )
         target_anchors = self._anchors(space, contents, "index target")
-        source_anchors = self._anchors(space, readable, "index source")
+        source_anchors = self._anchors(MovedView(space, moved), readable, "index source")
         pairs = pair_anchors(join_anchors((source_anchors, target_anchors)), target_anchors)
-        base = self._files.source_size
-        similar = SimilarFiles(
-            [*maps[0].entries, *_inside(opening.sources, space, 0)],
-            [*maps[1].entries, *_inside(opening.targets, space, base)],
-            *opening.addresses,
-            pairs.shifts,
-        )
-        return SourceFinder(runs, pairs, similar.ranges, may_read, self._profile)
+        similar = SimilarFiles(*entries, *opening.addresses, pairs.shifts)
+        return SourceFinder(runs, pairs, similar.ranges, may_read, self._profile, moved)
 
-    def _anchors(self, space: WorkSpace, ranges: Iterable[ByteRange], what: str) -> Anchors:
+    def _anchors(self, space: Space, ranges: Iterable[ByteRange], what: str) -> Anchors:
         pieces = [
             (offset, min(_PIECE_BYTES + ANCHOR_BYTES - 1, part.end - offset))
             for part in ranges
@@ -263,6 +307,19 @@ class DeltaPlanner:
         return join_anchors(
             told(found, (size for _, size in pieces), what, total, self._on_progress)
         )
+
+
+def _depth(block: MovedBlock, opening: Opening) -> int:
+    """How deep a moved block is nested: 1 for a module that stands in the image as it is."""
+    deepest = 1
+    for nested, group in ((2, opening.groups[0]), (3, opening.groups[2])):
+        if group:
+            contents = ByteRange(
+                group[0].content.offset, group[-1].content.end - group[0].content.offset
+            )
+            if any(map(contents.overlaps, block.places)):
+                deepest = nested
+    return deepest
 
 
 @dataclass(frozen=True, slots=True)

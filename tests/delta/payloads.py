@@ -18,6 +18,7 @@ from itertools import accumulate
 import bsdiff4.core
 import numpy as np
 
+from slipstream.delta.btf import BtfShifts, MovedBtf
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress, decompress
 from slipstream.delta.decode import FrameDecoder
@@ -65,6 +66,7 @@ class Maker:
         self.target = bytearray()
         self.frames: list[Frame] = []
         self.streams: list[PackedStream] = []
+        self.shifts: list[BtfShifts] = []
         self._body = bytearray()
         self._target_size = target_size
 
@@ -85,6 +87,13 @@ class Maker:
         """Add a stream; the address of its content."""
         address = self.base + self._target_size + sum(one.size for one in self.streams)
         self.streams.append(PackedStream(packing, tuple(sources), size, memory_bytes, window_bytes))
+        return address
+
+    def moved(self, sources: Sequence[ByteRange], moved: MovedBtf) -> int:
+        """Add a stream whose BTF is moved; the address of its content."""
+        address = self.base + self._target_size + sum(one.size for one in self.streams)
+        size = sum(source.size for source in sources)
+        self.streams.append(PackedStream(None, tuple(sources), size, moved=moved))
         return address
 
     def zero(self, size: int) -> None:
@@ -202,7 +211,13 @@ class Maker:
         digest = None if self.source is None else Digest.of(self.source)
         target = bytes(self.target)
         raw = dump_index(
-            self.base, digest, len(target), Digest.of(target), self.frames, self.streams
+            self.base,
+            digest,
+            len(target),
+            Digest.of(target),
+            self.frames,
+            self.streams,
+            self.shifts,
         )
         return Made(parse_index(raw), raw + self._body, self.source or b"", target)
 

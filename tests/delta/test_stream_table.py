@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slipstream.delta.btf import BtfShifts, MovedBtf, Shifts
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import (
     BLOCK_CONTENT_BYTES_MAX,
+    BTF_MOVE_BYTES,
     IMAGE_BYTES_MAX,
     KIB,
     LONG_STREAMS_MAX,
@@ -286,3 +289,88 @@ def test_rows_cut_short_at_every_byte_are_refused(size: int) -> None:
 def test_an_unknown_packing_is_refused() -> None:
     with pytest.raises(FormatError, match="stream 0: unknown packing"):
         read_streams(bytes([len(PACKINGS)]) + bytes(ROW[1:]), 0, 1, BASE)
+
+
+# --- moved modules
+
+SHIFTS = (BtfShifts(Shifts((5,), (3,)), Shifts((7, 9), (1, -1))), BtfShifts())
+
+
+def module(*sources: ByteRange, shifts: int = 0, types: int = 40) -> PackedStream:
+    held = sources or (ByteRange(100, 50),)
+    own = BtfShifts(types=Shifts((1000,), (70,)))
+    size = sum(source.size for source in held)
+    return PackedStream(None, held, size, moved=MovedBtf(shifts, ByteRange(4, types), own))
+
+
+def moved_rows(*streams: PackedStream) -> bytes:
+    rows = bytearray()
+    write_streams(rows, streams)
+    return bytes(rows)
+
+
+def test_moved_streams_round_trip_among_others() -> None:
+    held = [
+        block(),
+        module(),
+        gap(),
+        module(ByteRange(BASE, 2000), ByteRange(7, 9), shifts=1),
+        long(),
+    ]
+    rows = moved_rows(*held)
+    table, position = read_streams(rows, 0, len(held), BASE, SHIFTS)
+    assert position == len(rows)
+    assert [table[number] for number in range(len(held))] == held
+    assert table.shifts == SHIFTS
+    assert table.content(1).size == 50
+    # One level in the content of another, and room for the numbers.
+    most = max(6 * 2009 + 256 * KIB + BTF_MOVE_BYTES, 6 * 4096 + 256 * KIB)
+    assert table.block_bytes == UNPACK_CACHE_BYTES + 2 * most
+
+
+def test_moved_streams_read_the_long_ones_below_them() -> None:
+    table = read_streams(moved_rows(long(), module(ByteRange(BASE + 50, 99))), 0, 2, BASE, SHIFTS)[
+        0
+    ]
+    assert table.long_read_by([ByteRange(BASE + 5 * MIB, 1)]) == {0}
+
+
+def test_every_cut_of_a_moved_row() -> None:
+    rows = moved_rows(module())
+    for size in range(len(rows)):
+        with pytest.raises(FormatError):
+            read_streams(rows[:size], 0, 1, BASE, SHIFTS)
+
+
+def test_shifts_that_are_not_there() -> None:
+    with pytest.raises(FormatError, match="shifts that are not there"):
+        read_streams(moved_rows(module(shifts=2)), 0, 1, BASE, SHIFTS)
+    with pytest.raises(FormatError, match="shifts that are not there"):
+        read_streams(moved_rows(module()), 0, 1, BASE)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: module(types=47),
+        lambda: module(ByteRange(0, BLOCK_CONTENT_BYTES_MAX + 1)),
+        lambda: replace(module(), size=49),
+        lambda: replace(module(), packing=Packing.ZLIB),
+        lambda: replace(module(), sources=()),
+        lambda: replace(module(), memory_bytes=1),
+        lambda: module(ByteRange(0, 0)),
+    ],
+    ids=["types past the end", "too long", "other size", "packed", "nothing", "memory", "empty"],
+)
+def test_moved_streams_that_cannot_be(make: Callable[[], PackedStream]) -> None:
+    with pytest.raises(FormatError):
+        make()
+
+
+@given(st.binary(max_size=40))
+def test_hostile_moved_rows(rows: bytes) -> None:
+    try:
+        table, _ = read_streams(b"\x80" + rows, 0, 1, BASE, SHIFTS)
+    except FormatError:
+        return
+    assert table[0].size == table.content(0).size
