@@ -101,24 +101,27 @@ class MemoryBudget:
         return held + 2 * sum(place.size for place in block.places)
 
     def _long_bytes(self, block: OpenBlock) -> int:
-        """What the shortest frames of a long block hold: encoder, and a source that is much like it."""
-        held = 0 if block.recipe is None else pack_memory_bytes(block.recipe, block.content.size)
-        held += cursor_bytes(block, min(block.content.size, CURSOR_WINDOW_BYTES))
-        return held + self._shortest_bytes(block)
-
-    def _shortest_bytes(self, block: OpenBlock) -> int:
-        """What the shortest frame of a long block holds beside its encoder: also while a device that
-        was interrupted unpacks what it made before."""
-        decoding = frame_bytes(_LONG_WINDOW_BYTES_MIN)
+        """What a long block needs at least: beside its encoder the shortest frames, and a source that
+        is much like it; or what a device that was interrupted unpacks it with, while no source is
+        read."""
+        decoding = self._beside_frames_bytes(block) + frame_bytes(_LONG_WINDOW_BYTES_MIN)
         if block.recipe is None:
             return decoding
         # Content, what it is packed to, and its encoded bytes.
         resuming = 3 * _LONG_WINDOW_BYTES_MIN + RESUME_BYTES + EARLY_BYTES_MAX
-        return max(decoding, resuming + decoder_memory_bytes(block.recipe))
+        resuming += decoder_memory_bytes(block.recipe)
+        return max(decoding, resuming + pack_memory_bytes(block.recipe, block.content.size))
+
+    def _beside_frames_bytes(self, block: OpenBlock) -> int:
+        """What is there beside the frames of a long block: encoder, and a source that is much like it."""
+        held = cursor_bytes(block, min(block.content.size, CURSOR_WINDOW_BYTES))
+        if block.recipe is None:
+            return held
+        return held + pack_memory_bytes(block.recipe, block.content.size) + EARLY_BYTES_MAX
 
     def long_window_bytes(self, block: OpenBlock) -> int:
         """Content of one frame of a long block."""
-        spare = self.room_bytes - self._long_bytes(block) + self._shortest_bytes(block)
+        spare = self.room_bytes - self._beside_frames_bytes(block)
         window = self.profile.window_bytes
         while frame_bytes(window) > spare and window > _LONG_WINDOW_BYTES_MIN:
             window //= 2
@@ -167,5 +170,7 @@ class MemoryBudget:
             largest = max((part.size for part in outer if part.recipe is not None), default=0)
             block_bytes = stream_table.unpacking_bytes(largest, largest) if largest else 0
             resuming = resume_memory_bytes(long, parts, partition.content_size, block_bytes)
-            decoding = max(packing, decoding, resuming) + EARLY_BYTES_MAX
+            if resuming + EARLY_BYTES_MAX > self.room_bytes:  # no cursor is open then
+                return -1
+            decoding += EARLY_BYTES_MAX
         return self.room_bytes - max(packing, decoding)

@@ -110,6 +110,10 @@ class FrameDecoder:
         of a long stream and only itself is at fault: then `lose` it.
         """
         frame = self._frames[number]
+        if self._repacker.resumes(number):
+            # Its decoder and the cursors are never there at one time: each is as large as the other.
+            self._space.keep_cursors(())
+            self._repacker.resume(number)
         content = decode_frame(frame, encoded, self._space.read(frame.sources))
         if self._last_reads:
             read_later = {one for one, last in self._last_reads.items() if last > number}

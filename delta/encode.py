@@ -48,7 +48,10 @@ _WINDOW_BYTES_MIN = CHUNK_BYTES
 _ZEROS_MIN = (4, 64)
 _DENSE_NUMBERS = 24
 _PREFIX_GAIN_MIN = 1.01
-_PREFIX_BYTES_MIN = 64  # of what a diff adds: less is not tried behind its source
+_NEW_SHARE = 1 / 2  # a diff of more, of its content compressed alone: most of it is new
+_PREFIX_SHARE = (
+    256  # what a diff adds, of its source: for less, taking the source in costs too much
+)
 _GUESS_FACTOR = 1.5  # of a frame's encoded bytes by zstd's quickest level; LZMA makes 60-80 % of it
 _SPLIT_BYTES_MIN = 64 * KIB  # a window is not cut finer, whatever its frames' length
 
@@ -209,7 +212,7 @@ class _Window:
         self.source = source
         self.sources = sources
         self.profile = profile
-        self.prefix, self.prefix_extents = source.tobytes(), sources
+        self.whole_prefix = source.tobytes(), sources
         self.soft_bytes = FRAME_ENCODED_BYTES_SOFT
         self.held_bytes = frame_bytes(len(target))
         index = SourceIndex(source)
@@ -223,8 +226,8 @@ class _Window:
         """Further bytes that compressed bytes may repeat, at some extents."""
         if not before:
             return
-        self.prefix += before
-        self.prefix_extents = (*self.prefix_extents, *extents)
+        source, sources = self.whole_prefix
+        self.whole_prefix = source + before, (*sources, *extents)
         self.held_bytes += 2 * len(before)
         # A frame reads all that again, so it is not cut.
         self.soft_bytes = FRAME_ENCODED_BYTES_MAX
@@ -273,26 +276,35 @@ class _Window:
         share = 1.0 if diff is None else len(diff.encoded) / max(1, _guess(plain))
         found = [] if diff is None else [diff]
         over = self.profile.prefix_over
-        if over is not None and share > over and self.prefix and can_prefix():
-            found.append(self._prefix(plain, offset, partition))
-        if share > 1 / 2:
+        is_new = share > _NEW_SHARE
+        prefix, extents = self.whole_prefix if is_new else (self.source.tobytes(), self.sources)
+        if over is not None and share > over and prefix and can_prefix():
+            found.append(self._prefix(plain, offset, partition, prefix, extents))
+        if is_new:
             found.append(self._data(plain, offset, partition))
         return min(found, key=_weight)
 
-    def _prefix(self, plain: bytes, offset: int, partition: Partition) -> EncodedFrame:
-        """The frame that compresses the content behind all of the window's source."""
-        encoded = compress_behind(plain, self.prefix)
+    def _prefix(
+        self,
+        plain: bytes,
+        offset: int,
+        partition: Partition,
+        prefix: bytes,
+        extents: tuple[ByteRange, ...],
+    ) -> EncodedFrame:
+        """The frame that compresses the content behind what stands at some extents."""
+        encoded = compress_behind(plain, prefix, self.profile.long_level)
         frame = make_frame(
             FrameKind.PREFIX,
             ByteRange(offset, partition.target_size),
-            sources=self.prefix_extents,
+            sources=extents,
             digest=Digest.of(encoded),
             streams=(Stream(Codec.LZMA2_PREFIX, len(encoded), len(plain)),),
             parts=partition.frame_parts,
             outer=partition.frame_outer,
             owed=partition.owed,
         )
-        return _proved(EncodedFrame(frame, encoded), self.prefix, plain)
+        return _proved(EncodedFrame(frame, encoded), prefix, plain)
 
     def _data(self, plain: bytes, offset: int, partition: Partition) -> EncodedFrame:
         stream, encoded = self._compress(plain)
@@ -334,8 +346,12 @@ class _Window:
 
     def _compress_extra(self, extra: bytes, source: bytes) -> Coded:
         best = self._compress(extra)
-        if self.profile.prefix_over is not None and len(extra) > _PREFIX_BYTES_MIN and can_prefix():
-            encoded = compress_behind(extra, source)
+        if (
+            self.profile.prefix_over is not None
+            and len(extra) * _PREFIX_SHARE > len(source)
+            and can_prefix()
+        ):
+            encoded = compress_behind(extra, source, self.profile.long_level)
             if len(encoded) < len(best[1]):
                 best = (Stream(Codec.LZMA2_PREFIX, len(encoded), len(extra)), encoded)
         return best

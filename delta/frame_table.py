@@ -196,7 +196,7 @@ def read_table(
         cursor_bytes = streams[number].cursor_bytes
         for row in range(first, last + 1):
             memories[row] += cursor_bytes
-    memory = max(memories, default=0) + streams.block_bytes
+    memory = max(max(memories, default=0), under_way.resume_bytes) + streams.block_bytes
     last_reads = {number: last for number, (_, last) in reads.items()}
     return table, TableSums(place.target, place.encoded, memory, last_reads)
 
@@ -209,6 +209,7 @@ class _UnderWay:
         self._waiting_bytes = 0  # target bytes between its frames: they may wait for the encoder
         self._block_bytes = 0  # the most that unpacking an outer part of its frames takes
         self._content = self._packed = 0  # bytes of its parts so far
+        self.resume_bytes = 0  # the most that resuming takes at any frame: then no cursor is open
 
     def take(self, row: int, frame: Frame) -> int:
         """What is held while `frame` is decoded, in bytes; FormatError for a part too many.
@@ -246,7 +247,8 @@ class _UnderWay:
         memory = frame.memory_bytes
         if not part.begins and not frame.owed:  # a device may begin here
             resumed = resume_memory_bytes(part, frame.parts, frame.encoded.size, self._block_bytes)
-            memory = max(memory, resumed)
+            resumed += self._waiting_bytes + EARLY_BYTES_MAX
+            self.resume_bytes = max(self.resume_bytes, resumed)
         memory += self._waiting_bytes + frame.owed  # the latter of blocks that are not complete
         for outer in frame.outer:
             if outer.recipe is not None:

@@ -90,12 +90,29 @@ class Repacker:
             self.drop()
             raise
 
+    def resumes(self, number: int) -> bool:
+        """Whether frame `number` goes on with a long stream whose encoder is not there."""
+        long = self._frames[number].long_part
+        if long is None or long.begins:
+            return False
+        return not (self._stream.is_open and self._follows(number))
+
+    def resume(self, number: int) -> None:
+        """Make its encoder. FormatError, and what unpacking and packing raise; then all is dropped."""
+        long = self._frames[number].long_part
+        assert long is not None  # it `resumes`
+        try:
+            self._resume(number, long)
+        except BaseException:
+            self.drop()
+            raise
+
     def _feed(self, number: int, frame: Frame, packed: Sequence[bytes | Content]) -> list[Piece]:
         """`packed` is what the whole parts become, and the content of the long one."""
         long = frame.long_part
         if long is not None and long.begins:
             self._stream.open(long)
-        elif long is not None and not (self._stream.is_open and self._follows(number)):
+        elif long is not None and self.resumes(number):
             self._resume(number, long)
         self._last.expect(frame)
         for one in packed:
@@ -154,6 +171,7 @@ class Repacker:
         self._stream.skip(sum(part.packed_size for part in parts))
         for content in _unpacked(long.recipe, packed, sum(part.size for part in parts)):
             self._stream.prime(content)
+        self._next = number
 
 
 class _LongStream:

@@ -10,7 +10,7 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.encode import DEVICE_BASE_BYTES, PROFILES, encode_window, frame_bytes
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import FrameKind, Part, make_frame, resume_memory_bytes
-from slipstream.delta.limits import EARLY_BYTES_MAX, KIB, MIB
+from slipstream.delta.limits import EARLY_BYTES_MAX, KIB, MIB, UNPACK_CACHE_BYTES
 from slipstream.delta.packing.recipe import Packer, Recipe, pack_memory_bytes
 from slipstream.delta.partition import Partition
 from slipstream.delta.stream_table import PackedStream, read_streams, write_streams
@@ -143,11 +143,14 @@ def test_cursors_have_what_a_frame_leaves() -> None:
     begun = Part(512 * KIB, 1000, XZ, ends=False)
     held = frame_bytes(512 * KIB) + pack_memory_bytes(XZ, 1) + EARLY_BYTES_MAX
     assert left((begun,), 0) == budget.room_bytes - held
-    # The decoder that resumes such a stream is there when what the frame was coded in is gone.
-    begun = replace(begun, recipe=LARGE_XZ)
-    held = resume_memory_bytes(begun, (begun,), 512 * KIB, 0) + EARLY_BYTES_MAX
-    assert held > frame_bytes(512 * KIB) + pack_memory_bytes(LARGE_XZ, 1) + MIB
-    assert left((begun,), 0) == budget.room_bytes - held
+    # The decoder that resumes such a stream is there while no cursor is.
+    large = replace(begun, recipe=LARGE_XZ)
+    held = resume_memory_bytes(large, (large,), 512 * KIB, 0) + EARLY_BYTES_MAX
+    needed = frame_bytes(512 * KIB) + pack_memory_bytes(LARGE_XZ, 1) + EARLY_BYTES_MAX
+    assert held > needed + MIB
+    for room, expected in ((held, held - needed), (held - 1, -1)):
+        budget = MemoryBudget(FAST.within(DEVICE_BASE_BYTES + UNPACK_CACHE_BYTES + room))
+        assert left((large,), 0) == expected
 
 
 def test_unpacking_holds_packed_bytes_and_content_several_times() -> None:
