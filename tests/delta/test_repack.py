@@ -1,15 +1,19 @@
 """Packing again: every packer, streams over many frames, resumed anywhere, and what is hostile."""
 
+import gzip
 import random
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slipstream.delta import repack
 from slipstream.delta.byterange import ByteRange
+from slipstream.delta.decode import FrameDecoder
 from slipstream.delta.errors import FormatError, PackingUnavailable
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import Part
@@ -183,6 +187,39 @@ def test_a_long_stream_resumes_at_every_frame(name: str) -> None:
         standing = made.target[: frame.target.offset].ljust(len(made.target), b"\xff")
         numbers = range(first, len(made.index.frames))
         assert run(made, numbers, standing) == made.target
+
+
+def test_a_device_that_resumes_reads_no_source_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor on a source, and the decoder of what stands, are not there at one time."""
+    source = gzip.compress(LONG, mtime=0)
+    recipe, contents = recipe_of(*LONG_RECIPES["xz"]), pieces(LONG, *CUTS)
+    maker = Maker(source, 5000 + len(pack(recipe, LONG, 0)))
+    address = maker.stream(Packing.GZIP, [ByteRange(0, len(source))], len(LONG), memory_bytes=MIB)
+    maker.copy([ByteRange(address, 5000)], LONG[:5000])
+    maker.long(recipe, contents, edited=(address, LONG))
+    made = maker.finish()
+    open_cursors: list[int] = []
+    standing = bytearray(made.target)
+
+    def noted(*arguments: Any) -> Iterator[bytes]:
+        open_cursors.append(len(decoder._space._cursors))
+        return unpacked(*arguments)
+
+    unpacked = repack._unpacked
+    monkeypatch.setattr(repack, "_unpacked", noted)
+    read = (
+        lambda at, size: source[at : at + size],
+        lambda at, size: bytes(standing[at : at + size]),
+    )
+    with FrameDecoder(made.index, *read) as decoder:
+        decoder.feed(0, made.encoded(0))
+        assert len(decoder._space._cursors) == 1
+        for number in range(3, len(made.index.frames)):
+            for piece in decoder.feed(number, made.encoded(number)):
+                end = piece.offset + len(piece.data)
+                assert made.target[piece.offset : end] == piece.data
+        assert decoder.due_offset is None
+    assert open_cursors == [0]
 
 
 @pytest.mark.parametrize("name", LONG_RECIPES)
