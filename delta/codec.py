@@ -126,7 +126,11 @@ def decompress(codec: Codec, data: Data, size: int, prefix: bytes = b"") -> byte
         case Codec.ZLIB:
             decoded = _drain(codec, zlib.decompressobj(_RAW_DEFLATE), data, size)
         case Codec.LZMA2_PREFIX:
-            decoded = _drain(codec, _primed(prefix, size), data, size)
+            try:
+                decoder = _primed(prefix, size)
+            except MemoryError as error:
+                raise FormatError("too little memory for LZMA2_PREFIX") from error
+            decoded = _drain(codec, decoder, data, size)
         case _:
             assert_never(codec)
     if len(decoded) != size:

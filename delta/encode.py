@@ -192,8 +192,8 @@ def encode_window(
 ) -> tuple[EncodedFrame, ...]:
     """Frames whose content is `content`, for the target from `offset` on.
 
-    `partition` says what becomes of the content; `source` are the source extents, joined. `before` are further bytes, at the extents `more`, that
-    compressed bytes may repeat as well.
+    `partition` says what becomes of the content; `source` are the source extents, joined. `before`
+    are further bytes, at the extents `more`, that compressed bytes may repeat as well.
     """
     window = _Window(
         np.frombuffer(content, np.uint8), np.frombuffer(source, np.uint8), sources, profile

@@ -380,7 +380,7 @@ def _check_parts(kind: FrameKind, parts: Parts, content_size: int) -> None:
     if kind is FrameKind.ZERO or max(content_size, packed_size(parts, 0)) > size_max:
         raise FormatError(
             f"{kind.name} frame with parts, of {content_size} bytes",
-            expected=f"COPY, DATA or DIFF, at most {size_max} bytes, before and behind",
+            expected=f"COPY, DATA, DIFF or PREFIX, at most {size_max} bytes, before and behind",
         )
     # One encoder lives on from frame to frame.
     if sum(not part.is_whole for part in parts) > 1:

@@ -10,12 +10,14 @@ import ctypes
 import lzma
 from functools import cache
 
-from slipstream.delta.codec import prefix_dict_size
+from slipstream.delta.codec import Codec, decompress, prefix_dict_size
+from slipstream.delta.errors import FormatError
 
 # lzma/container.h, lzma/lzma12.h, lzma/vli.h: a stable interface since 5.0.
 _LZMA2 = 0x21
 _LAST = (1 << 64) - 1
-_OK = 0
+_OK, _MEMORY = 0, 5  # lzma/base.h
+_TRIED = b"that liblzma takes these structures is tried once"
 # A binary tree (the preset's own) is 0.6 % smaller behind 15 MiB and takes three times as long, most
 # of it to take in the prefix; behind 2 MiB it takes eight times as long.
 _HASH_CHAIN_4 = 0x04
@@ -69,7 +71,8 @@ class _Encoder:
 
     def compress(self, data: bytes, prefix: bytes, preset: int) -> bytes:
         options = _Options()
-        self._preset(options, preset)
+        if self._preset(options, preset):
+            raise ValueError(f"liblzma has no preset {preset}")
         options.mf, options.depth = _HASH_CHAIN_4, 0
         options.dict_size = prefix_dict_size(len(prefix), len(data))
         options.preset_dict, options.preset_dict_size = prefix, len(prefix)
@@ -80,8 +83,10 @@ class _Encoder:
         out = ctypes.create_string_buffer(len(data) + _ROOM_BYTES)
         used = ctypes.c_size_t(0)
         result = self._encode(filters, None, data, len(data), out, used, len(out))
+        if result == _MEMORY:
+            raise MemoryError("too little memory for liblzma's encoder")
         if result != _OK:
-            raise MemoryError(f"liblzma cannot encode: {result}")
+            raise ValueError(f"liblzma cannot encode: {result}")
         return ctypes.string_at(out, used.value)
 
 
@@ -90,9 +95,12 @@ def _encoder() -> _Encoder | None:
     # Through Python's module, so that it is the liblzma that is linked there; None: the module is
     # part of the interpreter.
     try:
-        return _Encoder(ctypes.CDLL(getattr(_lzma, "__file__", None)))
-    except (OSError, AttributeError):
+        encoder = _Encoder(ctypes.CDLL(getattr(_lzma, "__file__", None)))
+        encoded = encoder.compress(_TRIED, _TRIED[1:], _PRESET)
+        works = decompress(Codec.LZMA2_PREFIX, encoded, len(_TRIED), _TRIED[1:]) == _TRIED
+    except (OSError, AttributeError, ValueError, FormatError):
         return None
+    return encoder if works else None
 
 
 def can_prefix() -> bool:

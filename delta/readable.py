@@ -114,7 +114,7 @@ class Readable:
             yield low, min(block.content.end, high)
 
     def before(self, window: Window, areas: Sequence[ByteRange], most: int) -> list[ByteRange]:
-        """What stands before the content of a window: rising, together at most `most` bytes, and no more
+        """What stands before the content of a window: rising, at most `most` bytes, and no more
         than there is memory for beside the cursors. Nothing of long streams. After `take`."""
         # A frame holds its source bytes twice, in one way or another.
         most = min(most, self._cursors.spare(self._room) // 2)

@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import or_
 
 from slipstream.delta.btf import BtfShifts, MovedBtf, read_moved, write_moved
@@ -57,6 +58,7 @@ PACKINGS = (
     Packing.LZMA_ALONE,
     Packing.LZ4_LEGACY,
 )
+_RECENT_MAX = 64  # rows that are kept decoded
 _MOVED = 128  # in the place of a packing: bytes as they stand, with the numbers in BTF moved
 _CODES = {packing: code for code, packing in enumerate(PACKINGS)}
 # May be long: read with a cursor.
@@ -185,6 +187,7 @@ class StreamTable:
         "_held",
         "_long",
         "_positions",
+        "_recent",
         "_rows",
         "base",
         "blocks_size",
@@ -204,6 +207,8 @@ class StreamTable:
         self._rows = rows
         self._bases = array("Q")
         self._positions = array("Q")
+        # The rows read last are remembered: one may have thousands of numbers.
+        self._recent = lru_cache(_RECENT_MAX)(self._read)
         self._befores = array("Q")
         self._depths = _Fold(count, max)  # of each that reads another: how deep they are nested
         self._long = _Fold(count, or_)  # bits of the long streams that are read along with it
@@ -274,8 +279,10 @@ class StreamTable:
         return len(self._bases)
 
     def __getitem__(self, number: int) -> PackedStream:
-        place = _Place(self._positions[number], self._befores[number])
-        return _read_row(self._rows, place)
+        return self._recent(number)
+
+    def _read(self, number: int) -> PackedStream:
+        return _read_row(self._rows, _Place(self._positions[number], self._befores[number]))
 
     def content(self, number: int) -> ByteRange:
         """The addresses of a stream's content."""

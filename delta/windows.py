@@ -35,6 +35,7 @@ _SOURCE_BYTES_MIN = 256 * KIB
 # Votes per bucket. An equal bucket has BUCKET_BYTES / 128 anchors; a guess counts less than one.
 _EQUAL_WEIGHT = BUCKET_BYTES / ANCHOR_DISTANCE_BYTES
 _NEIGHBOUR_WEIGHT = 0.25
+_BEFORE_FACTOR = 16  # bytes that one of content may repeat: a device reads, and unpacks, them all
 _KNOWN = 0.5  # of a window's anchors: with fewer it is mostly new
 _SIMILAR_WEIGHT = 2.0  # the paired file counts as two anchors in each bucket
 
@@ -217,7 +218,8 @@ class SourceFinder:
         held = [(part, weight) for one, weight in hints for part in clip((one,), areas)]
         chosen = choose_sources(votes, held, areas[-1].end, budget)
         sources = self._take(clip(chosen, areas), areas)
-        most = self._profile.prefix_bytes - sum(one.size for one in sources)
+        most = min(self._profile.prefix_bytes, _BEFORE_FACTOR * size)
+        most -= sum(one.size for one in sources)
         known = len(np.unique(votes.targets)) * ANCHOR_DISTANCE_BYTES
         if most <= 0 or known > _KNOWN * size:
             return sources, ()

@@ -36,12 +36,12 @@ class TableNeeds:
     @staticmethod
     def of(pieces: Sequence[Piece], blocks: Sequence[OpenBlock | MovedBlock]) -> "TableNeeds":
         """`blocks` are all that were opened, and modules that are moved, in the order of their contents."""
-        read = sorted(read_blocks(blocks, (one for piece in pieces for one in piece.sources)))
+        extents = [one for piece in pieces for one in (*piece.sources, *piece.before)]
+        read = sorted(read_blocks(blocks, extents))
         gaps = sum(1 for before, one in zip([-1, *read], read, strict=False) if one - before > 1)
-        extents = sum(len(piece.sources) for piece in pieces)
         partitions = [piece.partition for piece in pieces if piece.partition is not None]
         parts = sum(len(one.frame_parts) + len(one.frame_outer) for one in partitions)
-        size = len(pieces) * _FRAME_BYTES + extents * _EXTENT_BYTES + parts * _PART_BYTES
+        size = len(pieces) * _FRAME_BYTES + len(extents) * _EXTENT_BYTES + parts * _PART_BYTES
         held = [one for one in map(blocks.__getitem__, read) if isinstance(one, MovedBlock)]
         size += sum(one.moved.own.count for one in held) * _RANGE_BYTES
         streams = len(read) + gaps

@@ -115,6 +115,9 @@ class DeltaPlanner:
                 opening, budget, closed, joined, entries, MovedSource(moved)
             )
             needs = TableNeeds.of(pieces, [*blocks, *moving.blocks])
+            if not needs.fits:  # what frames may repeat besides their sources is given up first
+                pieces = [piece._replace(before=()) for piece in pieces]
+                needs = TableNeeds.of(pieces, [*blocks, *moving.blocks])
             single = sum(not one.is_long for one in opening.outer.blocks)
             if needs.fits or not single:
                 break

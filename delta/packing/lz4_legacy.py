@@ -65,16 +65,17 @@ class LegacyEncoder:
 class LegacyDecoder:
     """In the manner of zlib's and lzma's decoders: `decompress`, `eof`, `unused_data`.
 
-    Holds one block, packed and unpacked. A stream whose last block is full ends only with bytes
-    behind it.
+    Holds one block, packed and unpacked: of streams with at most `content_max` bytes no more than
+    that. A stream whose last block is full ends only with bytes behind it.
     """
 
-    def __init__(self, library: LibLz4) -> None:
+    def __init__(self, library: LibLz4, content_max: int = LZ4_LEGACY_BLOCK_BYTES) -> None:
         self._library = library
         self._packed = bytearray()
         self._has_magic = False
         self._blocks = 0
-        self._content = ctypes.create_string_buffer(LZ4_LEGACY_BLOCK_BYTES)
+        # A byte more than there may be shows a longer one.
+        self._content = ctypes.create_string_buffer(min(LZ4_LEGACY_BLOCK_BYTES, content_max + 1))
         self._given = self._filled = 0  # of the content
         self._ended = False
 

@@ -68,7 +68,8 @@ def unpack(packing: Packing, data: bytes, size_max: int) -> bytes:
         case Packing.ZSTD:
             return _drain(packing, ZstdDecoder(UNPACK_MEMORY_BYTES_MAX), data, size_max)
         case Packing.LZ4_LEGACY:
-            return _drain(packing, LegacyDecoder(_any("liblz4", lz4s())), data, size_max)
+            decoder = LegacyDecoder(_any("liblz4", lz4s()), size_max)
+            return _drain(packing, decoder, data, size_max)
         case _:
             assert_never(packing)
 
