@@ -118,11 +118,18 @@ class Readable:
         than there is memory for beside the cursors. Nothing of long streams. After `take`."""
         # A frame holds its source bytes twice, in one way or another.
         most = min(most, self._cursors.spare(self._room) // 2)
-        size = window.partition.content_size
-        near = []
+        # Parts behind one area stand close together: of several the first one has all of it before it.
+        starts = [area.offset for area in areas]
+        first: dict[int, int] = {}
+        sizes: dict[int, int] = {}
         for part in window.content:
-            share = most * part.size // size
-            near.append(ByteRange(max(0, part.offset - share), min(share, part.offset)))
+            area = bisect_right(starts, part.offset)
+            first[area] = min(first.get(area, part.offset), part.offset)
+            sizes[area] = sizes.get(area, 0) + part.size
+        near = []
+        for area, end in first.items():
+            share = min(end, most * sizes[area] // window.partition.content_size)
+            near.append(ByteRange(end - share, share))
         left: list[ByteRange] = list(clip(merge_ranges(near), areas))
         for content in self._long.values():
             left = [part for one in left for part in _outside(one, content)]

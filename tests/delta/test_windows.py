@@ -190,6 +190,21 @@ def test_what_is_mostly_new_may_repeat_what_was_made_last() -> None:
     assert _before(NO_PAIRS, room=1 << 40, target=2 * MIB) == (made,)
 
 
+def test_parts_that_stand_close_together_have_the_same_before_them() -> None:
+    readable = Readable(SOURCE_BYTES, (), {}, frozenset(), lambda _: 1 << 40)
+    finder = SourceFinder([], NO_PAIRS, lambda _: (), readable, PROFILES["small"])
+    begin = SOURCE_BYTES + 30 * MIB
+    content = tuple(ByteRange(begin + 9000 * number, 8192) for number in range(128))
+    size = 128 * 8192
+    place = ByteRange(30 * MIB, size)
+    _, before = finder.sources(Window(place, content, Partition((Part(size, size),))))
+    assert before == (ByteRange(begin - 14 * MIB, 14 * MIB),)
+    # Of a short window no more than 16 times itself.
+    place, content = ByteRange(30 * MIB, 4096), (ByteRange(begin, 4096),)
+    _, before = finder.sources(Window(place, content, Partition((Part(4096, 4096),))))
+    assert sum(one.size for one in before) == 64 * KIB
+
+
 def test_what_stands_in_the_source_needs_nothing_else() -> None:
     step = np.arange(0, MIB, 128)
     at = SOURCE_BYTES + 30 * MIB + step
