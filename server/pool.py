@@ -120,6 +120,11 @@ def _open_processes(jobs: int) -> Iterator[Pool]:
         yield _Processes(executor, jobs)
     except BaseException:
         held.close()  # no one wants the tasks in work, of seconds each
+        # A worker that ends while it sends leaves half a result, and the executor's thread waits for
+        # the rest as long as anyone could send it: as this process could, by its own end of the pipe.
+        results = getattr(executor, "_result_queue", None)
+        if results is not None:
+            results._writer.close()  # noqa: SLF001 - the executor has no word for it
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

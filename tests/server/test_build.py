@@ -298,6 +298,8 @@ def told(what, done, total):
         signal.pause()
 
 if __name__ == "__main__":
+    # Whoever started the tests in the background of a shell has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     target, output = map(Path, sys.argv[1:])
     build_payload(
         None, target, output, jobs=2, memory_bytes=96 << 20, profile="fast", on_progress=told
@@ -318,7 +320,10 @@ def test_workers_end_with_the_build(tmp_path: Path, number: signal.Signals) -> N
         ends = [os.pidfd_open(pid) for pid in pids]
         began = time.monotonic()
         build.send_signal(number)
-        build.wait(5)
+        try:
+            build.wait(5)
+        finally:
+            build.kill()
     try:
         assert len(ends) == 2
         for end in ends:  # a pidfd is readable when its process has ended
