@@ -134,7 +134,12 @@ def test_slipstream_diff_ends_and_goes_on(
     output = tmp_path / "payload"
     frames = tmp_path / ".payload.parts" / "frames"
     with subprocess.Popen(
-        _diff(images, output), stderr=subprocess.PIPE, text=True, start_new_session=True
+        _diff(images, output),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Whoever started the tests in the background of a shell has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as build:
         while build.poll() is None and not (frames.exists() and frames.stat().st_size > 32):
             select.select([], [], [], 0.01)
