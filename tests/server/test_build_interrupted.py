@@ -133,13 +133,10 @@ def test_slipstream_diff_ends_and_goes_on(
     """Signalled as soon as one piece is encoded; as a terminal does it, with all its children."""
     output = tmp_path / "payload"
     frames = tmp_path / ".payload.parts" / "frames"
+    # A shell in whose background the tests were started has it ignored.
+    words = ["env", "--default-signal=INT", *_diff(images, output)]
     with subprocess.Popen(
-        _diff(images, output),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # Whoever started the tests in the background of a shell has it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        words, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as build:
         while build.poll() is None and not (frames.exists() and frames.stat().st_size > 32):
             select.select([], [], [], 0.01)
