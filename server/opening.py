@@ -9,7 +9,7 @@ import hashlib
 import itertools
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -128,11 +128,11 @@ class ImageOpener:
                 for one in self._opener.open(wanted, "unpack target")
             ]
             addresses = (_addresses(source_map, sources, 0), _addresses(target_map, targets, base))
-            inner_sources = self._opener.open(
-                self._streams(space, source_map.entries, addresses[0]), "unpack source"
-            )
+            streams = self._streams(space, source_map.entries, addresses[0])
+            inner_sources = self._opener.open(streams, "unpack source")
             entries = [one for one in target_map.entries if _is_open(one, addresses[1])]
-            inner_targets = self._open_inner(space, entries, addresses[1], targets)
+            known = {_digest_of(space, one.places) for one in streams}
+            inner_targets = self._open_inner(space, entries, addresses[1], targets, known)
             targets = self._prove_outer(targets, inner_targets, changed, target_map)
         named = commonest_recipes([*targets, *inner_targets])
         again = [one for one in (*targets, *inner_targets) if one.recipe in named]
@@ -173,10 +173,19 @@ class ImageOpener:
         entries: Sequence[Entry],
         address_of: AddressOf,
         targets: Sequence[OpenBlock],
+        known: Container[bytes],
     ) -> list[OpenBlock]:
-        """Streams in the target's blocks, with recipes, rising by what of the target they need."""
+        """Streams in the target's blocks, with recipes, rising by what of the target they need.
+
+        Not those of which the source has every byte, by the digests `known`: a file that is the same
+        may share a block with one that is not, and is best left as it is packed.
+        """
         made = _Made(targets, self._files)
-        wanted = self._streams(space, entries, address_of)
+        wanted = [
+            one
+            for one in self._streams(space, entries, address_of)
+            if _digest_of(space, one.places) not in known
+        ]
         wanted.sort(key=lambda one: made.end((one.places[0],)))
         opened = self._opener.open(wanted, "unpack target")
         placed = [replace(one, end=made.end(one.places)) for one in opened]
@@ -206,14 +215,14 @@ class ImageOpener:
     def _equal_blocks(
         self, space: WorkSpace, of_source: Sequence[Candidate], of_target: Sequence[Candidate]
     ) -> list[Run]:
-        """Runs of exact target blocks whose packed bytes are those of a source block."""
+        """Runs of target blocks, and of files in one place, whose packed bytes the source has."""
         base = self._files.source_size
         places: defaultdict[bytes, list[int]] = defaultdict(list)
-        exact = [one.places[0] for one in of_source if one.exact]
+        exact = _comparable(of_source)
         for place, digest in zip(exact, self._digests(space, exact), strict=True):
             places[digest].append(place.offset)
         runs: list[Run] = []
-        exact = [one.places[0] for one in of_target if one.exact]
+        exact = _comparable(of_target)
         for place, digest in zip(exact, self._digests(space, exact), strict=True):
             known = places.get(digest)
             if not known:
@@ -231,8 +240,27 @@ class ImageOpener:
         return itertools.chain.from_iterable(hashed)
 
 
+def _comparable(wanted: Iterable[Candidate]) -> list[ByteRange]:
+    """Where the packed bytes of candidates stand, of those that stand in one place. Of several that may
+    begin within a file the first."""
+    found: list[ByteRange] = []
+    for one in wanted:
+        place = one.places[0]
+        if len(one.places) == 1 and (one.exact or not found or place.offset >= found[-1].end):
+            found.append(place)
+    return found
+
+
 def _digest_all(space: WorkSpace, places: Sequence[ByteRange]) -> list[bytes]:
     return [hashlib.sha256(space.read(one.offset, one.size)).digest() for one in places]
+
+
+def _digest_of(space: WorkSpace, places: Iterable[ByteRange]) -> bytes:
+    """SHA-256 of what stands at some places, joined."""
+    state = hashlib.sha256()
+    for place in places:
+        state.update(space.read(place.offset, place.size))
+    return state.digest()
 
 
 def _is_packed(entry: Entry) -> bool:
