@@ -1,11 +1,14 @@
 """build.py on images of every kind that is opened: the same target, and a far smaller payload."""
 
+import gzip
 import hashlib
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slipstream.delta.encode import DEVICE_BASE_BYTES, PROFILES
@@ -130,6 +133,22 @@ def test_streams_whose_tails_stand_elsewhere(tmp_path: Path) -> None:
     assert any(name.startswith("gzip") for name in opened.libraries)
     assert any(part.packed_size == 0 for frame in opened.frames for part in frame.outer)
     assert opened.payload_size < bodies
+
+
+def test_a_compressed_file_that_is_the_same_is_copied(tmp_path: Path) -> None:
+    """mksquashfs leaves it as it is, at another place; its content would take many times as much."""
+    words = np.random.default_rng(5).integers(97, 123, 400_000, dtype=np.uint8).tobytes()
+    same = gzip.compress(words, mtime=0)
+    for name, before in (("source", 20_000), ("target", 30_001)):
+        tree = tmp_path / f"{name}.tree"
+        tree.mkdir()
+        (tree / "a").write_bytes(np.random.default_rng(6).bytes(before))
+        (tree / "b.gz").write_bytes(same)
+        command = ["mksquashfs", str(tree), str(tmp_path / name), "-comp", "gzip", "-noappend"]
+        subprocess.run([*command, "-no-fragments", "-quiet", "-no-progress"], check=True)
+    index = _build(tmp_path, Pair(tmp_path / "source", tmp_path / "target"))
+    assert not index.streams.long
+    assert index.payload_size < 10_001 + 4000
 
 
 def test_a_kernel_in_legacy_lz4(tmp_path: Path) -> None:
