@@ -137,21 +137,35 @@ class MemoryBudget:
         not read at all.
 
         A target stream may be read anywhere, later, if all of it fits beside a frame: an initrd
-        holds the modules that stand in the root file system again.
+        holds the modules that stand in the root file system again. Then sources, as far as there is
+        room: the order of files in an initrd may change as a whole.
         """
-        held = list(targets)
+        of_source, of_target = list(sources), list(targets)
         windows = {
             one.content.offset: min(one.content.size, CURSOR_WINDOW_BYTES)
-            for one in (*sources, *held)
+            for one in (*of_source, *of_target)
             if one.is_long
         }
         left = self.room_bytes - frame_bytes(self.profile.window_bytes)
-        for one in held:
-            needed = cursor_bytes(one, one.content.size)
+        # A source has to fit beside the encoder of what is made from it, too: any of them.
+        packing = max((self._encoder_bytes(one) for one in of_target if one.is_long), default=0)
+        beside = left - packing
+        for one in (*of_target, *(one for one in of_source if self._whole_bytes(one) <= beside)):
+            needed = self._whole_bytes(one)
             if one.is_long and one.content.offset not in closed and needed <= left:
                 windows[one.content.offset] = one.content.size
                 left -= needed
         return windows
+
+    def _encoder_bytes(self, block: OpenBlock) -> int:
+        """What packing a long block holds besides its frames."""
+        if block.recipe is None:
+            return 0
+        return pack_memory_bytes(block.recipe, block.content.size) + EARLY_BYTES_MAX
+
+    def _whole_bytes(self, block: OpenBlock) -> int:
+        """What a cursor holds that keeps all of a block."""
+        return cursor_bytes(block, block.content.size)
 
     def cursors_bytes(self, window: Window) -> int:
         """What all cursors may hold while a frame of this window is decoded; below 0 where already

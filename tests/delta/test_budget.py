@@ -124,6 +124,13 @@ def test_target_streams_are_kept_whole_while_there_is_room() -> None:
         200 * MIB: 4 * MIB,
         300 * MIB: 2 * MIB,
     }
+    # Sources as well, where they fit beside the encoder of what may be made from them.
+    large = MemoryBudget(FAST.within(512 * MIB))
+    source = replace(source, content=ByteRange(0, 70 * MIB))
+    assert large.kept_windows([source], blocks)[0] == 70 * MIB
+    recipe = Recipe(Packer.XZ, (6, 0, 32 * MIB, 1, 4, 0, 0), "liblzma 5.4.1")
+    blocks[0] = replace(blocks[0], recipe=recipe)
+    assert large.kept_windows([source], blocks)[0] == 4 * MIB
 
 
 def test_cursors_have_what_a_frame_leaves() -> None:
