@@ -115,9 +115,7 @@ class MemoryBudget:
     def _beside_frames_bytes(self, block: OpenBlock) -> int:
         """What is there beside the frames of a long block: encoder, and a source that is much like it."""
         held = cursor_bytes(block, min(block.content.size, CURSOR_WINDOW_BYTES))
-        if block.recipe is None:
-            return held
-        return held + pack_memory_bytes(block.recipe, block.content.size) + EARLY_BYTES_MAX
+        return held + self._encoder_bytes(block)
 
     def long_window_bytes(self, block: OpenBlock) -> int:
         """Content of one frame of a long block."""

@@ -1,6 +1,6 @@
 """A range of bytes as a value that cannot be wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from slipstream.delta.errors import FormatError
@@ -41,3 +41,16 @@ def merge_ranges(ranges: Iterable[ByteRange]) -> list[ByteRange]:
             one = ByteRange(first.offset, max(first.end, one.end) - first.offset)
         merged.append(one)
     return merged
+
+
+def outside(one: ByteRange, rising: Iterable[ByteRange]) -> Iterator[ByteRange]:
+    """What of a range is in none of some rising ones."""
+    position = one.offset
+    for other in rising:
+        if other.offset > position:
+            end = min(other.offset, one.end)
+            if end > position:
+                yield ByteRange(position, end - position)
+        position = max(position, other.end)
+    if one.end > position:
+        yield ByteRange(position, one.end - position)

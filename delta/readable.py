@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from slipstream.delta.anchors import clip
 from slipstream.delta.budget import cursor_bytes
-from slipstream.delta.byterange import ByteRange, merge_ranges
+from slipstream.delta.byterange import ByteRange, merge_ranges, outside
 from slipstream.delta.cursors import Cursors
 from slipstream.delta.limits import CHUNK_BYTES, MIB
 from slipstream.delta.unfold import OpenBlock, Window
@@ -132,7 +132,7 @@ class Readable:
             near.append(ByteRange(end - share, share))
         left: list[ByteRange] = list(clip(merge_ranges(near), areas))
         for content in self._long.values():
-            left = [part for one in left for part in _outside(one, content)]
+            left = [part for one in left for part in outside(one, (content,))]
         return left
 
     def take(self, extents: tuple[ByteRange, ...]) -> tuple[ByteRange, ...]:
@@ -145,7 +145,7 @@ class Readable:
         wanted = sorted(read, key=lambda begin: (-read[begin], begin))
         for begin in self._cursors.take(wanted, self._room):
             extents = tuple(
-                part for extent in extents for part in _outside(extent, self._long[begin])
+                part for extent in extents for part in outside(extent, (self._long[begin],))
             )
         for extent in extents:
             for block in self._forward:
@@ -158,17 +158,6 @@ class Readable:
 
 def _shared(one: ByteRange, other: ByteRange) -> int:
     return max(0, min(one.end, other.end) - max(one.offset, other.offset))
-
-
-def _outside(extent: ByteRange, content: ByteRange) -> Iterator[ByteRange]:
-    """What of an extent is not of a content."""
-    spans = (
-        (extent.offset, min(extent.end, content.offset)),
-        (max(extent.offset, content.end), extent.end),
-    )
-    for low, high in spans:
-        if low < high:
-            yield ByteRange(low, high - low)
 
 
 class _Group:

@@ -16,7 +16,7 @@ from slipstream.delta.anchors import (
     choose_sources,
     clip,
 )
-from slipstream.delta.byterange import ByteRange, merge_ranges
+from slipstream.delta.byterange import ByteRange, merge_ranges, outside
 from slipstream.delta.encode import Profile
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
@@ -251,16 +251,3 @@ class SourceFinder:
             if index in {first, end} and shifted >= 0:  # the file goes on as its neighbour does
                 hints.append((ByteRange(shifted, target.size), _NEIGHBOUR_WEIGHT))
         return hints
-
-
-def outside(one: ByteRange, rising: Iterable[ByteRange]) -> Iterator[ByteRange]:
-    """What of a range is in none of some rising ones."""
-    position = one.offset
-    for other in rising:
-        if other.offset > position:
-            end = min(other.offset, one.end)
-            if end > position:
-                yield ByteRange(position, end - position)
-        position = max(position, other.end)
-    if one.end > position:
-        yield ByteRange(position, one.end - position)
