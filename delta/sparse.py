@@ -5,6 +5,7 @@ what stands between them. Instructions and run lengths are one stream of numbers
 column, because numbers of a kind resemble each other (docs/format.md, 6.2).
 """
 
+import re
 import struct
 from array import array
 
@@ -15,6 +16,7 @@ from slipstream.delta.rows import NUMBER_BYTES_MAX
 
 _SIGN = 1 << 63
 _INSTRUCTION = struct.Struct("<QQQ")
+_LONG_NUMBER = re.compile(rb"[\x80-\xff]+[\x00-\x7f]?")
 
 
 def read_numbers(numbers: bytes, values: bytes, diff_size: int) -> tuple[bytes, bytes]:
@@ -26,7 +28,6 @@ def read_numbers(numbers: bytes, values: bytes, diff_size: int) -> tuple[bytes, 
     """
     parsed = _parse(numbers)
     control, position = _read_control(parsed)
-    diff = bytearray(diff_size)
     count, position = _take(parsed, position)
     if len(parsed) != position + 2 * count:
         raise FormatError(
@@ -34,20 +35,20 @@ def read_numbers(numbers: bytes, values: bytes, diff_size: int) -> tuple[bytes, 
             expected=f"{position + 2 * count} numbers",
             got=len(parsed),
         )
+    runs = memoryview(parsed)[position:]
+    zeros, sizes = runs[:count], runs[count:]
+    used = sum(sizes)
+    if used != len(values):
+        raise FormatError("runs do not use up the values", expected=len(values), got=used)
+    if sum(zeros) + used > diff_size:
+        raise FormatError("runs longer than the difference", expected=diff_size)
+    diff = bytearray(diff_size)
     place = used = 0
-    for zeros, size in zip(
-        parsed[position : position + count], parsed[position + count :], strict=True
-    ):
-        place += zeros
-        if place + size > diff_size:
-            raise FormatError("runs longer than the difference", expected=diff_size)
+    for zero, size in zip(zeros, sizes, strict=True):
+        place += zero
         diff[place : place + size] = values[used : used + size]
         place += size
         used += size
-        if len(diff) != diff_size:  # fewer values than a run takes
-            break
-    if used != len(values) or len(diff) != diff_size:
-        raise FormatError("runs do not use up the values", expected=len(values), got=used)
     return control, bytes(diff)
 
 
@@ -79,19 +80,24 @@ def _parse(numbers: bytes) -> "array[int]":
             "too many numbers", expected=f"at most {NUMBERS_BYTES_MAX} bytes", got=len(numbers)
         )
     parsed = array("Q")
-    append = parsed.append
-    number = shift = 0
-    for byte in numbers:
-        if byte < 0x80:
-            append(byte << shift | number)
-            if shift and not byte:
-                raise FormatError("number in more bytes than it needs")
-            number = shift = 0
-        else:
-            number |= (byte & 0x7F) << shift
-            shift += 7
-            if shift == 7 * NUMBER_BYTES_MAX:
-                raise FormatError("number too large")
-    if shift:
-        raise FormatError("number cut short")
+    at = 0
+    for match in _LONG_NUMBER.finditer(numbers):
+        parsed.extend(numbers[at : match.start()])  # of one byte each
+        at = match.end()
+        parsed.append(_read_long(numbers[match.start() : at]))
+    parsed.extend(numbers[at:])
     return parsed
+
+
+def _read_long(encoded: bytes) -> int:
+    """A number of several bytes; FormatError."""
+    last = encoded[-1]
+    if last >= 0x80:
+        raise FormatError("number cut short")
+    if not last:
+        raise FormatError("number in more bytes than it needs")
+    if len(encoded) == 2:  # nearly all
+        return encoded[0] & 0x7F | last << 7
+    if len(encoded) > NUMBER_BYTES_MAX:
+        raise FormatError("number too large")
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
