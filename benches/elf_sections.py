@@ -38,7 +38,7 @@ from slipstream.delta.sparsify import write_numbers
 
 GROUP_BYTES = 2 * MIB  # a window of the profile `balanced`
 LZMA_LEVEL = 6  # of `balanced`
-ZEROS_MIN = (4, 64)  # encode.py tries both
+ZEROS_MIN = (4, 64)  # two of those that encode.py tries
 
 # Upper bounds of predicting several kinds at once.
 TOGETHER = {
@@ -157,12 +157,12 @@ def _joined(group: Sequence[Pair]) -> Iterator[Segment]:
 
 def _sparse(control: bytes, diff: bytes) -> int:
     return min(
-        sum(_packed(part, contexts=False) for part in write_numbers(control, diff, zeros_min))
+        sum(_packed(part, contexts=0) for part in write_numbers(control, diff, zeros_min))
         for zeros_min in ZEROS_MIN
     )
 
 
-def _packed(data: bytes, *, contexts: bool = True) -> int:
+def _packed(data: bytes, *, contexts: int | None = None) -> int:
     return len(compress(Codec.LZMA2, data, LZMA_LEVEL, contexts=contexts)) if data else 0
 
 
@@ -200,7 +200,7 @@ def relocations_cost(group: Sequence[Pair]) -> int:
     for pair in group:
         predict(Elf(pair.source), Elf(pair.target), pair.segments, residual)
     *columns, literal, control = astuple(residual)
-    cost = _packed(_numbers(literal)) + _packed(_numbers(control), contexts=False)
+    cost = _packed(_numbers(literal)) + _packed(_numbers(control), contexts=0)
     return cost + sum(map(_sparse_numbers, columns))
 
 
@@ -217,7 +217,7 @@ def types_saved(group: Sequence[Pair], source_base: Base, target_base: Base) -> 
             predictor.predict(old, new)
         base += len(pair.target)
     residual = predictor.residual
-    cost = _packed(_numbers(residual.control), contexts=False)
+    cost = _packed(_numbers(residual.control), contexts=0)
     cost += sum(map(_sparse_numbers, residual.differences))
     cost += sum(_packed(_numbers(words)) for words in residual.literal)
     return cost_without(group, ()) - cost_without(group, drop) - cost
@@ -245,9 +245,7 @@ def _sparse_numbers(values: Sequence[int]) -> int:
     numbers = np.array(values, np.int64)
     others = np.flatnonzero(numbers)
     gaps = np.diff(others, prepend=-1) - 1
-    return sum(
-        _packed(_numbers(column.tolist()), contexts=False) for column in (gaps, numbers[others])
-    )
+    return sum(_packed(_numbers(column.tolist()), contexts=0) for column in (gaps, numbers[others]))
 
 
 def _numbers(values: Iterable[int]) -> bytes:

@@ -51,14 +51,15 @@ class Codec(IntEnum):
 
 
 def compress(
-    codec: Codec, data: bytes, level: int | None = None, *, contexts: bool = True
+    codec: Codec, data: bytes, level: int | None = None, *, contexts: int | None = None
 ) -> bytes:
     """`data` as one stream of `codec`; the same bytes for the same library versions.
 
     `level` is the codec's own scale (zstd 1..22, LZMA2 presets, bz2 and zlib 1..9); None is the
-    smallest result at a sensible price. Without `contexts` LZMA2 expects nothing of the byte before
-    and of the place of a byte: best for differences. LZMA2_PREFIX is made behind nothing here, behind a
-    prefix by prefix.py. FormatError for more than CODEC_DECODED_BYTES_MAX.
+    smallest result at a sensible price. With `contexts` LZMA2 looks at so many bits of the byte before
+    a literal, and not at its place, which is best for differences; None: at 3, and at both.
+    LZMA2_PREFIX is made behind nothing here, behind a prefix by prefix.py. FormatError for more than
+    CODEC_DECODED_BYTES_MAX.
     """
     _check_size(codec, len(data))
     match codec:
@@ -81,8 +82,8 @@ def compress(
             if codec is Codec.LZMA2_PREFIX:
                 dictionary = prefix_dict_size(0, len(data))
             options = {"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}
-            if not contexts:
-                options |= {"lc": 0, "lp": 0, "pb": 0}
+            if contexts is not None:
+                options |= {"lc": contexts, "lp": 0, "pb": 0}
             return lzma.compress(data, lzma.FORMAT_RAW, filters=[options])
         case Codec.BZ2:
             return bz2.compress(data, _BZ2_LEVEL if level is None else level)
@@ -94,7 +95,7 @@ def compress(
 
 
 def compress_smallest(
-    data: bytes, codecs: Sequence[Codec], level: int | None = None, *, contexts: bool = True
+    data: bytes, codecs: Sequence[Codec], level: int | None = None, *, contexts: int | None = None
 ) -> tuple[Codec, bytes]:
     """The shortest stream that `codecs` make of `data`; of equals the first; never above NONE."""
     best, encoded = Codec.NONE, bytes(data)

@@ -30,7 +30,7 @@ from slipstream.delta.limits import (
 from slipstream.delta.partition import Half, Partition
 from slipstream.delta.prefix import can_prefix, compress_behind
 from slipstream.delta.seeds import Bytes
-from slipstream.delta.sparsify import write_numbers
+from slipstream.delta.sparsify import ALL_ZEROS, write_numbers
 
 # What a device's process holds besides frames: interpreter, libraries, TLS (measured 55 MiB).
 DEVICE_BASE_BYTES = 56 * MIB
@@ -41,12 +41,11 @@ _FRAME_BYTES = 1 * MIB  # numbers of a difference, tables of codecs
 _SMALL_STREAM_BYTES = 64 * KIB  # below it trying every codec is cheap, and headers count
 _SOURCE_GAP_BYTES = 4 * KIB  # unused source bytes that are read rather than spend an extent
 _WINDOW_BYTES_MIN = CHUNK_BYTES
-# Shorter zero runs stand among the values of a difference. 4 makes the least of code (2, 4, 8, 16 of
-# 120 windows without a kernel: 120.6, 118.9, 123.6, 129.6 KB; all zeros in one stream 124.8), 64 of
-# tables in which every few bytes differ (4, 16, 64, all of 24 windows of modules: 1.958, 1.915, 1.835,
-# 1.844 MB). These have more numbers than one in so many bytes of the difference.
-_ZEROS_MIN = (4, 64)
-_DENSE_NUMBERS = 24
+# Bits of the byte before a number, or a value, of a difference that LZMA2 looks at (small Debian pair,
+# 110 windows, numbers: 0, 1, 2, 3, 4 bits 255.1, 249.5, 250.4, 251.9, 254.1 KB; values: 229.1, 229.8,
+# 229.8, 230.3, 231.0).
+_NUMBER_CONTEXTS = 1
+_VALUE_CONTEXTS = 0
 _PREFIX_GAIN_MIN = 1.01
 _NEW_SHARE = 1 / 2  # a diff of more, of its content compressed alone: most of it is new
 _PREFIX_SHARE = (
@@ -72,6 +71,8 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
+    zeros_min      shorter zero runs stand among the values of a difference (sparsify.py); of these
+                   the best is taken
     prefix_bytes   most that these may repeat, where little of a window is known; within the memory
     prefix_over    a diff of more than this share of its content, compressed alone, is also tried as
                    compressed bytes that may repeat the sources (prefix.py); None: no such bytes at all
@@ -89,6 +90,7 @@ class Profile:
     full_level: int
     candidates: int
     aheads: tuple[int, ...]
+    zeros_min: tuple[int, ...]
     prefix_over: float | None
     prefix_bytes: int
     device_bytes: int = 96 * MIB
@@ -113,6 +115,9 @@ class Profile:
         return replace(self, window_bytes=window, source_bytes=source, device_bytes=memory_bytes)
 
 
+# Zero runs among the values: least of code is made by 2 and 4, of tables in which every few bytes
+# differ by 64, of some differences by none left out. Small Debian pair, balanced: (4, 64) 1,696,166
+# bytes, (2, 4, 64) 1,682,537; profile small: (1, 2, 4, 64) and all 1,639,269, 3 and 8, too, 1,638,890.
 # Against -9e, on the small Debian pair: 0.1 % more bytes for a tenth less of the whole time. Aligning
 # once instead of twice: 0.4 % more for a sixth less.
 _LZMA_LEVEL = 6
@@ -128,6 +133,7 @@ _DEFAULTS = Profile(
     full_level=12,
     candidates=16,
     aheads=(0,),
+    zeros_min=(2, 4, 64),
     prefix_over=1 / 4,
     prefix_bytes=0,
 )
@@ -142,6 +148,7 @@ PROFILES = {
             full_level=19,
             candidates=64,
             aheads=(0, 64),
+            zeros_min=(1, 2, 4, 64, ALL_ZEROS),
             prefix_over=1 / 16,
             prefix_bytes=14 * MIB,
         ),
@@ -322,27 +329,31 @@ class _Window:
     def _diff(
         self, content: Bytes, offset: int, partition: Partition, segments: tuple[Segment, ...]
     ) -> EncodedFrame | None:
-        """The diff frame; None where it would have too many numbers."""
+        """The smallest diff frame whose decoding holds no more than it may, or else than any; None
+        where each would have too many numbers."""
         used, moved = _used_source(segments)
         source = np.concatenate([self.source[part.offset : part.end] for part in used])
         script = write_script(moved, source, content)
-        sparse = self._sparse(script.control, script.diff)
-        if sparse[0][0].size > NUMBERS_BYTES_MAX:
-            return None
         joined = source.tobytes()
-        coded = (*sparse, self._compress_extra(script.extra, joined))
-        encoded = b"".join(part for _, part in coded)
-        frame = make_frame(
-            FrameKind.DIFF,
-            ByteRange(offset, partition.target_size),
-            sources=_in_image(used, self.sources),
-            digest=Digest.of(encoded),
-            streams=[stream for stream, _ in coded],
-            parts=partition.frame_parts,
-            outer=partition.frame_outer,
-            owed=partition.owed,
-        )
-        return _proved(EncodedFrame(frame, encoded), joined, content.tobytes())
+        extra = self._compress_extra(script.extra, joined)
+        found = [
+            EncodedFrame(
+                make_frame(
+                    FrameKind.DIFF,
+                    ByteRange(offset, partition.target_size),
+                    sources=_in_image(used, self.sources),
+                    digest=Digest.of(encoded),
+                    streams=[stream for stream, _ in coded],
+                    parts=partition.frame_parts,
+                    outer=partition.frame_outer,
+                    owed=partition.owed,
+                ),
+                encoded,
+            )
+            for coded, encoded in self._sparse(script.control, script.diff, extra)
+        ]
+        best = next((one for one in found if self._is_held(one)), found[0] if found else None)
+        return None if best is None else _proved(best, joined, content.tobytes())
 
     def _compress_extra(self, extra: bytes, source: bytes) -> Coded:
         best = self._compress(extra)
@@ -356,19 +367,24 @@ class _Window:
                 best = (Stream(Codec.LZMA2_PREFIX, len(encoded), len(extra)), encoded)
         return best
 
-    def _sparse(self, control: bytes, diff: bytes) -> tuple[Coded, Coded]:
-        """Numbers and values, coded; with longer zero runs among the values where that is smaller."""
-        sizes = []
-        for zeros_min in _ZEROS_MIN:
+    def _sparse(
+        self, control: bytes, diff: bytes, extra: Coded
+    ) -> list[tuple[tuple[Coded, Coded, Coded], bytes]]:
+        """Streams of a diff frame and their bytes joined, with shorter and longer zero runs among
+        the values: the smallest first, none with too many numbers."""
+        found = []
+        for zeros_min in self.profile.zeros_min:
             numbers, values = write_numbers(control, diff, zeros_min)
-            coded = tuple(self._compress(part, contexts=False) for part in (numbers, values))
-            sizes.append((sum(len(part) for _, part in coded), coded))
-            if len(numbers) * _DENSE_NUMBERS < len(diff):
-                break
-        numbers_coded, values_coded = min(sizes, key=lambda one: one[0])[1]
-        return numbers_coded, values_coded
+            if len(numbers) <= NUMBERS_BYTES_MAX:
+                coded = (
+                    self._compress(numbers, contexts=_NUMBER_CONTEXTS),
+                    self._compress(values, contexts=_VALUE_CONTEXTS),
+                    extra,
+                )
+                found.append((coded, b"".join(part for _, part in coded)))
+        return sorted(found, key=lambda one: len(one[1]))
 
-    def _compress(self, data: bytes, *, contexts: bool = True) -> Coded:
+    def _compress(self, data: bytes, *, contexts: int | None = None) -> Coded:
         codecs, level = self.profile.codecs, None
         if len(data) > _SMALL_STREAM_BYTES:
             codecs, level = codecs[:1], self.profile.long_level

@@ -5,6 +5,8 @@ import numpy.typing as npt
 
 from slipstream.delta.compiled import BYTES, compiled
 
+ALL_ZEROS = 1 << 40  # shortest zero run, in bytes, that no difference has: one stretch of values
+
 _SIGN = np.uint64(1 << 63)
 _NUMBER_BYTES_MAX = 10  # of 64 bits, 7 a byte
 

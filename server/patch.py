@@ -7,18 +7,28 @@ and knows no slots. What a device does is installer/stream.py, with the same dec
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO
 
 from slipstream.delta.decode import FrameDecoder
 from slipstream.delta.digest import Digest
 from slipstream.delta.durable import rename_durably
-from slipstream.delta.errors import DigestMismatch, FormatError, UsageError, WrongDevice
+from slipstream.delta.errors import (
+    DigestMismatch,
+    FormatError,
+    SlipstreamError,
+    UsageError,
+    WrongDevice,
+)
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import MIB
 from slipstream.delta.payload import INDEX_PREFIX_BYTES, Index, parse_index, parse_index_size
 from slipstream.delta.repack import Piece
 from slipstream.delta.space import Read
+from slipstream.server.beside import DigestBeside
 from slipstream.server.image import ImageFile, check_output
 
 _PIECE_BYTES = MIB  # of the source, hashed at a time
@@ -31,7 +41,8 @@ def apply_payload(
 ) -> None:
     """Write to `output` the target that `payload` makes of `source` (None: of nothing).
 
-    The output must be none of the inputs. A regular file appears whole and verified, or not at all; a block device is written in place.
+    The output must be none of the inputs. A regular file appears whole and verified, or not at all;
+    a block device is written in place, once the source is verified.
     `on_progress` is told target bytes done and in all. Raises Rejected for a payload that is
     broken or made for another source, WrongDevice for a device too small, UsageError, OSError.
     """
@@ -40,17 +51,22 @@ def apply_payload(
     with ImageFile(payload) as encoded:
         index = read_index(encoded)
         if index.source_digest is None:
-            _write(index, encoded, None, output, report)
+            _write(index, encoded, None, output, report, _nothing_to_check)
             return
         if source is None:
             raise UsageError("payload is a delta and needs its source", where=payload)
-        with ImageFile(source) as image:
-            _check_source(index, image)
-            _write(index, encoded, image, output, report)
+        with ImageFile(source) as image, _source_check(index, image) as check:
+            if output.is_block_device():
+                check()  # before the first byte is written over
+            _write(index, encoded, image, output, report, check)
 
 
 def _silent(_done: int, _total: int) -> None:
     """No one wants to know."""
+
+
+def _nothing_to_check() -> None:
+    """There is no source."""
 
 
 def read_index(payload: ImageFile) -> Index:
@@ -78,31 +94,55 @@ def read_index(payload: ImageFile) -> Index:
     return index
 
 
-def _check_source(index: Index, source: ImageFile) -> None:
+@contextmanager
+def _source_check(index: Index, source: ImageFile) -> Iterator[Callable[[], None]]:
+    """Reads the source beside the block; what comes out waits for it, and raises DigestMismatch.
+
+    Of a wrong source come errors in the block, too: the mismatch is raised in their place.
+    """
     # A partition may be larger than the image it holds.
     if source.size < index.source_size or (
         source.size != index.source_size and not source.is_device
     ):
-        raise DigestMismatch(
-            "not the source that this payload was made from",
-            where=source.path,
-            expected=f"{index.source_size} bytes",
-            got=source.size,
-        )
+        raise _not_the_source(source, f"{index.source_size} bytes", source.size)
+    unwanted = Event()
+    with ThreadPoolExecutor(1) as beside:
+        check = beside.submit(_check_digest, index, source, unwanted)
+        try:
+            yield check.result
+        except SlipstreamError:
+            check.result()
+            raise
+        finally:
+            unwanted.set()
+
+
+def _check_digest(index: Index, source: ImageFile, unwanted: Event) -> None:
     state = hashlib.sha256()
     for offset in range(0, index.source_size, _PIECE_BYTES):
+        if unwanted.is_set():
+            return
         state.update(source.read(offset, min(_PIECE_BYTES, index.source_size - offset)))
     if Digest(state.digest()) != index.source_digest:
-        raise DigestMismatch(
-            "not the source that this payload was made from",
-            where=source.path,
-            expected=f"SHA-256 {index.source_digest}",
-            got=state.hexdigest(),
-        )
+        raise _not_the_source(source, f"SHA-256 {index.source_digest}", state.hexdigest())
+
+
+def _not_the_source(source: ImageFile, expected: str, got: str | int) -> DigestMismatch:
+    return DigestMismatch(
+        "not the source that this payload was made from",
+        where=source.path,
+        expected=expected,
+        got=got,
+    )
 
 
 def _write(
-    index: Index, payload: ImageFile, source: ImageFile | None, output: Path, report: Progress
+    index: Index,
+    payload: ImageFile,
+    source: ImageFile | None,
+    output: Path,
+    report: Progress,
+    check_source: Callable[[], None],
 ) -> None:
     if output.is_block_device():
         with output.open("r+b", buffering=0) as device:
@@ -121,6 +161,7 @@ def _write(
         with temporary.open("w+b", buffering=0) as file:
             file.truncate(index.target_size)
             _write_target(index, payload, source, file, report, sparse=True)
+        check_source()
         rename_durably(temporary, output)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -137,23 +178,24 @@ def _write_target(
     sparse: bool,
 ) -> None:
     """Decode all frames into `file`, make them durable, and check the digest of the whole."""
-    state = hashlib.sha256()
     report(0, index.target_size)
 
     def read_target(offset: int, size: int) -> bytes:
         return os.pread(file.fileno(), size, offset)
 
-    for kind, piece in _decoded(index, payload, source, read_target):
-        state.update(piece.data)
-        if kind is not FrameKind.ZERO or not sparse:
-            _write_at(file, piece.offset, piece.data)
-        report(piece.offset + len(piece.data), index.target_size)
-    os.fsync(file.fileno())
-    if Digest(state.digest()) != index.target_digest:
+    with DigestBeside() as digest:
+        for kind, piece in _decoded(index, payload, source, read_target):
+            digest.update(piece.data)
+            if kind is not FrameKind.ZERO or not sparse:
+                _write_at(file, piece.offset, piece.data)
+            report(piece.offset + len(piece.data), index.target_size)
+        os.fsync(file.fileno())
+        made = digest.result()
+    if made != index.target_digest:
         raise DigestMismatch(
             "payload does not make the target it names",
             expected=f"SHA-256 {index.target_digest}",
-            got=state.hexdigest(),
+            got=made,
         )
 
 
