@@ -21,11 +21,7 @@ from typing import NamedTuple
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
-from slipstream.delta.limits import (
-    BTF_OWN_RANGES_MAX,
-    BTF_RANGES_MAX,
-    BTF_SHIFTS_MAX,
-)
+from slipstream.delta.limits import BTF_OWN_RANGES_MAX
 from slipstream.delta.rows import Place, read_number, read_signed, write_number, write_signed
 
 WORD_BYTES = 4
@@ -125,12 +121,22 @@ class MovedBtf:
     types: ByteRange
     own: BtfShifts = field(default_factory=BtfShifts)
 
+    @property
+    def needed_bytes(self) -> int:
+        """Shortest stream in which this can be moved."""
+        return self.types.end
+
+    @property
+    def ranges(self) -> int:
+        """Ranges that the row of its stream has."""
+        return self.own.count
+
 
 def move_btf(module: bytes, moved: MovedBtf, shared: BtfShifts) -> bytes:
     """A module, or what holds its types, with all numbers in them moved: as many bytes.
 
     From the first type on that is cut short, or of a kind that is not known, bytes stay. Memory:
-    four times the bytes and BTF_MOVE_BYTES.
+    four times the bytes and MOVE_BYTES.
     """
     begin, end = moved.types.offset, moved.types.end
     words = read_words(module[begin:end])
@@ -204,26 +210,15 @@ def walk(words: "array[int]") -> Iterator[tuple[list[int], list[int], list[int]]
     yield starts, names, types
 
 
-def read_payload_shifts(rows: bytes, place: Place, count: int) -> tuple[BtfShifts, ...]:
-    """The shifts of `count` kernels, from a payload's table (format.md 4.6); FormatError."""
-    if count > BTF_SHIFTS_MAX:
-        raise FormatError("too many BTF shifts", expected=f"at most {BTF_SHIFTS_MAX}", got=count)
-    found: list[BtfShifts] = []
-    left = BTF_RANGES_MAX
-    for _ in range(count):
-        found.append(_read_shifts(rows, place, left))
-        left -= found[-1].count
-    return tuple(found)
-
-
 def read_moved(rows: bytes, place: Place) -> MovedBtf:
     """What is moved in a stream; FormatError."""
     shifts = read_number(rows, place)
     types = ByteRange(read_number(rows, place), read_number(rows, place))
-    return MovedBtf(shifts, types, _read_shifts(rows, place, BTF_OWN_RANGES_MAX))
+    return MovedBtf(shifts, types, read_shifts(rows, place, BTF_OWN_RANGES_MAX))
 
 
-def _read_shifts(rows: bytes, place: Place, ranges_max: int) -> BtfShifts:
+def read_shifts(rows: bytes, place: Place, ranges_max: int) -> BtfShifts:
+    """The shifts of a kernel, from a payload's table (format.md 4.6); FormatError."""
     types = _read_ranges(rows, place, ranges_max)
     return BtfShifts(types, _read_ranges(rows, place, ranges_max - len(types.firsts)))
 
@@ -250,7 +245,7 @@ def _read_ranges(rows: bytes, place: Place, ranges_max: int) -> Shifts:
 
 
 def write_shifts(rows: bytearray, shifts: BtfShifts) -> None:
-    """Append shifts as `read_payload_shifts` reads those of one kernel."""
+    """Append shifts as `read_shifts` reads them."""
     for one in (shifts.types, shifts.names):
         write_number(rows, len(one.firsts))
         for before, first in pairwise((0, *one.firsts)):

@@ -14,12 +14,12 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile, frame_bytes
 from slipstream.delta.frame import FrameKind, frame_memory_bytes, resume_memory_bytes
 from slipstream.delta.limits import (
-    BTF_MOVE_BYTES,
     CHUNK_BYTES,
     EARLY_BYTES_MAX,
     FRAME_TARGET_BYTES_MAX,
     KIB,
     MIB,
+    MOVE_BYTES,
     PACK_AHEAD_BYTES_MAX,
     RESUME_BYTES,
     UNPACK_AHEAD_BYTES,
@@ -43,7 +43,7 @@ def unpacking_bytes(block: OpenBlock) -> int:
 
 def moving_bytes(block: MovedBlock) -> int:
     """What moving a block holds, as stream_table.py counts it."""
-    return stream_table.unpacking_bytes(block.content.size, block.content.size) + BTF_MOVE_BYTES
+    return stream_table.unpacking_bytes(block.content.size, block.content.size) + MOVE_BYTES
 
 
 def cursor_bytes(block: OpenBlock, window_bytes: int) -> int:

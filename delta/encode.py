@@ -71,6 +71,8 @@ class Profile:
     codecs         tried on streams of a delta; the first alone on long streams
     long_level     level of that codec on long streams; None: its smallest
     full_level     zstd level of full payloads
+    moves_programs whether addresses in programs are moved before frames read them (references.py): for
+                   a device ten times the work of copying them
     zeros_min      shorter zero runs stand among the values of a difference (sparsify.py); of these
                    the best is taken
     prefix_bytes   most that these may repeat, where little of a window is known; within the memory
@@ -93,6 +95,7 @@ class Profile:
     zeros_min: tuple[int, ...]
     prefix_over: float | None
     prefix_bytes: int
+    moves_programs: bool = False
     device_bytes: int = 96 * MIB
 
     def within(self, memory_bytes: int) -> "Profile":
@@ -151,6 +154,7 @@ PROFILES = {
             zeros_min=(1, 2, 4, 64, ALL_ZEROS),
             prefix_over=1 / 16,
             prefix_bytes=14 * MIB,
+            moves_programs=True,
         ),
         _DEFAULTS,
         replace(

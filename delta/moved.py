@@ -1,8 +1,8 @@
-"""Kernel modules of the source whose numbers are moved before frames read them (build machine).
+"""Files of the source whose numbers are moved before frames read them (build machine).
 
-A plan is made as if the source had them moved already, by the addresses of the modules as they
+A plan is made as if the source had them moved already, by the addresses of the files as they
 stand. Only in the end the extents of a frame become addresses of moved content. Not here: which
-modules, and how they move (server/moving.py).
+files, and how they move (server/moving.py, server/programs.py).
 """
 
 from bisect import bisect_left, bisect_right
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from slipstream.delta.btf import MovedBtf
 from slipstream.delta.byterange import ByteRange, merge_ranges
+from slipstream.delta.moves import Moved
 
 
 @dataclass(frozen=True, slots=True)
 class MovedBlock:
-    """A module, or the types of a large one, whose moved bytes stand in the work space.
+    """Bytes of a file whose moved ones stand in the work space.
 
     places     of the bytes as they are, in order
     content    addresses of the moved bytes: as many
@@ -26,7 +26,7 @@ class MovedBlock:
 
     places: tuple[ByteRange, ...]
     content: ByteRange
-    moved: MovedBtf
+    moved: Moved
 
 
 class _Piece(NamedTuple):

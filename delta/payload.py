@@ -25,7 +25,6 @@ from construct import (
     Terminated,
 )
 
-from slipstream.delta.btf import BtfShifts, read_payload_shifts, write_shifts
 from slipstream.delta.codec import Codec, compress, decompress
 from slipstream.delta.digest import DIGEST_BYTES, Digest
 from slipstream.delta.errors import FormatError
@@ -38,6 +37,7 @@ from slipstream.delta.limits import (
     INDEX_BYTES_MAX,
     RECIPES_MAX,
 )
+from slipstream.delta.moves import Shifts, read_payload_shifts, write_payload_shifts
 from slipstream.delta.packing.recipe import Recipe, dump_recipe, parse_recipe
 from slipstream.delta.stream_table import (
     PackedStream,
@@ -227,7 +227,7 @@ def dump_index(
     target_digest: Digest,
     frames: Iterable[Frame],
     streams: Iterable[PackedStream] = (),
-    shifts: Sequence[BtfShifts] = (),
+    shifts: Sequence[Shifts] = (),
 ) -> bytes:
     """The raw index of frames in target order; FormatError for what `parse_index` would refuse.
 
@@ -239,7 +239,7 @@ def dump_index(
     packed = tuple(streams)
     rows = bytearray(b"".join(dump_recipe(recipe) for recipe in recipes))
     for one in shifts:
-        write_shifts(rows, one)
+        write_payload_shifts(rows, one)
     write_streams(rows, packed)
     frame_rows, digests = write_table(held, recipes)
     rows += frame_rows
@@ -292,7 +292,7 @@ class _Place:
     source: int = 0
 
 
-def _parse_shifts(rows: bytes, position: int, count: int) -> tuple[tuple[BtfShifts, ...], int]:
+def _parse_shifts(rows: bytes, position: int, count: int) -> tuple[tuple[Shifts, ...], int]:
     place = _Place(position)
     return read_payload_shifts(rows, place, count), place.position
 

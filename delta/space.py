@@ -2,9 +2,9 @@
 
 One object for one pass of a payload. Source and target are read through functions of the caller;
 what is packed there is unpacked here: blocks as a whole, with a small cache, long streams with a
-cursor that keeps a window behind its farthest byte. Numbers in kernel modules are moved (btf.py). Going back behind the window starts the stream
+cursor that keeps a window behind its farthest byte. Going back behind the window starts the stream
 again: slow, never wrong; an encoder plans frames so that it does not happen, and a payload that
-makes it happen again and again is refused.
+makes it happen again and again is refused. Numbers in modules and programs are moved (moves.py).
 
 Nothing read here is believed: chunks are checked against the tree. Layout: docs/format.md, 4.4.
 """
@@ -13,18 +13,19 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 
-from slipstream.delta.btf import move_btf
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.limits import (
     KIB,
     LONG_STREAM_BYTES_FREE,
     LONG_STREAM_RATIO_MAX,
+    MOVE_WORK_FACTOR,
     UNPACK_CACHE_BYTES,
     UNPACK_RESTARTS_MAX,
     UNPACK_WORK_BYTES_FREE,
     UNPACK_WORK_FACTOR,
 )
+from slipstream.delta.moves import move
 from slipstream.delta.packing.unpack import UnpackCursor, unpack
 from slipstream.delta.stream_table import PackedStream, StreamTable
 
@@ -98,7 +99,7 @@ class Space:
         if block is not None:
             self._blocks.move_to_end(number)
             return block
-        self._note_work(stream.size)
+        self._note_work(stream.size * (1 if stream.moved is None else MOVE_WORK_FACTOR))
         block = self._unpack(stream, self.read(stream.sources))
         if len(block) != stream.size:
             raise FormatError(
@@ -116,7 +117,7 @@ class Space:
 
     def _unpack(self, stream: PackedStream, packed: bytes) -> bytes:
         if stream.moved is not None:
-            return move_btf(packed, stream.moved, self._streams.shifts[stream.moved.shifts])
+            return move(packed, stream.moved, self._streams.shifts[stream.moved.shifts])
         assert stream.packing is not None
         return unpack(stream.packing, packed, stream.size)
 

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import or_
 
-from slipstream.delta.btf import BtfShifts, MovedBtf, read_moved, write_moved
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import (
     BLOCK_CONTENT_BYTES_MAX,
-    BTF_MOVE_BYTES,
     IMAGE_BYTES_MAX,
     KIB,
     LONG_STREAMS_MAX,
+    MOVE_BYTES,
     PACKED_BLOCK_BYTES_MAX,
     STREAM_DEPTH_MAX,
     STREAM_SOURCES_MAX,
@@ -33,6 +32,15 @@ from slipstream.delta.limits import (
     UNPACK_CACHE_BYTES,
     UNPACK_MEMORY_BYTES_MAX,
     UNPACK_WINDOW_BYTES_MAX,
+)
+from slipstream.delta.moves import (
+    MOVED_CODES,
+    Moved,
+    Shifts,
+    code_of,
+    is_of,
+    read_stream_moved,
+    write_stream_moved,
 )
 from slipstream.delta.rows import (
     read_choice,
@@ -59,7 +67,6 @@ PACKINGS = (
     Packing.LZ4_LEGACY,
 )
 _RECENT_MAX = 64  # rows that are kept decoded
-_MOVED = 128  # in the place of a packing: bytes as they stand, with the numbers in BTF moved
 _CODES = {packing: code for code, packing in enumerate(PACKINGS)}
 # May be long: read with a cursor.
 STREAMED = frozenset({Packing.GZIP, Packing.XZ, Packing.ZSTD, Packing.LZ4_LEGACY})
@@ -70,7 +77,7 @@ class PackedStream:
     """One packed stretch; raises FormatError unless it is consistent. Sizes in bytes.
 
     packing         how to unpack it; None: nothing reads it, it only keeps later addresses, but for
-                    a stretch of which nothing is packed and numbers in BTF are moved
+                    a stretch of which nothing is packed and numbers are moved
     sources         where the packed bytes stand in the space, to be joined in this order
     size            of the content
     memory_bytes    most that its decoder may hold; 0 for content unpacked at once
@@ -83,7 +90,7 @@ class PackedStream:
     size: int
     memory_bytes: int = 0
     window_bytes: int = 0
-    moved: MovedBtf | None = None
+    moved: Moved | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= IMAGE_BYTES_MAX:
@@ -118,18 +125,18 @@ class PackedStream:
                 got=f"{self.memory_bytes} and {self.window_bytes}",
             )
 
-    def _check_moved(self, moved: MovedBtf) -> None:
+    def _check_moved(self, moved: Moved) -> None:
         if self.packing is not None or self.size != self.packed_size:
             raise FormatError(
                 "moved stream that is packed, or of another size than its sources",
                 expected=self.packed_size,
                 got=self.size,
             )
-        if self.size > BLOCK_CONTENT_BYTES_MAX or moved.types.end > self.size:
+        if self.size > BLOCK_CONTENT_BYTES_MAX or moved.needed_bytes > self.size:
             raise FormatError(
-                "moved stream too long, or shorter than its types",
-                expected=f"at most {BLOCK_CONTENT_BYTES_MAX} bytes, types within",
-                got=f"{self.size} bytes, types up to {moved.types.end}",
+                "moved stream too long, or shorter than what is moved in it",
+                expected=f"at least {moved.needed_bytes}, at most {BLOCK_CONTENT_BYTES_MAX} bytes",
+                got=self.size,
             )
 
     @property
@@ -141,7 +148,7 @@ class PackedStream:
     def held_bytes(self) -> int:
         """Most that unpacking it at once holds."""
         held = unpacking_bytes(self.packed_size, self.size)
-        return held + (BTF_MOVE_BYTES if self.moved is not None else 0)
+        return held + (MOVE_BYTES if self.moved is not None else 0)
 
     @property
     def packed_size(self) -> int:
@@ -197,7 +204,7 @@ class StreamTable:
     )
 
     def __init__(
-        self, rows: bytes, base: int, count: int = 0, shifts: tuple[BtfShifts, ...] = ()
+        self, rows: bytes, base: int, count: int = 0, shifts: tuple[Shifts, ...] = ()
     ) -> None:
         """For `count` streams, to be taken in by `append`."""
         self.shifts = shifts
@@ -216,6 +223,21 @@ class StreamTable:
         self._held = 0  # the most that unpacking a single block holds
         self.blocks_size = 0
 
+    def _check_shifts(self, moved: Moved, number: int) -> None:
+        if moved.shifts >= len(self.shifts):
+            raise FormatError(
+                "stream moved by shifts that are not there",
+                where=f"stream {number}",
+                expected=f"fewer than {len(self.shifts)}",
+                got=moved.shifts,
+            )
+        if not is_of(moved, self.shifts[moved.shifts]):
+            raise FormatError(
+                "stream moved by shifts of another kind",
+                where=f"stream {number}",
+                got=moved.shifts,
+            )
+
     def append(self, place: "_Place") -> None:
         """Take in the row at `place`, which moves on behind it; FormatError."""
         number = len(self._bases)
@@ -224,13 +246,8 @@ class StreamTable:
             stream = _read_row(self._rows, place)
         except FormatError as error:
             raise FormatError(f"stream {number}: {error}") from error
-        if stream.moved is not None and stream.moved.shifts >= len(self.shifts):
-            raise FormatError(
-                "stream moved by shifts that are not there",
-                where=f"stream {number}",
-                expected=f"fewer than {len(self.shifts)}",
-                got=stream.moved.shifts,
-            )
+        if stream.moved is not None:
+            self._check_shifts(stream.moved, number)
         reach = max((source.end for source in stream.sources), default=0)
         if reach > self.end or self.end + stream.size > IMAGE_BYTES_MAX:
             raise FormatError(
@@ -350,7 +367,7 @@ class _Fold:
 
 
 def read_streams(
-    rows: bytes, position: int, count: int, base: int, shifts: tuple[BtfShifts, ...] = ()
+    rows: bytes, position: int, count: int, base: int, shifts: tuple[Shifts, ...] = ()
 ) -> tuple[StreamTable, int]:
     """The `count` streams that stand in `rows` from `position` on, and the position behind them.
 
@@ -369,11 +386,11 @@ def write_streams(rows: bytearray, streams: Iterable[PackedStream]) -> None:
     """Append streams as `read_streams` reads them."""
     before = 0
     for stream in streams:
-        rows.append(_CODES[stream.packing] if stream.moved is None else _MOVED)
+        rows.append(_CODES[stream.packing] if stream.moved is None else code_of(stream.moved))
         if stream.is_read:
             before = write_extents(rows, stream.sources, before)
         if stream.moved is not None:
-            write_moved(rows, stream.moved)
+            write_stream_moved(rows, stream.moved)
             continue
         write_number(rows, stream.size)
         if stream.is_long:
@@ -382,11 +399,13 @@ def write_streams(rows: bytearray, streams: Iterable[PackedStream]) -> None:
 
 
 def _read_row(rows: bytes, place: _Place) -> PackedStream:
-    if rows[place.position : place.position + 1] == bytes([_MOVED]):
+    code = rows[place.position] if place.position < len(rows) else None
+    if code in MOVED_CODES:
         place.position += 1
         sources = read_extents(rows, place, STREAM_SOURCES_MAX)
         size = sum(source.size for source in sources)
-        return PackedStream(None, sources, size, moved=read_moved(rows, place))
+        moved = read_stream_moved(code, rows, place)
+        return PackedStream(None, sources, size, moved=moved)
     packing = PACKINGS[read_choice(rows, place, len(PACKINGS), "packing")]
     sources = ()
     if packing is not None:

@@ -21,7 +21,6 @@ import numpy as np
 import zstandard
 
 from slipstream import __version__
-from slipstream.delta.btf import BtfShifts
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import Digest
 from slipstream.delta.durable import rename_durably
@@ -31,6 +30,7 @@ from slipstream.delta.frame import Frame, FrameKind
 from slipstream.delta.limits import FRAMES_MAX, MIB
 from slipstream.delta.match import match_grains
 from slipstream.delta.moved import MovedBlock
+from slipstream.delta.moves import Shifts
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.payload import VERSION, Index, dump_index, parse_index
 from slipstream.delta.stream_table import PackedStream
@@ -153,7 +153,7 @@ def _key(effort: Profile, plan: DeltaPlan, scans: Sequence[Scan]) -> Digest:
 
 def _streams(
     plan: DeltaPlan, frames: Sequence[Frame]
-) -> tuple[list[PackedStream], tuple[BtfShifts, ...]]:
+) -> tuple[list[PackedStream], tuple[Shifts, ...]]:
     """The payload's streams: what frames read of the opened and moved blocks; the rest keeps its
     place. And the shifts that they name.
 

@@ -43,7 +43,7 @@ class TableNeeds:
         parts = sum(len(one.frame_parts) + len(one.frame_outer) for one in partitions)
         size = len(pieces) * _FRAME_BYTES + len(extents) * _EXTENT_BYTES + parts * _PART_BYTES
         held = [one for one in map(blocks.__getitem__, read) if isinstance(one, MovedBlock)]
-        size += sum(one.moved.own.count for one in held) * _RANGE_BYTES
+        size += sum(one.moved.ranges for one in held) * _RANGE_BYTES
         streams = len(read) + gaps
         return TableNeeds(len(pieces), streams, size + streams * _STREAM_BYTES)
 

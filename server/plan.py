@@ -47,9 +47,11 @@ from slipstream.delta.windows import (
 from slipstream.server.expand import Opener
 from slipstream.server.fitting import TableNeeds
 from slipstream.server.image import ImageFile
-from slipstream.server.moving import MovedView, Moving, Space, move_modules
+from slipstream.server.moving import MovedView, Moving, move_modules
 from slipstream.server.opening import ImageOpener, Opening
+from slipstream.server.placed_file import Space, TakenPlaces
 from slipstream.server.pool import Pool
+from slipstream.server.programs import move_programs
 from slipstream.server.progress import Progress, told
 from slipstream.server.prove import prove
 from slipstream.server.scan import Scan
@@ -65,7 +67,7 @@ ZERO_BYTES_MIN = 64 * KIB  # shorter zero runs are cheaper inside their neighbou
 class DeltaPlan:
     """What is to be coded; `blocks` are all that were opened, in the order of their contents, which
     is that of the payload's streams; `windows` says how much of a long one a cursor keeps. `moving`
-    are modules, which follow the blocks."""
+    are files of the source, which follow the blocks."""
 
     pieces: list[Piece]
     blocks: list[OpenBlock]
@@ -183,11 +185,21 @@ class DeltaPlanner:
             )
 
     def _move(self, entries: _Entries, opening: Opening) -> Moving:
-        """Modules of the source that are moved, at addresses behind all that was opened."""
+        """Files of the source that are moved, at addresses behind all that was opened."""
+        keep, taken = self._opener.keep, TakenPlaces()
         with WorkSpace(self._files) as space:
-            moving = move_modules(
-                entries, opening.addresses, space, self._opener.keep, self._on_progress
-            )
+            moving = move_modules(entries, opening.addresses, space, keep, taken, self._on_progress)
+            if self._profile.moves_programs:
+                moving = move_programs(
+                    moving,
+                    entries,
+                    opening.addresses,
+                    space,
+                    keep,
+                    taken,
+                    self._threads,
+                    self._on_progress,
+                )
         self._opener.flush()
         return moving
 

@@ -14,19 +14,18 @@ from slipstream.delta.btf import (
     Shifts,
     move_btf,
     read_moved,
-    read_payload_shifts,
     write_moved,
-    write_shifts,
 )
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.limits import (
-    BTF_MOVE_BYTES,
     BTF_OWN_RANGES_MAX,
-    BTF_RANGES_MAX,
-    BTF_SHIFTS_MAX,
     MIB,
+    MOVE_BYTES,
+    SHIFT_RANGES_MAX,
+    SHIFTS_MAX,
 )
+from slipstream.delta.moves import read_payload_shifts, write_payload_shifts
 
 NUMBERS = st.integers(0, 2**32 - 1)
 Number = Callable[[int], int]
@@ -153,14 +152,14 @@ def test_memory_is_bounded(types: bytes) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert made[:4] != types[:4]
-    assert peak <= 4 * len(types) + BTF_MOVE_BYTES
+    assert peak <= 4 * len(types) + MOVE_BYTES
 
 
 @given(st.lists(BTF_SHIFTS, max_size=4), BTF_SHIFTS, NUMBERS, NUMBERS)
 def test_rows_round_trip(held: list[BtfShifts], own: BtfShifts, number: int, size: int) -> None:
     rows = bytearray(b"x")
     for one in held:
-        write_shifts(rows, one)
+        write_payload_shifts(rows, one)
     moved = MovedBtf(number, ByteRange(number, size), own)
     write_moved(rows, moved)
     place = Place(1)
@@ -206,15 +205,15 @@ def ranges(count: int) -> BtfShifts:
 
 
 def test_too_many_ranges() -> None:
-    half = BTF_RANGES_MAX // 2
+    half = SHIFT_RANGES_MAX // 2
     rows = bytearray()
-    for count in (half, BTF_RANGES_MAX - half, 1):
-        write_shifts(rows, ranges(count))
+    for count in (half, SHIFT_RANGES_MAX - half, 1):
+        write_payload_shifts(rows, ranges(count))
     assert len(read_payload_shifts(bytes(rows), Place(), 2)) == 2
     with pytest.raises(FormatError, match="too many ranges"):
         read_payload_shifts(bytes(rows), Place(), 3)
-    with pytest.raises(FormatError, match="too many BTF shifts"):
-        read_payload_shifts(bytes(999), Place(), BTF_SHIFTS_MAX + 1)
+    with pytest.raises(FormatError, match="too many shifts"):
+        read_payload_shifts(bytes(9), Place(), SHIFTS_MAX + 1)
     for count, fits in ((BTF_OWN_RANGES_MAX, True), (BTF_OWN_RANGES_MAX + 1, False)):
         row = bytearray()
         write_moved(row, MovedBtf(0, ByteRange(0, 0), ranges(count)))
@@ -226,7 +225,7 @@ def test_too_many_ranges() -> None:
 
 
 def test_a_shift_by_more_than_a_number_has() -> None:
-    row = bytearray(b"\x01\x00")
+    row = bytearray(b"\x00\x01\x00")
     row += bytes([0x80, 0x80, 0x80, 0x80, 0x20])  # +2^32
     with pytest.raises(FormatError, match="more than 32 bits"):
         read_payload_shifts(bytes(row) + b"\0", Place(), 1)

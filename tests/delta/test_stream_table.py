@@ -16,11 +16,11 @@ from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import (
     BLOCK_CONTENT_BYTES_MAX,
-    BTF_MOVE_BYTES,
     IMAGE_BYTES_MAX,
     KIB,
     LONG_STREAMS_MAX,
     MIB,
+    MOVE_BYTES,
     PACKED_BLOCK_BYTES_MAX,
     STREAM_DEPTH_MAX,
     STREAM_SOURCES_MAX,
@@ -324,7 +324,7 @@ def test_moved_streams_round_trip_among_others() -> None:
     assert table.shifts == SHIFTS
     assert table.content(1).size == 50
     # One level in the content of another, and room for the numbers.
-    most = max(6 * 2009 + 256 * KIB + BTF_MOVE_BYTES, 6 * 4096 + 256 * KIB)
+    most = max(6 * 2009 + 256 * KIB + MOVE_BYTES, 6 * 4096 + 256 * KIB)
     assert table.block_bytes == UNPACK_CACHE_BYTES + 2 * most
 
 
