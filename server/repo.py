@@ -98,7 +98,7 @@ def init_repo(
 
     `salt` (32 bytes, default random) salts the hash trees of all images of the product, for good.
     UsageError if there is something at `path`. All or nothing: it is made under another name beside
-    `path` and renamed; what a killed run left there is made anew.
+    `path` and renamed. What fails leaves nothing there; what a killed run left is made anew.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(
@@ -119,6 +119,17 @@ def init_repo(
     staging = path.absolute().with_name(f".{path.name}.init")
     shutil.rmtree(staging, ignore_errors=True)
     repo = Repository(staging, policy, disk or Disk())
+    try:
+        _fill(repo, passphrases, now)
+        repo.disk.rename(staging, path.absolute())
+    except (Exception, KeyboardInterrupt):
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return Repository(path.absolute(), policy, repo.disk)
+
+
+def _fill(repo: Repository, passphrases: Passphrases, now: datetime) -> None:
+    """Write all that a new repository holds."""
     for folder in (repo.metadata, repo.public / "targets", repo.public / "blobs", repo.work):
         repo.disk.make_folder(folder)
     repo.disk.make_folder(repo.path / "releases")
@@ -127,9 +138,7 @@ def init_repo(
     for name, raw in files.items():
         repo.disk.write(repo.metadata / name, raw)
     repo.disk.write(repo.trusted_root, files["1.root.json"])
-    repo.disk.write(repo.path / "repo.json", dump_policy(policy))
-    repo.disk.rename(staging, path.absolute())
-    return Repository(path.absolute(), policy, repo.disk)
+    repo.disk.write(repo.path / "repo.json", dump_policy(repo.policy))
 
 
 def open_repo(path: Path, *, disk: Disk | None = None) -> Repository:
