@@ -60,6 +60,15 @@ def frame_bytes(content_size: int) -> int:
     return _FRAME_FACTOR * content_size + _FRAME_BYTES
 
 
+# The installer's, with the shortest windows: frames of one, beside what the one before it made.
+DEVICE_BYTES_MIN = DEVICE_BASE_BYTES + frame_bytes(_WINDOW_BYTES_MIN) + _WINDOW_BYTES_MIN
+
+
+def _mebibytes(size: int) -> str:
+    """`size` bytes, rounded down: what is too little never reads like enough."""
+    return f"{100 * size // MIB / 100:g} MiB"
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """How much effort and device memory a payload takes; sizes in bytes.
@@ -112,8 +121,8 @@ class Profile:
             raise UsageError(
                 "too little memory for any payload",
                 where="--memory",
-                expected=f"at least {(DEVICE_BASE_BYTES + 8 * MIB) // MIB} MiB",
-                got=f"{memory_bytes} bytes",
+                expected=f"at least {_mebibytes(DEVICE_BYTES_MIN)}",
+                got=_mebibytes(memory_bytes),
             )
         return replace(self, window_bytes=window, source_bytes=source, device_bytes=memory_bytes)
 

@@ -11,6 +11,7 @@ from slipstream.delta.codec import Codec, compress
 from slipstream.delta.decode import decode_frame
 from slipstream.delta.encode import (
     DEVICE_BASE_BYTES,
+    DEVICE_BYTES_MIN,
     PROFILES,
     EncodedFrame,
     Profile,
@@ -136,8 +137,11 @@ def test_profiles_shrink_for_small_devices(name: str) -> None:
     assert small.window_bytes < profile.window_bytes
     assert small.source_bytes == 2 * small.window_bytes
     assert frame_bytes(small.window_bytes) + small.window_bytes <= 8 * MIB
-    with pytest.raises(UsageError, match="too little memory"):
-        profile.within(DEVICE_BASE_BYTES + MIB)
+    least = profile.within(DEVICE_BYTES_MIN).window_bytes
+    assert frame_bytes(least) + least == DEVICE_BYTES_MIN - DEVICE_BASE_BYTES
+    words = rf"expected at least {DEVICE_BYTES_MIN / MIB:g} MiB, got \d+\.99 MiB$"
+    with pytest.raises(UsageError, match=words):
+        profile.within(DEVICE_BYTES_MIN - 1)
 
 
 def test_content_that_is_packed_again() -> None:
