@@ -14,10 +14,13 @@
       DeviceFault              exit 6   this disk, this boot loader: a person must look
       Busy                     exit 1   another installer holds the lock
       PackingUnavailable       exit 1   no such compressor here: take a payload without it
+      Interrupted              exit 130 Ctrl-C, as shells count: 128 and the number of the signal
 
 A message says what, where, expected, got and what to do next. A third-party error is
 translated in the one file that imports the library.
 """
+
+from typing import Self
 
 
 class SlipstreamError(Exception):
@@ -69,6 +72,13 @@ class Rejected(SlipstreamError):
 
     exit_code = 4
 
+    def at(self, where: object) -> Self:
+        """The same error, which says that it happened in `where`."""
+        inner = where if self.where is None else f"{where}: {self.where}"
+        return type(self)(
+            self.what, where=inner, expected=self.expected, got=self.got, hint=self.hint
+        )
+
 
 class FormatError(Rejected):
     """Bytes that do not parse."""
@@ -119,3 +129,9 @@ class Busy(SlipstreamError):
 
 class PackingUnavailable(SlipstreamError):
     """This machine cannot pack bytes as an image has them: take a payload that does not need it."""
+
+
+class Interrupted(SlipstreamError):
+    """A person ended it, by Ctrl-C."""
+
+    exit_code = 130

@@ -28,6 +28,11 @@ _HEAD = struct.Struct("<II")  # length and CRC-32 of a record
 _RECORD = msgspec.msgpack.Decoder(tuple[EncodedFrame, ...])
 
 
+def parts_folder(output: Path) -> Path:
+    """Where a build of `output` keeps what the next one can go on with, if it was interrupted."""
+    return output.with_name(f".{output.name}.parts")
+
+
 class PartialBuild:
     """The folder of a build, held while it runs.
 
@@ -38,7 +43,7 @@ class PartialBuild:
 
     def __init__(self, output: Path) -> None:
         """UsageError where another process writes the same output; OSError."""
-        self._folder = output.with_name(f".{output.name}.parts")
+        self._folder = parts_folder(output)
         self._folder.mkdir(exist_ok=True)
         self._frames = (self._folder / "frames").open("a+b")
         try:

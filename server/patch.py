@@ -75,7 +75,7 @@ def read_index(payload: ImageFile) -> Index:
     try:
         size = parse_index_size(prefix)
     except FormatError as error:
-        raise FormatError(f"not a payload: {error}", where=payload.path) from error
+        raise error.at(payload.path) from None
     if size > payload.size:
         raise FormatError(
             "payload cut short", where=payload.path, expected=f"{size} bytes", got=payload.size

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from errno import ENOSPC
 from importlib import import_module
+from typing import Any
 
 import click
 
 from slipstream import __version__
-from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.errors import Interrupted, SlipstreamError
 
 # (heading, command, "module:attribute", one line for the list)
 COMMANDS = (
@@ -29,6 +30,12 @@ COMMANDS = (
     ("Everything at once", "demo", "demo:demo", "The main job, end to end, on this machine."),
 )
 
+
+EXIT_CODES = (
+    "0 done, 1 failed, 2 usage, 3 nothing to do, 4 rejected (signature, digest, rollback, "
+    "wrong device), 5 unavailable (network, server), 6 device fault (disk, boot loader), "
+    "130 interrupted (Ctrl-C; the services `serve` and `device run` end by it, with 0)"
+)
 
 # The optional library whose absence shows which extra is not installed (pyproject.toml).
 EXTRAS = {
@@ -58,17 +65,19 @@ class Grouped(click.Group):
                 return command
         return None
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort) as error:  # the latter: at a prompt
+            raise Interrupted("interrupted") from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         headings = dict.fromkeys(heading for heading, _, _, _ in COMMANDS)
         for heading in headings:
             with formatter.section(heading):
                 formatter.write_dl([(n, line) for h, n, _, line in COMMANDS if h == heading])
         with formatter.section("Exit codes"):
-            formatter.write_text(
-                "0 done, 1 failed, 2 usage, 3 nothing to do, 4 rejected (signature, digest, "
-                "rollback, wrong device), 5 unavailable (network, server), 6 device fault "
-                "(disk, boot loader)"
-            )
+            formatter.write_text(EXIT_CODES)
 
 
 @click.group(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})

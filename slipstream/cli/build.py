@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from slipstream.cli.progress import Steps, megabytes, progress
-from slipstream.cli.sizes import SIZE
-from slipstream.delta.errors import SlipstreamError, UsageError
+from slipstream.cli.sizes import SIZE, UNITS_HELP
+from slipstream.delta.errors import Interrupted, SlipstreamError, UsageError
 
 IMAGE = click.Path(path_type=Path, dir_okay=False)
 NO_SOURCE = Path("-")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @click.command()
@@ -32,7 +33,11 @@ NO_SOURCE = Path("-")
     help="Encode on a Dask cluster instead, whose workers have the same files at the same paths.",
 )
 @click.option(
-    "--memory", type=SIZE, default="96MiB", show_default=True, help="What the installer may use."
+    "--memory",
+    type=SIZE,
+    default="96MiB",
+    show_default=True,
+    help=f"What the installer may use. {UNITS_HELP}",
 )
 @click.option(
     "--profile",
@@ -55,7 +60,9 @@ def diff(
     """Make a payload that turns SOURCE into TARGET. Both are files or block devices of any size.
 
     SOURCE - makes a full payload, which needs no source. The output is a regular file, and
-    neither SOURCE nor TARGET. A build that was interrupted goes on when it is started again.
+    neither SOURCE nor TARGET. A build that was interrupted goes on when it is started again: what
+    was encoded is kept. What comes before that is done again: reading both images, and proving the
+    recipes that pack their content again.
     """
     from slipstream.server.build import build_payload  # noqa: PLC0415 - needs the build extra
 
@@ -65,7 +72,7 @@ def diff(
     if jobs is not None and workers is not None:
         raise UsageError("--jobs and --workers exclude each other")
     began = time.monotonic()
-    with Steps(quiet=as_json) as steps, _writing(output):
+    with Steps(quiet=as_json) as steps, _writing(output), _resumable(output):
         built = build_payload(
             None if source == NO_SOURCE else source,
             target,
@@ -137,13 +144,38 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None and error.errno != errno.ENOSPC:
+        if error.filename is not None and not _is_of(Path(error.filename), output):
             raise
+        remedy = "Make room there or name" if error.errno in _FULL else "Name"
         raise SlipstreamError(
             "cannot be written",
             where=output,
             got=error.strerror,
-            hint="Make room there or name another place; what stood there is unchanged",
+            hint=f"{remedy} another place; what stood there is unchanged",
+        ) from error
+
+
+def _is_of(path: Path, output: Path) -> bool:
+    """Whether `path` is `output`, its folder, or what stands there only while it is made."""
+    if path in (output, output.parent):
+        return True
+    inside = path.relative_to(output.parent) if path.is_relative_to(output.parent) else Path()
+    return bool(inside.parts) and inside.parts[0].startswith(f".{output.name}.")
+
+
+@contextmanager
+def _resumable(output: Path) -> Iterator[None]:
+    """Say of a build that is interrupted whether the next one goes on from it."""
+    from slipstream.server.partial import parts_folder  # noqa: PLC0415 - needs the build extra
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        goes_on = parts_folder(output).exists()
+        raise Interrupted(
+            "interrupted",
+            where=output,
+            hint="Run the same command again: it goes on where it stopped" if goes_on else None,
         ) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, assert_never
 import click
 
 from slipstream.cli.progress import Steps, megabytes
-from slipstream.delta.errors import NothingToDo, SlipstreamError
+from slipstream.delta.errors import Interrupted, NothingToDo, SlipstreamError
 from slipstream.installer import agent, trial
 from slipstream.installer.allocator import give_memory_back
 from slipstream.installer.config import load_config
@@ -132,9 +132,10 @@ def install(config: Path, release: str | None, as_json: bool) -> None:
 
     try:
         _run(config, job)
-    except KeyboardInterrupt:
-        _note("interrupted; nothing is lost. Run it again: it goes on where it was")
-        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "interrupted; nothing is lost", hint="Run it again: it goes on where it was"
+        ) from error
 
 
 @device.command()

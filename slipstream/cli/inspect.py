@@ -4,24 +4,31 @@ import json
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from slipstream.cli.progress import megabytes
-from slipstream.delta.errors import FormatError, Rejected, UsageError
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import DigestMismatch, FormatError, Rejected, UsageError
 from slipstream.delta.limits import INDEX_BYTES_MAX, MANIFEST_BYTES_MAX, TARGETS_BYTES_MAX
 from slipstream.delta.manifest import FORMAT, Manifest, parse_manifest
 from slipstream.delta.payload import (
     INDEX_PREFIX_BYTES,
+    MAGIC,
     FrameKind,
     Index,
     parse_index,
     parse_index_size,
 )
 
+_BODY = {
+    "elsewhere": "not in this file, which is an index alone",
+    "sound": "every frame has the digest that the index says",
+    "broken": "not what the index says: do not use this file",
+}
 FRAMES_SHOWN = 12
 TOP_SHOWN = 20
 IMAGE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -61,8 +68,9 @@ def inspect(
 ) -> None:
     """Say what FILE holds: a payload (or its index), a release manifest, or TUF metadata.
 
-    Nothing is verified: what is shown is what the file says of itself. With --files the images
-    must be those that the payload names.
+    What is shown is what the file says of itself; no signature is verified. A payload's body is
+    checked against the digests in its index: exit 4 where it is cut short or damaged. With --files
+    the images must be those that the payload names.
     """
     if files:
         if target is None:
@@ -76,10 +84,16 @@ def inspect(
     for option, value in (("target", target), ("source", source), ("full", full), ("svg", svg)):
         if value is not None:
             raise UsageError(f"--{option} says nothing without --files", got=value)
-    found = describe(file)
+    found, fault = describe(file)
     if as_json:
         click.echo(json.dumps(found))
-        return
+    else:
+        _show(found, frames=frames)
+    if fault is not None:
+        raise fault
+
+
+def _show(found: dict[str, Any], *, frames: bool) -> None:
     rows = found.pop("frame_rows", [])
     for key, value in found.items():
         click.echo(f"{key.replace('_', ' '):<16} {_words(key, value)}")
@@ -116,34 +130,44 @@ def _explain(
             click.echo(line)
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """What a file holds, as JSON values. Raises FormatError when it is none of ours."""
+def describe(file: Path) -> tuple[dict[str, Any], Rejected | None]:
+    """What a file holds, as JSON values, and what is wrong with the body of a payload.
+
+    Raises FormatError when it is none of ours.
+    """
     with file.open("rb") as opened:
         prefix = opened.read(INDEX_PREFIX_BYTES)
         size = file.stat().st_size
         if not prefix.lstrip().startswith(b"{"):
-            return _describe_payload(prefix, opened.read, size, file)
+            return _describe_payload(prefix, opened, size, file)
         if size > TARGETS_BYTES_MAX:
             raise FormatError(
                 "too large for metadata", where=file, expected=TARGETS_BYTES_MAX, got=size
             )
         raw = prefix + opened.read()
     if FORMAT.encode() in raw and len(raw) <= MANIFEST_BYTES_MAX:
-        return _describe_manifest(parse_manifest(raw), raw)
+        return _describe_manifest(parse_manifest(raw), raw), None
     try:
-        return _describe_metadata(Metadata[Any].from_bytes(raw))
+        return _describe_metadata(Metadata[Any].from_bytes(raw)), None
     except DeserializationError as error:
         raise FormatError(
-            "neither payload, manifest, nor TUF metadata", where=file, got=repr(raw[:40])
+            "neither payload, manifest, nor TUF metadata", where=file, got="other JSON, or none"
         ) from error
 
 
-def _describe_payload(prefix: bytes, read: Any, size: int, file: Path) -> dict[str, Any]:
+def _describe_payload(
+    prefix: bytes, opened: BinaryIO, size: int, file: Path
+) -> tuple[dict[str, Any], Rejected | None]:
     try:
         index_size = parse_index_size(prefix)
     except Rejected as error:
+        if prefix.startswith(MAGIC):
+            raise error.at(file) from None
         raise FormatError(
-            "neither payload, manifest, nor TUF metadata", where=file, got=repr(prefix[:16])
+            "neither payload, manifest, nor TUF metadata",
+            where=file,
+            expected=f"magic {MAGIC.hex()}, or JSON",
+            got=prefix[: len(MAGIC)].hex() or "nothing",
         ) from error
     assert index_size <= INDEX_BYTES_MAX
     if size < index_size:
@@ -154,17 +178,19 @@ def _describe_payload(prefix: bytes, read: Any, size: int, file: Path) -> dict[s
             got=size,
         )
     try:
-        index = parse_index((prefix + read(max(0, index_size - len(prefix))))[:index_size])
+        index = parse_index((prefix + opened.read(index_size - len(prefix)))[:index_size])
     except Rejected as error:
         raise FormatError(f"index of the payload is broken: {error}", where=file) from error
+    is_alone = size == index_size and index.body_size > 0
+    fault = None if is_alone else _body_fault(index, opened, size, file)
     found: dict[str, Any] = {
-        "kind": "payload" if size > index_size or not index.body_size else "payload index",
+        "kind": "payload index" if is_alone else "payload",
         "type": "full" if index.source_digest is None else "delta",
         "index": index.digest.hex,
         "index_bytes": index_size,
         "payload_bytes": index_size + index.body_size,
         "file_bytes": size,
-        "complete": size == index_size + index.body_size,
+        "body": "elsewhere" if is_alone else "sound" if fault is None else "broken",
         "source_bytes": index.source_size,
         "source_sha256": index.source_digest.hex if index.source_digest else None,
         "target_bytes": index.target_size,
@@ -177,7 +203,30 @@ def _describe_payload(prefix: bytes, read: Any, size: int, file: Path) -> dict[s
         f" encoded {frame.encoded.size:>8}  sources {len(frame.sources)}"
         for n, frame in enumerate(index.frames)
     ]
-    return found
+    return found, fault
+
+
+def _body_fault(index: Index, opened: BinaryIO, size: int, file: Path) -> Rejected | None:
+    """What is wrong with the body, which `opened` stands before; None where every frame is as the
+    index says."""
+    if size != index.payload_size:
+        return FormatError(
+            "payload cut short" if size < index.payload_size else "payload longer than it says",
+            where=file,
+            expected=f"{index.payload_size} bytes",
+            got=size,
+        )
+    for number, frame in enumerate(index.frames):
+        encoded = opened.read(frame.encoded.size)
+        got = Digest.of(encoded)
+        if frame.digest is not None and got != frame.digest:
+            return DigestMismatch(
+                f"frame {number} of the payload is damaged",
+                where=file,
+                expected=f"SHA-256 {frame.digest}",
+                got=got,
+            )
+    return None
 
 
 def _frame_totals(index: Index) -> dict[str, dict[str, int]]:
@@ -258,8 +307,8 @@ def _describe_metadata(metadata: Metadata[Any]) -> dict[str, Any]:
 def _words(key: str, value: object) -> str:
     if value is None:
         return "none"
-    if key == "complete":
-        return "yes" if value else "no: the file has another length than its index says"
+    if key == "body":
+        return _BODY[str(value)]
     if key.endswith("_bytes") and isinstance(value, int):
         return f"{value} ({megabytes(value)})"
     if key == "issued" and isinstance(value, int):

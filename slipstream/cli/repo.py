@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from slipstream.cli.progress import Steps, megabytes
-from slipstream.cli.sizes import SIZE
-from slipstream.delta.errors import UsageError
+from slipstream.cli.sizes import SIZE, UNITS_HELP
+from slipstream.delta.errors import Interrupted, UsageError
 from slipstream.delta.manifest import Place
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -153,7 +153,7 @@ def init(
     type=SIZE,
     default="96MiB",
     show_default=True,
-    help="What a device's installer may use.",
+    help=f"What a device's installer may use. {UNITS_HELP}",
 )
 @click.option("--jobs", type=click.IntRange(1, 256), help="Processes; all cores by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -201,15 +201,21 @@ def publish(
         memory_bytes=memory,
         jobs=jobs,
     )
-    with Steps(quiet=as_json) as steps:
-        published = publish_release(
-            open_repo(path),
-            request,
-            passphrases=Passphrase(passphrase_file),
-            now=datetime.now(UTC),
-            keys=keys,
-            on_progress=steps.report,
-        )
+    try:
+        with Steps(quiet=as_json) as steps:
+            published = publish_release(
+                open_repo(path),
+                request,
+                passphrases=Passphrase(passphrase_file),
+                now=datetime.now(UTC),
+                keys=keys,
+                on_progress=steps.report,
+            )
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "interrupted; what is published is whole",
+            hint="Run the same command again: it keeps the payloads that are finished",
+        ) from error
     manifest = published.manifest
     if as_json:
         click.echo(

@@ -6,6 +6,8 @@ import click
 
 from slipstream.delta.limits import GIB, KIB, MIB
 
+# For the help of every option that takes one.
+UNITS_HELP = "In bytes, or with a unit: KiB, MiB, GiB."
 UNITS = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
 
 

@@ -9,12 +9,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from slipstream.cli import COMMANDS, EXTRAS, cli, main
-from slipstream.cli.progress import megabytes
+from slipstream.cli.progress import Steps, megabytes
 from slipstream.delta import errors
+from slipstream.delta.payload import MAGIC
 
 CONTRACT = {
     "diff": ["--output", "--jobs", "--memory", "--profile"],
@@ -74,6 +76,7 @@ def test_commands_have_the_options_of_the_contract(words: str, options: list[str
         (errors.WrongDevice("x"), 4),
         (errors.Unavailable("x"), 5),
         (errors.DeviceFault("x"), 6),
+        (errors.Interrupted("x"), 130),
     ],
 )
 def test_errors_become_exit_codes(
@@ -127,6 +130,43 @@ def test_errors_of_the_system_are_said_in_one_line(
 
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"slipstream: {text}")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, click.Abort])
+def test_ctrl_c_is_said_in_one_line(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("slipstream.cli.inspect.describe", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", __file__])
+
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "slipstream: interrupted\n"
+
+
+def test_an_interrupted_publish_says_what_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    repo, image = tmp_path / "repo", tmp_path / "image"
+    image.write_bytes(b"image" * 1000)
+    run("repo", "init", repo, "--product", "gateway", "--insecure-no-passphrase")
+    words = ["repo", "publish", str(repo), "--version", "1", "--image", f"rootfs={image}"]
+    monkeypatch.setattr(Steps, "report", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == (
+        "slipstream: interrupted; what is published is whole."
+        " Run the same command again: it keeps the payloads that are finished\n"
+    )
+    assert run(*words).returncode == 0
 
 
 def test_every_optional_library_has_its_extra() -> None:
@@ -233,16 +273,56 @@ def test_messages_about_a_broken_payload_name_the_file(tmp_path: Path) -> None:
     target.write_bytes(os.urandom(100_000))
     assert run("diff", "-", target, "-o", payload).returncode == 0
     whole = payload.read_bytes()
-    assert "complete         yes" in run("inspect", payload).stdout
-    payload.write_bytes(whole[:-3])
-    assert "complete         no" in run("inspect", payload).stdout
-    assert json.loads(run("inspect", payload, "--json").stdout)["complete"] is False
     for broken in (b"", os.urandom(5000), whole[:40], whole[:20] + bytes(len(whole) - 20)):
         payload.write_bytes(broken)
         for words in (("patch", "-", payload, "-o", tmp_path / "made"), ("inspect", payload)):
             done = run(*words)
             assert done.returncode == 4
             assert str(payload) in done.stderr
+            assert done.stderr.count("not a payload") <= 1
+            assert "b'" not in done.stderr
+
+
+def test_inspect_checks_the_body_of_a_payload(tmp_path: Path) -> None:
+    target, payload = tmp_path / "target", tmp_path / "payload"
+    target.write_bytes(os.urandom(1_200_000))
+    assert run("diff", "-", target, "-o", payload).returncode == 0
+    whole = payload.read_bytes()
+    sound = run("inspect", payload)
+    assert sound.returncode == 0
+    assert "body             every frame has the digest that the index says" in sound.stdout
+    index_size = json.loads(run("inspect", payload, "--json").stdout)["index_bytes"]
+    damaged = bytearray(whole)
+    damaged[-1] ^= 1
+    for data, words in (
+        (whole[:-3], f"cut short; expected {len(whole)} bytes, got {len(whole) - 3}"),
+        (whole + b"x", f"longer than it says; expected {len(whole)} bytes, got {len(whole) + 1}"),
+        (bytes(damaged), "frame 2 of the payload is damaged; expected SHA-256 "),
+    ):
+        payload.write_bytes(data)
+        done = run("inspect", payload)
+        assert done.returncode == 4
+        assert "body             not what the index says" in done.stdout
+        assert done.stderr.startswith(f"slipstream: {payload}: ")
+        assert words in done.stderr
+        as_json = run("inspect", payload, "--json")
+        assert (as_json.returncode, json.loads(as_json.stdout)["body"]) == (4, "broken")
+    payload.write_bytes(whole[:index_size])
+    alone = json.loads(run("inspect", payload, "--json").stdout)
+    assert (alone["kind"], alone["body"]) == ("payload index", "elsewhere")
+
+
+def test_a_payload_of_another_version_is_told_from_what_is_none(tmp_path: Path) -> None:
+    (tmp_path / "payload").write_bytes(MAGIC + bytes([7, 0]) + bytes(200))
+    (tmp_path / "other").write_bytes(bytes(range(200)))
+    assert (
+        "payload of another version; expected 2, got 7"
+        in run("inspect", tmp_path / "payload").stderr
+    )
+    assert (
+        f"expected magic {MAGIC.hex()}, or JSON, got 0001020304050607\n"
+        in run("inspect", tmp_path / "other").stderr
+    )
 
 
 def test_inspect_reads_metadata_and_manifests(tmp_path: Path) -> None:
@@ -274,7 +354,18 @@ def test_a_passphrase_is_asked_for_only_on_a_terminal(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "--passphrase-file" in done.stderr
-    assert not (tmp_path / "repo").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_short_passphrase_leaves_nothing_behind(tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret", tmp_path / "folder"
+    secret.write_text("short\n")
+    folder.mkdir()
+    done = run("repo", "init", folder / "repo", "--product", "x", "--passphrase-file", secret)
+
+    assert done.returncode == 2
+    assert "too short; expected at least 12 characters, got 5" in done.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_a_passphrase_file_protects_and_opens_the_keys(tmp_path: Path) -> None:

@@ -139,8 +139,10 @@ def test_an_interrupted_install_says_how_to_go_on(
     monkeypatch.setattr("slipstream.cli.device.load_config", interrupted)
     code, _, error = say("install")
 
-    assert code == 1
-    assert "nothing is lost. Run it again" in error
+    assert code == 130
+    assert error == (
+        "slipstream: interrupted; nothing is lost. Run it again: it goes on where it was\n"
+    )
 
 
 @pytest.mark.parametrize("fault", ["same file", "missing", "root"])

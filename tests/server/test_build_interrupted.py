@@ -146,7 +146,7 @@ def test_slipstream_diff_ends_and_goes_on(
             os.killpg(build.pid, number)
         else:
             build.send_signal(number)
-        build.communicate(timeout=120)
+        _, said = build.communicate(timeout=120)
     try:
         assert len(ends) >= 2
         for end in ends:  # a pidfd is readable when its process has ended
@@ -157,6 +157,8 @@ def test_slipstream_diff_ends_and_goes_on(
     assert build.returncode != 0
     assert not output.exists()
     if number is signal.SIGINT:
+        assert build.returncode == 130
+        assert said.splitlines()[-1].endswith("it goes on where it stopped")
         assert _names(tmp_path) == [".payload.parts", ".payload.parts/frames"]
 
     again = subprocess.run(_diff(images, output), capture_output=True, text=True, check=True)
