@@ -137,8 +137,10 @@ class DeltaPlanner:
                 hint="Publish it without a delta",
             )
         notes = [
-            f"{side}: {note}"
-            for side, one in zip(("source", "target"), maps, strict=True)
+            f"{side} {image.path}: {note}"
+            for side, image, one in zip(
+                ("source", "target"), (self._source, self._target), maps, strict=True
+            )
             for note in one.notes
         ]
         return DeltaPlan(pieces, blocks, windows, notes + closed_notes, moving)

@@ -114,7 +114,7 @@ def read_superblock(image: Part) -> Superblock:
     block_size = 1 << fields.block_bits
     image_size = fields.blocks * block_size
     if image_size > image.size:
-        raise FormatError("erofs cut short", expected=image_size, got=image.size)
+        raise FormatError("erofs cut short", expected=f"{image_size} bytes", got=image.size)
     size = SUPERBLOCK_BYTES + fields.slots * _SLOT_BYTES
     hints = {"block_size": block_size}
     if features & Incompatible.COMPRESSORS:

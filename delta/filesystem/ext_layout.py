@@ -21,7 +21,7 @@ from slipstream.delta.filesystem.ext_features import (
     read_features,
 )
 from slipstream.delta.filesystem.part import Part
-from slipstream.delta.limits import EXT_GROUPS_MAX
+from slipstream.delta.limits import EXT_GROUPS_MAX, IMAGE_BYTES_MAX
 
 MAGIC_OFFSET = 0x438
 MAGIC = b"\x53\xef"
@@ -117,7 +117,11 @@ def read_layout(image: Part) -> Layout:
     block_count = fields.block_count_low
     if incompat & Incompat.BITS64:
         block_count |= fields.block_count_high << 32
-    _expect("block count", block_count, first_block + 1, image.size // block_size)
+    _expect("block count", block_count, first_block + 1, IMAGE_BYTES_MAX // block_size)
+    if block_count * block_size > image.size:
+        raise FormatError(
+            "ext cut short", expected=f"{block_count * block_size} bytes", got=image.size
+        )
     _expect("blocks of a group", fields.blocks_per_group, 8, 8 * block_size)
     _expect("inodes of a group", fields.inodes_per_group, 1, 8 * block_size)
     group_count = -(-(block_count - first_block) // fields.blocks_per_group)

@@ -113,7 +113,9 @@ def read_superblock(image: Part) -> Superblock:
             got=f"{fields.block_size} (logarithm {fields.block_log})",
         )
     if fields.bytes_used > image.size:
-        raise FormatError("squashfs cut short", expected=fields.bytes_used, got=image.size)
+        raise FormatError(
+            "squashfs cut short", expected=f"{fields.bytes_used} bytes", got=image.size
+        )
     compressor = _COMPRESSORS[fields.compressor]
     options = None
     size = SUPERBLOCK_BYTES

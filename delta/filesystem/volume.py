@@ -20,12 +20,16 @@ from slipstream.delta.match import Reader
 
 
 class Format(NamedTuple):
-    """What stands in an image that has `magic` at `offset`. `read` raises FormatError."""
+    """What stands in an image that has `magic` at `offset`. `read` raises FormatError.
+
+    In an image that begins with `chance`, the magic alone says nothing.
+    """
 
     name: str
     offset: int
     magic: bytes
     read: Callable[[Reader], FileMap]
+    chance: bytes = b""
 
 
 def _refuse(reason: str) -> Callable[[Reader], FileMap]:
@@ -35,7 +39,10 @@ def _refuse(reason: str) -> Callable[[Reader], FileMap]:
     return read
 
 
-_NOT_READ = _refuse("this file system is not read; equal bytes are found all the same")
+_NOT_READ = _refuse("no reader for this file system; equal bytes are found all the same")
+
+# A PE file. A kernel that firmware can start is one, and has the signature of a boot sector besides.
+EXECUTABLE = b"MZ"
 
 VOLUMES = (
     Format("squashfs", 0, b"hsqs", read_squashfs),
@@ -48,7 +55,7 @@ VOLUMES = (
     Format("exFAT", 3, b"EXFAT   ", _NOT_READ),
     Format("NTFS", 3, b"NTFS    ", _NOT_READ),
     # Last: the signature of a boot sector says least.
-    Format("FAT", FAT_SIGNATURE_OFFSET, FAT_SIGNATURE, read_fat),
+    Format("FAT", FAT_SIGNATURE_OFFSET, FAT_SIGNATURE, read_fat, EXECUTABLE),
 )
 
 
@@ -64,12 +71,20 @@ def read_first(image: Reader, formats: Sequence[Format]) -> FileMap:
     why. Errors of the image's own Reader (OSError, UsageError) pass.
     """
     notes = []
-    for name, offset, magic, read in formats:
-        end = offset + len(magic)
-        if image.size < end or image.read(offset, len(magic)) != magic:
+    for one in formats:
+        if not _has(image, one.offset, one.magic):
             continue
         try:
-            return read(image)
+            return one.read(image)
         except FormatError as error:
-            notes.append(f"{name}: {error}")
+            if not one.chance or not _has(image, 0, one.chance):
+                notes.append(
+                    f"{one.name} cannot be read: {error}."
+                    " It is taken as plain bytes: a payload may be much larger"
+                )
     return FileMap("raw", notes=notes or ["no file system or partition table is known here"])
+
+
+def _has(image: Reader, offset: int, magic: bytes) -> bool:
+    end = offset + len(magic)
+    return image.size >= end and image.read(offset, len(magic)) == magic

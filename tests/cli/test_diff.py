@@ -1,5 +1,6 @@
 """`slipstream diff`: what it says while it runs, where it may run, and that it goes on."""
 
+import errno
 import json
 import os
 import subprocess
@@ -8,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from slipstream.cli import main
+from slipstream.cli.progress import Steps
+from slipstream.delta.encode import DEVICE_BYTES_MIN
+from slipstream.delta.limits import MIB
 from slipstream.server.build import build_payload
 from tests.server.image_pairs import archive, code
 
@@ -38,7 +43,7 @@ def test_what_could_not_be_read_is_said_but_not_to_programs(
 ) -> None:
     for_people = run(*images, "-o", tmp_path / "payload", "--profile", "fast")
     for_programs = run(*images, "-o", tmp_path / "payload", "--profile", "fast", "--json")
-    assert "source: no file system or partition table is known here" in for_people.stderr
+    assert f"source {images[0]}: no file system or partition table is known" in for_people.stderr
     assert for_programs.stderr == ""
     assert json.loads(for_programs.stdout)["payload_bytes"] == (
         (tmp_path / "payload").stat().st_size
@@ -79,3 +84,101 @@ def test_workers_that_cannot_be(
     assert said in done.stderr
     assert done.stderr.startswith("slipstream: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+def test_a_damaged_file_system_is_named_and_coded_as_it_is(tmp_path: Path) -> None:
+    for name in ("source", "target"):
+        data = bytearray(bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(50_000))
+        data[1024 + 12] = 12  # block size: 4096
+        data[1024 + 36] = 200  # blocks
+        (tmp_path / name).write_bytes(data)
+    done = run(tmp_path / "source", tmp_path / "target", "-o", tmp_path / "payload")
+    assert done.returncode == 0
+    assert (
+        f"source {tmp_path / 'source'}: erofs cannot be read: erofs cut short; expected 819200 bytes,"
+        " got 51028. It is taken as plain bytes: a payload may be much larger\n"
+    ) in done.stderr
+
+
+def _diff_main(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["diff", *map(str, words)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_an_interrupted_diff_says_whether_it_goes_on(
+    tmp_path: Path,
+    images: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    encoded: bool,
+) -> None:
+    def stop(_: Steps, what: str, done: int, total: int) -> None:
+        if what == "encode" and (done == total or not encoded):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Steps, "report", stop)
+    output = tmp_path / "payload"
+    assert _diff_main(*images, "-o", output, "--jobs", 1, "--profile", "fast", "--json") == 130
+    goes_on = ". Run the same command again: it goes on where it stopped" if encoded else ""
+    assert capsys.readouterr().err == f"slipstream: {output}: interrupted{goes_on}\n"
+    assert (tmp_path / ".payload.parts").exists() is encoded
+
+
+@pytest.mark.parametrize("at", [".payload.parts", ".payload.tmp", "payload", ""])
+def test_an_output_that_cannot_be_written_is_named(
+    tmp_path: Path,
+    images: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    at: str,
+) -> None:
+    """Not the file that is there only while it is made."""
+    output = tmp_path / "payload"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / at))
+
+    monkeypatch.setattr("slipstream.server.build.build_payload", refuse)
+    assert _diff_main(*images, "-o", output) == 1
+    assert capsys.readouterr().err == (
+        f"slipstream: {output}: cannot be written; got Permission denied."
+        " Name another place; what stood there is unchanged\n"
+    )
+
+
+def test_an_input_that_cannot_be_read_is_not_taken_for_the_output(
+    images: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(images[0]))
+
+    monkeypatch.setattr("slipstream.server.build.build_payload", refuse)
+    assert _diff_main(*images, "-o", tmp_path / "payload") == 1
+    assert capsys.readouterr().err == f"slipstream: {images[0]}: Permission denied\n"
+
+
+def test_a_name_that_is_too_long_with_what_is_added_to_it(
+    tmp_path: Path, images: tuple[Path, Path]
+) -> None:
+    output = tmp_path / ("n" * 250)
+    done = run(*images, "-o", output)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"slipstream: {output}: cannot be written; got File name too long"
+    )
+
+
+@pytest.mark.parametrize("words", ["1MiB", "1048576", "1 MiB", "1024KiB"])
+def test_too_little_memory_is_said_in_one_unit(
+    tmp_path: Path, images: tuple[Path, Path], words: str
+) -> None:
+    done = run(*images, "-o", tmp_path / "payload", "--memory", words)
+    assert done.returncode == 2
+    assert f"expected at least {DEVICE_BYTES_MIN // MIB} MiB, got 1 MiB\n" in done.stderr

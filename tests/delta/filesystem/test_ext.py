@@ -279,7 +279,7 @@ def test_broken_inline_data(offset: int, new: bytes, message: str, tmp_path: Pat
     ("offset", "new", "message"),
     [
         (0x00, b"\xff\xff\xff\xff", "inode count"),
-        (0x04, b"\xff\xff\xff\xff", "block count"),
+        (0x04, b"\xff\xff\xff\xff", "cut short"),
         (0x04, bytes(4), "block count"),
         (0x14, b"\x07", "first block"),
         (0x18, b"\x07", "block size"),

@@ -117,9 +117,11 @@ def test_each_kind_is_found(kind: str) -> None:
         (bytes(MIB), "known"),
         (CPIO, "known"),
         (b"LUKS\xba\xbe\0\x02" + bytes(MIB), "encrypted"),
-        (b"XFSB" + bytes(MIB), "XFS: this file system is not read"),
+        (b"XFSB" + bytes(MIB), "XFS cannot be read: no reader for this file system; "),
         (bytes(0x10040) + b"_BHRfS_M" + bytes(MIB), "btrfs"),
-        (bytes(1080) + b"\x53\xef" + bytes(MIB), "ext"),
+        (bytes(1080) + b"\x53\xef" + bytes(MIB), "ext cannot be read: "),
+        (bytes(510) + b"\x55\xaa" + bytes(MIB), "FAT cannot be read: "),
+        (bytes(510) + b"\x55\xaa" + bytes(MIB), "disk cannot be read: "),
     ],
 )
 def test_what_cannot_be_read_is_raw_and_says_why(data: bytes, note: str) -> None:
@@ -127,6 +129,25 @@ def test_what_cannot_be_read_is_raw_and_says_why(data: bytes, note: str) -> None
 
     assert found.kind == "raw"
     assert any(note in line for line in found.notes)
+
+
+@pytest.mark.parametrize(("kind", "cut"), [("ext4", 8000), ("squashfs", 200), ("erofs", 2048)])
+def test_what_is_cut_short_says_how_long_it_was(kind: str, cut: int) -> None:
+    data = make_image(kind)
+    (note,) = read_bounded(data[:cut]).notes
+    assert f"{kind[:3]}" in note
+    size = int(note.split("cut short; expected ")[1].split(f" bytes, got {cut}. ")[0])
+    assert len(data) - 4096 < size <= len(data)
+
+
+def test_a_kernel_is_no_boot_sector() -> None:
+    """It begins as a PE file does, and has the signature of a boot sector."""
+    kernel = b"MZ" + bytes(508) + b"\x55\xaa" + bytes(MIB)
+    assert read_bounded(kernel).notes == ["no file system or partition table is known here"]
+
+
+def test_a_disk_may_begin_like_a_program() -> None:
+    assert read_bounded(b"MZ" + make_image("mbr")[2:]).kind.startswith("MBR disk")
 
 
 @pytest.mark.parametrize("kind", KINDS)
