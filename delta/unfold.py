@@ -39,6 +39,7 @@ class OpenBlock:
     name          of a stream in a file: the file's path and a number
     is_apart      whether its other places are elsewhere in the image: erofs has the end of a file in
                   its inode. It is packed at the first place, and what belongs elsewhere is dropped
+    lacking_bytes of device memory, at least, for want of which it has no recipe; 0 where more helps not
     """
 
     places: tuple[ByteRange, ...]
@@ -51,6 +52,7 @@ class OpenBlock:
     marks: tuple[Cut, ...] = ()
     name: str = ""
     is_apart: bool = False
+    lacking_bytes: int = 0
 
     @property
     def is_long(self) -> bool:

@@ -207,9 +207,7 @@ class ImageOpener:
             if (len(one.places) == 1 or one.is_apart)
             and (one.content.offset in held or changed.has(one.places[0]))
         ]
-        proved = {
-            one.content.offset: one for one in self._prove(wanted, target_map.hints) if one.recipe
-        }
+        proved = {one.content.offset: one for one in self._prove(wanted, target_map.hints)}
         return [proved.get(one.content.offset, one) for one in targets]
 
     def _equal_blocks(

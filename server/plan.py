@@ -47,6 +47,7 @@ from slipstream.delta.windows import (
 from slipstream.server.expand import Opener
 from slipstream.server.fitting import TableNeeds
 from slipstream.server.image import ImageFile
+from slipstream.server.lacking import lacking_memory
 from slipstream.server.moving import MovedView, Moving, move_modules
 from slipstream.server.opening import ImageOpener, Opening
 from slipstream.server.placed_file import Space, TakenPlaces
@@ -106,12 +107,15 @@ class DeltaPlanner:
         found = match_grains(source_scan.hashes, target_scan.hashes)
         joined = join_zeros(found, source_scan.hashes, ZERO_BYTES_MIN)
         opening = self._images.open(of_source, of_target, joined)
+        lacking = lacking_memory(
+            opening.targets, self._files.source_size, self._profile.device_bytes
+        )
+        closed_notes = [f"target {self._target.path}: {line}" for line in lacking]
         maps = (of_source, of_target)
         entries = self._entries(maps, opening)
         moving = self._move(entries, opening)
         opening, budget, closed, moved = self._within_memory(opening, moving.blocks)
         blocks = [one for group in opening.groups for one in group]
-        closed_notes: list[str] = []
         while True:
             pieces, windows = self._pieces(
                 opening, budget, closed, joined, entries, MovedSource(moved)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from slipstream.delta.budget import MemoryBudget
 from slipstream.delta.errors import FormatError
@@ -28,6 +29,13 @@ _HEAD_BYTES = 64 * KIB
 _XZ_MEMORY_FACTOR = 8  # least that an xz encoder holds for each byte of its dictionary
 
 
+class _Proof(NamedTuple):
+    """The recipe of a block; None: what OpenBlock.lacking_bytes says."""
+
+    recipe: Recipe | None
+    lacking_bytes: int = 0
+
+
 def prove(
     blocks: Sequence[OpenBlock],
     end: int,
@@ -37,19 +45,23 @@ def prove(
     pool: Pool,
     on_progress: Progress,
 ) -> list[OpenBlock]:
-    """The same blocks, with recipes where there are such.
+    """The same blocks, with recipes where there are such, and what they lack where memory is short.
 
     `end` is the address behind the last content; `hints` are the file system's; `budget` says what
     an encoder may hold.
     """
-    recipes: dict[int, Recipe | None] = {}
+    proofs: dict[int, _Proof] = {}
     batches = list(_batches(blocks))
     calls = (partial(_submit, files, dict(hints), budget, end, batch) for batch in batches)
     sizes = [sum(one.content.size for one in batch) for batch in batches]
     results = told(in_order(pool, calls), sizes, "pack again", sum(sizes), on_progress)
     for batch, found in zip(batches, results, strict=True):
-        recipes.update(zip((one.content.offset for one in batch), found, strict=True))
-    return [replace(one, recipe=recipes.get(one.content.offset)) for one in blocks]
+        proofs.update(zip((one.content.offset for one in batch), found, strict=True))
+    return [
+        replace(one, recipe=proof.recipe, lacking_bytes=proof.lacking_bytes)
+        for one in blocks
+        for proof in (proofs[one.content.offset],)
+    ]
 
 
 def commonest_recipes(blocks: Iterable[OpenBlock]) -> frozenset[Recipe]:
@@ -86,22 +98,22 @@ def _submit(
     end: int,
     batch: list[OpenBlock],
     pool: Pool,
-) -> "Result[list[Recipe | None]]":
+) -> "Result[list[_Proof]]":
     return pool.submit(_prove_batch, files, hints, budget, end, batch)
 
 
 def _prove_batch(
     files: WorkFiles, hints: dict[str, int], budget: MemoryBudget, end: int, batch: list[OpenBlock]
-) -> "list[Recipe | None]":
-    """A task: the recipe of each block, None where there is none."""
+) -> list[_Proof]:
+    """A task: the recipe of each block, where there is one."""
     space = workspace(files)
     finder = RecipeFinder(hints)
-    recipes: list[Recipe | None] = []
+    proofs: list[_Proof] = []
     for block in batch:
-        room = budget.packer_bytes(block)
         packed = space.read_all(block.places)
-        if _takes_too_much(block, packed[:_HEAD_BYTES], room):
-            recipes.append(None)
+        vain = _in_vain(block, packed[:_HEAD_BYTES], budget.packer_bytes(block))
+        if vain is not None:
+            proofs.append(vain)
             continue
         content = space.read(block.content.offset, block.content.size)
         ahead = b""
@@ -109,27 +121,26 @@ def _prove_batch(
             size = min(PACK_AHEAD_BYTES_MAX, end - block.content.end)
             ahead = space.read(block.content.end, size)
         recipe = finder.find(block.packing, packed, content, ahead)
-        if recipe is not None and not _fits(block, recipe, budget):
-            recipe = None
-        recipes.append(recipe)
-    return recipes
+        proofs.append(_Proof(None) if recipe is None else _fitted(block, recipe, budget))
+    return proofs
 
 
-def _fits(block: OpenBlock, recipe: Recipe, budget: MemoryBudget) -> bool:
-    """Whether a device has the memory to pack it again, and to unpack what it packed."""
-    if pack_memory_bytes(recipe, block.content.size) > budget.packer_bytes(block):
-        return False
-    if not block.is_long:
-        return True
-    proved = replace(block, recipe=recipe)
-    return block.memory_bytes <= decoder_memory_bytes(recipe) and budget.packer_bytes(proved) >= 0
+def _fitted(block: OpenBlock, recipe: Recipe, budget: MemoryBudget) -> _Proof:
+    """The recipe, if a device has the memory to pack it again, and to unpack what it packed."""
+    lacking = pack_memory_bytes(recipe, block.content.size) - budget.packer_bytes(block)
+    if block.is_long:
+        if block.memory_bytes > decoder_memory_bytes(recipe):
+            return _Proof(None)
+        lacking = max(lacking, -budget.packer_bytes(replace(block, recipe=recipe)))
+    return _Proof(recipe) if lacking <= 0 else _Proof(None, lacking)
 
 
-def _takes_too_much(block: OpenBlock, head: bytes, memory_bytes: int) -> bool:
-    """Whether a search, a minute for a kernel, would be in vain."""
+def _in_vain(block: OpenBlock, head: bytes, memory_bytes: int) -> _Proof | None:
+    """What a search, a minute for a kernel, would find, where that is nothing; None: search."""
     if block.packing is not Packing.XZ or not block.is_long:
-        return False
+        return None
     try:
-        return parse_xz_header(head).dict_size * _XZ_MEMORY_FACTOR > memory_bytes
+        lacking = parse_xz_header(head).dict_size * _XZ_MEMORY_FACTOR - memory_bytes
     except FormatError:
-        return True
+        return _Proof(None)
+    return _Proof(None, lacking) if lacking > 0 else None

@@ -13,6 +13,8 @@ from slipstream.delta.payload import Index
 from slipstream.server.explain import Tally
 from slipstream.server.ownership import UNOWNED
 
+# A payload does not say which: the report of its build does (lacking.py).
+_CLOSED = " (no recipe packs it again, or only with more --memory)"
 _MUCH = 0.2  # of what is said about: less is no reason
 
 
@@ -110,7 +112,7 @@ def _kind(entry: Entry, before: Entry | None, *, known: bool) -> Kind:
 def _row(kind: Kind, entry: Entry, before: Entry | None, tally: Tally, head: Packing | None) -> Row:
     words = _words(tally)
     if head is not None and tally.opened < tally.coded * _MUCH:
-        words.insert(0, f"its {head.value} content was not opened")
+        words.insert(0, f"its {head.value} content was not opened{_CLOSED}")
     if kind is Kind.NEW:
         words.insert(0, "no file of this name in the source")
     renamed = before is not None and before.path != entry.path
@@ -131,7 +133,7 @@ def _words(tally: Tally) -> list[str]:
     words = []
     for packing, closed in tally.closed.most_common(1):
         if closed >= tally.coded * _MUCH:
-            words.append(f"it stands in {packing.value} blocks that were not opened")
+            words.append(f"it stands in {packing.value} blocks that were not opened{_CLOSED}")
     if tally.alone and tally.alone >= tally.changed * _MUCH:
         words.append("no similar source found")
     if tally.fresh - tally.alone >= tally.coded * _MUCH:

@@ -167,6 +167,13 @@ def test_a_kernel_in_legacy_lz4(tmp_path: Path) -> None:
     assert opened.libraries == (next(one for one in opened.libraries if "liblz4" in one),)
     assert opened.memory_bytes + DEVICE_BASE_BYTES <= 144 * MIB
     assert len(opened.streams.long) == 1
-    hidden = _build(tmp_path, Pair(*images), memory_bytes=96 * MIB)  # too little for its blocks
-    assert not hidden.libraries
+    said: list[str] = []
+    hidden = _build(tmp_path, Pair(*images), memory_bytes=96 * MIB, say=said.append)
+    assert not hidden.libraries  # too little for its blocks
+    (words,) = [line for line in said if "stays packed" in line]
+    start = f"target {images[1]}: what is packed at byte 512 (lz4 -l) stays packed: "
+    assert words.startswith(start)
+    needed = int(words.partition("--memory ")[2].partition("MiB at least")[0])
+    assert _build(tmp_path, Pair(*images), memory_bytes=needed * MIB).libraries
+    assert not _build(tmp_path, Pair(*images), memory_bytes=(needed - 1) * MIB).libraries
     assert opened.payload_size * 4 < hidden.payload_size

@@ -90,6 +90,14 @@ def test_encoders_too_large_for_the_device_are_not_taken(
     content = code(1, size, later=False)
     (block,) = _prove(tmp_path, [(Packing.XZ, packed("xz -c -6", content), content)], memory * MIB)
     assert (block.recipe is not None) == found
+    assert (block.lacking_bytes > 0) == (not found)
+    if not found:  # what it says of the least is true
+        needed = memory * MIB + block.lacking_bytes
+        assert needed <= 256 * MIB
+        (again,) = _prove(
+            tmp_path, [(Packing.XZ, packed("xz -c -6", content), content)], needed - 2 * MIB
+        )
+        assert again.recipe is None
 
 
 def test_the_same_whatever_the_jobs(tmp_path: Path) -> None:
