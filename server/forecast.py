@@ -12,7 +12,7 @@ from slipstream.delta.limits import BLOCK_BYTES, KIB, MIB
 from slipstream.delta.match import Reader
 from slipstream.delta.packing.recipe import Recipe
 from slipstream.delta.payload import Index
-from slipstream.server.packing_speed import packing_s
+from slipstream.server.packing_speed import moving_s, packing_s
 
 _COMPARED_BYTES = MIB  # of two images, read at a time
 _SAMPLE_BYTES = 256 * KIB
@@ -28,6 +28,8 @@ class Forecast:
     memory_bytes    peak of decoding, besides the process itself; an upper bound
     packed_bytes    content that is packed again, by recipe
     pack_s          seconds of one processor core for that
+    moved_bytes     of the source, in which numbers are moved
+    moving_s        seconds for that, once for each
     scratch_bytes   room needed on a disk: none, everything is rebuilt from the slots
     libraries       that pack, by name and exact version
     """
@@ -35,6 +37,8 @@ class Forecast:
     memory_bytes: int
     packed_bytes: dict[Recipe, int]
     pack_s: float
+    moved_bytes: int
+    moving_s: float
     scratch_bytes: int
     libraries: tuple[str, ...]
 
@@ -46,10 +50,14 @@ def forecast(index: Index) -> Forecast:
         for part in (*frame.parts, *frame.outer):
             if part.recipe is not None:
                 packed[part.recipe] += part.size
+    streams = map(index.streams.__getitem__, range(len(index.streams)))
+    moved = [(one.moved, one.size) for one in streams if one.moved is not None]
     return Forecast(
         memory_bytes=index.memory_bytes,
         packed_bytes=dict(packed),
         pack_s=sum(packing_s(recipe, size) for recipe, size in packed.items()),
+        moved_bytes=sum(size for _, size in moved),
+        moving_s=sum(moving_s(one, size) for one, size in moved),
         scratch_bytes=0,
         libraries=index.libraries,
     )

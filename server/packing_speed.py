@@ -1,10 +1,13 @@
-"""How fast content is packed again: measured figures, and what follows for a recipe.
+"""How fast content is packed again, and numbers are moved: measured figures, and what follows.
 
 To compare packers and to see what takes long, not to promise a device's seconds. Measured again by
 benches/packing_speed.py.
 """
 
+from slipstream.delta.btf import MovedBtf
+from slipstream.delta.moves import Moved
 from slipstream.delta.packing.recipe import Packer, Recipe
+from slipstream.delta.references import Holding
 
 # MB (10^6) of content per second, up to a level of the packer's own scale; rising by level. One core
 # of an Intel Xeon virtual machine, the libcrypto.so.3 of Debian 12; zlib 1.2.13, gzip 1.12, liblzma
@@ -21,6 +24,15 @@ SPEEDS: dict[Packer, tuple[tuple[int, float], ...]] = {
     Packer.LZ4_LEGACY: ((0, 390), (9, 27), (12, 8.4)),
 }
 
+# Likewise, of what is moved: bytes of a program by what they hold, and types of a module.
+MOVING_SPEEDS: dict[Holding, float] = {
+    Holding.POINTERS: 87,
+    Holding.TABLES: 9.4,
+    Holding.CODE: 22,
+    Holding.FIXED_CODE: 14,
+}
+BTF_SPEED = 9.5  # of the fuse.ko of Debian's 6.1 kernel
+
 
 def level_of(recipe: Recipe) -> int:
     """What decides how fast a packer is: its level or preset; 0 where it has none."""
@@ -32,3 +44,10 @@ def packing_s(recipe: Recipe, size: int) -> float:
     level = level_of(recipe)
     speed = next(speed for most, speed in SPEEDS[recipe.packer] if level <= most)
     return size / 1e6 / speed
+
+
+def moving_s(moved: Moved, size: int) -> float:
+    """Seconds of one core to move what is moved in `size` bytes."""
+    if isinstance(moved, MovedBtf):
+        return moved.types.size / 1e6 / BTF_SPEED
+    return size / 1e6 / MOVING_SPEEDS[moved.holding]

@@ -36,6 +36,8 @@ def as_json(account: Account) -> dict[str, Any]:
             "packed_again_bytes": sum(needs.packed_bytes.values()),
             "packed_again_s": round(needs.pack_s, 2),
             "packed_again": {str(one): size for one, size in needs.packed_bytes.items()},
+            "moved_bytes": needs.moved_bytes,
+            "moving_s": round(needs.moving_s, 2),
             "scratch_bytes": needs.scratch_bytes,
             "libraries": list(needs.libraries),
         },
@@ -130,6 +132,9 @@ def _device_lines(account: Account) -> Iterator[str]:
     yield _line("packed again", (megabytes(packed) if packed else "nothing") + seconds)
     for recipe, size in sorted(needs.packed_bytes.items(), key=lambda one: -one[1]):
         yield _line("", f"{megabytes(size):>9} {recipe}")
+    if needs.moved_bytes:
+        amount = f"{megabytes(needs.moved_bytes)} of programs and modules"
+        yield _line("numbers moved", f"{amount}, about {needs.moving_s:.1f} s likewise")
     yield _line("scratch", megabytes(needs.scratch_bytes) if needs.scratch_bytes else "none")
     yield _line("libraries", ", ".join(needs.libraries) or "none")
 

@@ -18,7 +18,6 @@ from itertools import accumulate
 import bsdiff4.core
 import numpy as np
 
-from slipstream.delta.btf import BtfShifts, MovedBtf
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress, decompress
 from slipstream.delta.decode import FrameDecoder
@@ -26,6 +25,7 @@ from slipstream.delta.digest import Digest
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame
 from slipstream.delta.limits import KIB, LZ4_LEGACY_BLOCK_BYTES, MIB, UNPACK_MEMORY_BYTES_MAX
+from slipstream.delta.moves import Moved, Shifts
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe, library_of
@@ -66,7 +66,7 @@ class Maker:
         self.target = bytearray()
         self.frames: list[Frame] = []
         self.streams: list[PackedStream] = []
-        self.shifts: list[BtfShifts] = []
+        self.shifts: list[Shifts] = []
         self._body = bytearray()
         self._target_size = target_size
 
@@ -89,8 +89,8 @@ class Maker:
         self.streams.append(PackedStream(packing, tuple(sources), size, memory_bytes, window_bytes))
         return address
 
-    def moved(self, sources: Sequence[ByteRange], moved: MovedBtf) -> int:
-        """Add a stream whose BTF is moved; the address of its content."""
+    def moved(self, sources: Sequence[ByteRange], moved: Moved) -> int:
+        """Add a stream in which numbers are moved; the address of its content."""
         address = self.base + self._target_size + sum(one.size for one in self.streams)
         size = sum(source.size for source in sources)
         self.streams.append(PackedStream(None, tuple(sources), size, moved=moved))

@@ -10,7 +10,9 @@ from slipstream.delta.frame import Part
 from slipstream.delta.limits import BLOCK_BYTES, MIB
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer
+from slipstream.delta.references import Holding, ImageShifts, MovedReferences
 from slipstream.server.forecast import estimate_full_bytes, forecast, written_bytes
+from slipstream.server.packing_speed import MOVING_SPEEDS
 from tests.delta.payloads import Maker, recipe_of
 
 CHANCE = random.Random(3)
@@ -53,6 +55,18 @@ def test_nothing_to_pack_takes_no_time() -> None:
     maker.data(b"content")
 
     assert forecast(maker.finish().index).pack_s == 0
+    assert forecast(maker.finish().index).moving_s == 0
+
+
+def test_what_is_moved_is_counted_once() -> None:
+    program = CHANCE.randbytes(8192)
+    maker = Maker(program, 4096)
+    maker.shifts.append(ImageShifts(0, 8192, ByteRange(0, 8192)))
+    moved = maker.moved([ByteRange(0, 4096)], MovedReferences(0, 0, Holding.CODE))
+    maker.copy([ByteRange(moved, 1000), ByteRange(moved + 1000, 3096)], program[:4096])
+    found = forecast(maker.finish().index)
+    assert found.moved_bytes == 4096
+    assert found.moving_s == pytest.approx(4096 / 1e6 / MOVING_SPEEDS[Holding.CODE])
 
 
 @pytest.mark.parametrize(
