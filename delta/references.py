@@ -34,6 +34,7 @@ from slipstream.delta.rows import (
 
 ADDRESS_MIN = 4096  # a smaller number is a count or a size; no program uses its first page
 SPAN_BYTES_MAX = 1 << 32
+_BEYOND = 1 << 64  # above the address of any byte; a stream may begin just below 2^32
 _BASE_MAX = (1 << 64) - 1
 _AMOUNT_MAX = (1 << 31) - 1
 _WORD_MASK = 0xFFFF_FFFF
@@ -154,7 +155,7 @@ def _move_relative(data: bytes, made: bytearray, address: int, image: ImageShift
     taken = bytearray(len(data))
     here = image.amount(address)
     number = bisect_right(firsts, address)
-    next_first = firsts[number] if number < len(firsts) else SPAN_BYTES_MAX
+    next_first = firsts[number] if number < len(firsts) else _BEYOND
     free = 0  # behind the field before
     for match in _RELATIVE.finditer(data):
         place = match.end()
@@ -173,7 +174,7 @@ def _move_relative(data: bytes, made: bytearray, address: int, image: ImageShift
         while at >= next_first:
             here = amounts[number]
             number += 1
-            next_first = firsts[number] if number < len(firsts) else SPAN_BYTES_MAX
+            next_first = firsts[number] if number < len(firsts) else _BEYOND
         there = bisect_right(firsts, target) - 1
         amount = (amounts[there] if there >= 0 else 0) - here
         if amount:
