@@ -190,9 +190,11 @@ def _addresses(
     for load in old:
         low = max(segment.source, load.place.offset)
         high = min(segment.source + segment.size, load.place.end)
+        if low >= high:
+            continue
         to = segment.target + low - segment.source
         for other in new:
-            if low < high and other.place.offset <= to < other.place.end:
+            if other.place.offset <= to < other.place.end:
                 yield high - low, low + load.shift, to + other.shift
 
 
@@ -201,7 +203,7 @@ def _used(
 ) -> Ints:
     """For each grain of addresses, how many references point to it or stand in it: about what
     references.py moves."""
-    found: list[Ints] = []
+    found = [np.zeros(0, np.int64)]
     for load in loads:
         data = program[load.place.offset : load.place.end]
         first = load.address - base
