@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from slipstream.delta.byterange import ByteRange
@@ -36,13 +37,17 @@ class PlacedFile(NamedTuple):
         return bytes(data)
 
     def part(self, begin: int, end: int) -> tuple[ByteRange, ...]:
-        """Where the bytes from `begin` to `end` stand; nothing if some are in holes."""
+        """Where the bytes from `begin` to `end` stand; nothing if some are in holes, or two of them
+        in one place, as files of some file systems share blocks with themselves."""
         parts = []
         for offset, place in self.pieces:
             low, high = max(begin, offset), min(end, offset + place.size)
             if low < high:
                 parts.append(ByteRange(place.offset + low - offset, high - low))
-        return tuple(parts) if sum(one.size for one in parts) == end - begin else ()
+        if sum(one.size for one in parts) != end - begin:
+            return ()
+        shared = any(one.end > after.offset for one, after in pairwise(sorted(parts)))
+        return () if shared else tuple(parts)
 
     def is_elf(self, space: Space) -> bool:
         """Whether it begins as an ELF file does."""
