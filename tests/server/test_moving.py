@@ -20,6 +20,7 @@ from slipstream.server import moving
 from slipstream.server.build import build_payload
 from slipstream.server.moving import Moving, move_modules
 from slipstream.server.patch import apply_payload
+from slipstream.server.placed_file import TakenPlaces
 from slipstream.server.progress import unwatched
 from tests.delta.btf_modules import Kernel, btf, elf, kernels, structs
 from tests.server.image_pairs import Pair, code, make_image, packed
@@ -160,7 +161,8 @@ class _Space:
 
     def move(self) -> Moving:
         source, target = self.entries
-        return move_modules((source, target), (_place, _place), self, self.keep, unwatched)
+        where = (_place, _place)
+        return move_modules((source, target), where, self, self.keep, TakenPlaces(), unwatched)
 
 
 def _place(extent: Extent) -> int:
