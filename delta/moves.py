@@ -31,10 +31,12 @@ Moved: TypeAlias = MovedBtf | MovedReferences
 Shifts: TypeAlias = BtfShifts | ImageShifts  # what holds for many streams
 
 _BTF, _REFERENCES = 0, 1  # of rows of shifts
+MOVED_BTF, MOVED_REFERENCES = 128, 129  # in the place of a stream's packing
+MOVED_CODES = (MOVED_BTF, MOVED_REFERENCES)
 
 
 def move(data: bytes, moved: Moved, shifts: Shifts) -> bytes:
-    """The bytes of a stream, moved: as many. For any bytes, by shifts of its kind (`is_of`)."""
+    """The bytes of a stream, moved: as many. For any bytes, by shifts of its kind (`same_kind`)."""
     match moved, shifts:
         case MovedBtf(), BtfShifts():
             return move_btf(data, moved, shifts)
@@ -44,7 +46,7 @@ def move(data: bytes, moved: Moved, shifts: Shifts) -> bytes:
             raise AssertionError(f"{moved} by {type(shifts)}")  # no table of streams has this
 
 
-def is_of(moved: Moved, shifts: Shifts) -> bool:
+def same_kind(moved: Moved, shifts: Shifts) -> bool:
     """Whether both are of the same kind."""
     return isinstance(moved, MovedBtf) == isinstance(shifts, BtfShifts)
 
@@ -76,11 +78,6 @@ def write_payload_shifts(rows: bytearray, shifts: Shifts) -> None:
             write_image_shifts(rows, shifts)
         case _:
             assert_never(shifts)
-
-
-# In the place of a stream's packing.
-MOVED_BTF, MOVED_REFERENCES = 128, 129
-MOVED_CODES = (MOVED_BTF, MOVED_REFERENCES)
 
 
 def code_of(moved: Moved) -> int:

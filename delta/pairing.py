@@ -7,7 +7,7 @@ content elsewhere is anchors.py's business: a wrong pair here costs payload size
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from slipstream.delta.filemap import Entry
@@ -32,6 +32,22 @@ def pair_entries(sources: Sequence[Entry], targets: Sequence[Entry]) -> list[int
             if paired[number] is None and candidates:
                 paired[number] = min(candidates, key=partial(_distance, sources, entry))
     return paired
+
+
+def pair_once(sources: Sequence[Entry], targets: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+    """Pairs (source, target) of which no two have the same source, in the order of the targets: of
+    several targets that resemble a source the most, that of its very path, or else the first."""
+    paired = pair_entries(sources, targets)
+    served: dict[int, int] = {}
+    for target, source in enumerate(paired):
+        if source is None:
+            continue
+        same = _exact(sources[source]) == _exact(targets[target])
+        if source not in served or same:
+            served[source] = target
+    for target, source in enumerate(paired):
+        if source is not None and served[source] == target:
+            yield source, target
 
 
 def _distance(sources: Sequence[Entry], entry: Entry, number: int) -> tuple[bool, int, int]:

@@ -31,8 +31,11 @@ _SEGMENT = struct.Struct("<IIQQQQQQ")
 _X86_64 = 62
 _LOAD = 1
 _EXECUTABLE = 1
-_SEGMENTS_MAX = 64
+_TABLE_ROWS_MAX = 64
+_LOADS_MAX = 16  # programs have 2 to 6
 _REACH_BYTES = 128 << 20  # of a program's code, in which its segments stand
+_SPAN_FACTOR = 2  # most programs take little more in memory than their file
+_SPAN_BYTES_FREE = 32 << 20
 _CANDIDATES = 16  # of the alignment (seeds.py)
 _GRAIN_BYTES = 16  # functions begin at multiples of it
 _REFERENCES_MIN = 4  # to and from a range of addresses: fewer cost less than the range does
@@ -88,21 +91,28 @@ class Learned:
             ]
             self._known[segment.source : segment.source + segment.size] = True
 
-    def move(self, place: ByteRange, moved: MovedReferences) -> tuple[bytes, int]:
-        """Bytes at a place of the file, moved, and how many more of them are then right."""
-        held = self._source[place.offset : place.end]
-        wanted = self._wanted[place.offset : place.end]
+    def differing(self, place: ByteRange) -> int:
+        """How many bytes at a place of the file are not what they became: what moving may gain."""
+        return int(np.count_nonzero(self._wrong(place, self._source[place.offset : place.end])))
+
+    def gain(self, place: ByteRange, moved: MovedReferences) -> int:
+        """How many more bytes at a place of the file are right once they are moved."""
+        held = self._source[place.offset : place.end].tobytes()
+        made = np.frombuffer(move_references(held, moved, self.image), np.uint8)
+        return self.differing(place) - int(np.count_nonzero(self._wrong(place, made)))
+
+    def _wrong(self, place: ByteRange, held: Bytes) -> npt.NDArray[np.bool_]:
         known = self._known[place.offset : place.end]
-        made = move_references(held.tobytes(), moved, self.image)
-        wrong = np.count_nonzero(known & (np.frombuffer(made, np.uint8) != wanted))
-        return made, int(np.count_nonzero(known & (held != wanted)) - wrong)
+        wrong: npt.NDArray[np.bool_] = known & (held != self._wanted[place.offset : place.end])
+        return wrong
 
 
 def learn_references(source: bytes, target: bytes) -> Learned | None:
     """What is to be moved in a source program so that it resembles the target.
 
     None for what is no x86-64 program or library, or where nothing moved. For any bytes. Memory: 14
-    times the source, and as much as it takes in memory itself.
+    times the source, and 2 bytes for each address, of which there are at most _SPAN_FACTOR times as
+    many as bytes of the source and _SPAN_BYTES_FREE.
     """
     old, new = _loads(source), _loads(target)
     if not old or not new:
@@ -110,6 +120,8 @@ def learn_references(source: bytes, target: bytes) -> Learned | None:
     code = max((one for one in old if one.is_code), key=lambda one: one.place.size)
     base = min(one.address for one in old)
     span = max(one.address + one.memory_bytes for one in old) - base
+    if not code.place.size or span > _SPAN_FACTOR * len(source) + _SPAN_BYTES_FREE:
+        return None
     before, after = np.frombuffer(source, np.uint8), np.frombuffer(target, np.uint8)
     segments = SourceIndex(before).align(after, candidates=_CANDIDATES, gain_ahead_bytes=0).segments
     shifts = _shifts(segments, old, new, base, span)
@@ -139,7 +151,7 @@ def _loads(program: bytes) -> list[_Load]:
     _, kind, machine, _, _, table, _, _, _, row_size, count, *_ = _HEADER.unpack_from(program)
     if machine != _X86_64 or kind not in {2, 3} or row_size != _SEGMENT.size:
         return []
-    if count > _SEGMENTS_MAX or table + count * row_size > len(program):
+    if count > _TABLE_ROWS_MAX or table + count * row_size > len(program):
         return []
     found = []
     for number in range(count):
@@ -151,6 +163,8 @@ def _loads(program: bytes) -> list[_Load]:
         if offset + size > len(program) or memory < size or address + memory >= 1 << 64:
             return []
         found.append(_Load(ByteRange(offset, size), address, memory, bool(flags & _EXECUTABLE)))
+    if len(found) > _LOADS_MAX:
+        return []
     code = max((one for one in found if one.is_code), key=lambda one: one.place.size, default=None)
     if code is None:
         return []
@@ -216,6 +230,7 @@ def _used(
             hit = inside & (~jump | ((targets >= code) & (targets < code + code_bytes)))
             found.append(targets[hit])
             found.append(first + places[hit])
+            found.append(_absolute(data, base, span))
         elif len(data) >= 8:
             begin = -first % 8
             words = data[begin : begin + (len(data) - begin) // 8 * 8]
@@ -230,6 +245,16 @@ def _used(
     return np.bincount(np.concatenate(grains), minlength=-(-span // _GRAIN_BYTES))
 
 
+def _absolute(code: Bytes, base: int, span: int) -> Ints:
+    """What words of 32 bits in code point to, at any place: some only look like addresses."""
+    if not base:
+        return np.zeros(0, np.int64)
+    low = base & 0xFFFF_FFFF
+    places = np.arange(len(code) - 3, dtype=np.int64)
+    pointed = (_words_at(code, places) & 0xFFFF_FFFF) - low
+    return pointed[(pointed >= ADDRESS_MIN) & (pointed < span)]
+
+
 def _is_jump(code: Bytes) -> npt.NDArray[np.bool_]:
     """At each place: whether a jump's opcode ends before it."""
     found = np.zeros(len(code) + 1, bool)
@@ -242,6 +267,8 @@ def _is_prefixed(code: Bytes) -> npt.NDArray[np.bool_]:
     """At each place: whether four bytes may begin there that count from their own end."""
     found = _is_jump(code)
     found[1:] |= code[:-1] & 0xC7 == 5
+    last = code[3:]  # of each four
+    found[: len(last)] &= (last < 4) | (last > 251)
     return found
 
 

@@ -190,10 +190,8 @@ def _move_absolute(data: bytes, made: bytearray, taken: bytearray, image: ImageS
         return
     for match in _words_between(low, high - 1).finditer(data, 2):
         place = match.start() - 2
-        if any(taken[place : place + 4]):
-            continue
         (word,) = _WORD.unpack_from(data, place)
-        if low <= word < high:
+        if low <= word < high and taken.find(1, place, place + 4) < 0:
             taken[place : place + 4] = b"\1\1\1\1"
             amount = image.amount(word - (image.base & _WORD_MASK))
             _WORD.pack_into(made, place, word + amount & _WORD_MASK)

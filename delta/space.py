@@ -19,6 +19,7 @@ from slipstream.delta.limits import (
     KIB,
     LONG_STREAM_BYTES_FREE,
     LONG_STREAM_RATIO_MAX,
+    MOVE_WORK_BYTES_FREE,
     MOVE_WORK_FACTOR,
     UNPACK_CACHE_BYTES,
     UNPACK_RESTARTS_MAX,
@@ -58,11 +59,14 @@ class Space:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._blocks_size = 0
         self._cursors: dict[int, _Cursor] = {}
-        self._worked = self._unpacked = 0  # content of blocks, and of long streams
+        self._worked = self._unpacked = self._moved = (
+            0  # content of blocks, long streams, moved ones
+        )
         content = streams.blocks_size + target_size
         self._work_max = UNPACK_WORK_BYTES_FREE + UNPACK_WORK_FACTOR * content
         free = UNPACK_WORK_BYTES_FREE + len(streams.long) * LONG_STREAM_BYTES_FREE
         self._unpacked_max = free + UNPACK_WORK_FACTOR * self._images_size
+        self._moved_max = MOVE_WORK_BYTES_FREE + MOVE_WORK_FACTOR * self._images_size
         self._restarts = 0
 
     def read(self, extents: Iterable[ByteRange]) -> bytes:
@@ -99,7 +103,7 @@ class Space:
         if block is not None:
             self._blocks.move_to_end(number)
             return block
-        self._note_work(stream.size * (1 if stream.moved is None else MOVE_WORK_FACTOR))
+        self._note_work(stream)
         block = self._unpack(stream, self.read(stream.sources))
         if len(block) != stream.size:
             raise FormatError(
@@ -126,14 +130,20 @@ class Space:
             self._cursors[number] = _Cursor(self, stream)
         return self._cursors[number]
 
-    def _note_work(self, size: int) -> None:
-        """So much content of a block is unpacked; FormatError once that is far too much for one
-        payload: blocks in blocks, read crosswise, would be unpacked again and again."""
-        self._worked += size
+    def _note_work(self, stream: PackedStream) -> None:
+        """A block is unpacked, or moved; FormatError once that is far too much for one payload:
+        blocks in blocks, read crosswise, would be unpacked again and again."""
+        self._worked += stream.size
         if self._worked > self._work_max:
             raise FormatError(
                 "packed blocks are unpacked over and over",
                 expected=f"at most {self._work_max} bytes of content",
+            )
+        self._moved += stream.size if stream.moved is not None else 0
+        if self._moved > self._moved_max:
+            raise FormatError(
+                "numbers are moved over and over",
+                expected=f"at most {self._moved_max} bytes in which some are",
             )
 
     def note_unpacked(self, size: int) -> None:

@@ -38,8 +38,8 @@ from slipstream.delta.moves import (
     Moved,
     Shifts,
     code_of,
-    is_of,
     read_stream_moved,
+    same_kind,
     write_stream_moved,
 )
 from slipstream.delta.rows import (
@@ -231,7 +231,7 @@ class StreamTable:
                 expected=f"fewer than {len(self.shifts)}",
                 got=moved.shifts,
             )
-        if not is_of(moved, self.shifts[moved.shifts]):
+        if not same_kind(moved, self.shifts[moved.shifts]):
             raise FormatError(
                 "stream moved by shifts of another kind",
                 where=f"stream {number}",

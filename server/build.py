@@ -179,7 +179,17 @@ def _streams(
         streams.append(
             PackedStream(block.packing, block.places, block.content.size, memory, window)
         )
-    return streams, plan.moving.shifts if any(one.moved for one in streams) else ()
+    named = sorted({one.moved.shifts for one in streams if one.moved})
+    numbers = {shifts: number for number, shifts in enumerate(named)}
+    return (
+        [
+            replace(one, moved=replace(one.moved, shifts=numbers[one.moved.shifts]))
+            if one.moved
+            else one
+            for one in streams
+        ],
+        tuple(plan.moving.shifts[shifts] for shifts in named),
+    )
 
 
 def _write(

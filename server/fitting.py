@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.limits import FRAME_TABLE_BYTES_MAX, FRAMES_MAX, STREAMS_MAX
 from slipstream.delta.moved import MovedBlock
+from slipstream.delta.moves import Shifts
 from slipstream.delta.unfold import OpenBlock
 from slipstream.delta.windows import Piece
 
@@ -21,7 +22,8 @@ _FRAME_BYTES = 40  # kind, three streams, content size; some windows become seve
 _EXTENT_BYTES = 8
 _PART_BYTES = 8
 _STREAM_BYTES = 11
-_RANGE_BYTES = 4  # of the shifts of a module of its own
+_RANGE_BYTES = 5  # of shifts
+_SHIFTS_BYTES = 20  # besides, of a row of them
 _SPARE = 0.9  # of what would fit by this estimate
 
 
@@ -34,8 +36,13 @@ class TableNeeds:
     size_bytes: int
 
     @staticmethod
-    def of(pieces: Sequence[Piece], blocks: Sequence[OpenBlock | MovedBlock]) -> "TableNeeds":
-        """`blocks` are all that were opened, and modules that are moved, in the order of their contents."""
+    def of(
+        pieces: Sequence[Piece],
+        blocks: Sequence[OpenBlock | MovedBlock],
+        shifts: Sequence[Shifts] = (),
+    ) -> "TableNeeds":
+        """`blocks` are all that were opened, and those that are moved, in the order of their contents;
+        these name `shifts`."""
         extents = [one for piece in pieces for one in (*piece.sources, *piece.before)]
         read = sorted(read_blocks(blocks, extents))
         gaps = sum(1 for before, one in zip([-1, *read], read, strict=False) if one - before > 1)
@@ -43,7 +50,9 @@ class TableNeeds:
         parts = sum(len(one.frame_parts) + len(one.frame_outer) for one in partitions)
         size = len(pieces) * _FRAME_BYTES + len(extents) * _EXTENT_BYTES + parts * _PART_BYTES
         held = [one for one in map(blocks.__getitem__, read) if isinstance(one, MovedBlock)]
-        size += sum(one.moved.ranges for one in held) * _RANGE_BYTES
+        named = [shifts[number] for number in {one.moved.shifts for one in held}]
+        ranges = sum(one.moved.ranges for one in held) + sum(one.count for one in named)
+        size += ranges * _RANGE_BYTES + len(named) * _SHIFTS_BYTES
         streams = len(read) + gaps
         return TableNeeds(len(pieces), streams, size + streams * _STREAM_BYTES)
 

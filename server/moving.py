@@ -25,7 +25,7 @@ from slipstream.delta.limits import (
 )
 from slipstream.delta.moved import MovedBlock, MovedSource
 from slipstream.delta.moves import Shifts
-from slipstream.delta.pairing import pair_entries
+from slipstream.delta.pairing import pair_once
 from slipstream.server.placed_file import (
     AddressOf,
     PlacedFile,
@@ -125,12 +125,8 @@ def _pairs(
     """Pairs of modules that can be read, by the kernels that they are for."""
     sources, targets = ([one for one in group if is_module(one)] for group in entries)
     found: defaultdict[tuple[str, str], list[_Pair]] = defaultdict(list)
-    seen: set[int] = set()
-    for number, target in zip(pair_entries(sources, targets), targets, strict=True):
-        if number is None or number in seen:
-            continue
-        seen.add(number)
-        source = sources[number]
+    for number, other in pair_once(sources, targets):
+        source, target = sources[number], targets[other]
         files = [
             place_file(one, where) for one, where in zip((source, target), addresses, strict=True)
         ]
@@ -218,12 +214,9 @@ def _moved(
             gap = ends[number] - places[0].end
             if moved.types.size < places[0].size and 0 < gap <= _GAP_BYTES:
                 places = (ByteRange(places[0].offset, places[0].size + gap),)
-        if taken.holds_any(places):
-            continue
         data = b"".join(space.read(one.offset, one.size) for one in places)
         made = move_btf(data, moved, shifts[moved.shifts])
-        if made != data:
-            taken.add(places)
+        if made != data and taken.take(places):
             yield MovedBlock(places, keep(made), moved)
 
 

@@ -19,7 +19,7 @@ from slipstream.delta.durable import rename_durably
 from slipstream.delta.errors import (
     DigestMismatch,
     FormatError,
-    SlipstreamError,
+    Rejected,
     UsageError,
     WrongDevice,
 )
@@ -110,7 +110,7 @@ def _source_check(index: Index, source: ImageFile) -> Iterator[Callable[[], None
         check = beside.submit(_check_digest, index, source, unwanted)
         try:
             yield check.result
-        except SlipstreamError:
+        except Rejected:
             check.result()
             raise
         finally:

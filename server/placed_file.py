@@ -76,14 +76,14 @@ class TakenPlaces:
     def __init__(self) -> None:
         self._taken: list[ByteRange] = []  # rising, not overlapping
 
-    def holds_any(self, places: Iterable[ByteRange]) -> bool:
-        """Whether a byte of these is moved already."""
-        return any(self._holds(place) for place in places)
-
-    def add(self, places: Iterable[ByteRange]) -> None:
-        """Take places of which none is held."""
-        for place in places:
-            insort(self._taken, place)
+    def take(self, places: Iterable[ByteRange]) -> bool:
+        """Take places, all or none, of which no two share a byte: whether none was taken before."""
+        new = list(places)
+        if any(self._holds(one) for one in new):
+            return False
+        for one in new:
+            insort(self._taken, one)
+        return True
 
     def _holds(self, place: ByteRange) -> bool:
         number = bisect_left(self._taken, place.end, key=lambda one: one.offset) - 1

@@ -120,10 +120,10 @@ class DeltaPlanner:
             pieces, windows = self._pieces(
                 opening, budget, closed, joined, entries, MovedSource(moved)
             )
-            needs = TableNeeds.of(pieces, [*blocks, *moving.blocks])
+            needs = TableNeeds.of(pieces, [*blocks, *moving.blocks], moving.shifts)
             if not needs.fits:  # what frames may repeat besides their sources is given up first
                 pieces = [piece._replace(before=()) for piece in pieces]
-                needs = TableNeeds.of(pieces, [*blocks, *moving.blocks])
+                needs = TableNeeds.of(pieces, [*blocks, *moving.blocks], moving.shifts)
             single = sum(not one.is_long for one in opening.outer.blocks)
             if needs.fits or not single:
                 break
@@ -212,10 +212,10 @@ class DeltaPlanner:
     def _within_memory(
         self, opening: Opening, moved: Sequence[MovedBlock]
     ) -> tuple[Opening, MemoryBudget, frozenset[int], list[MovedBlock]]:
-        """What can be made of it with the memory of the device, what is never read, and which
-        modules are moved.
+        """What can be made of it with the memory of the device, what is never read, and what is
+        moved.
 
-        Blocks are worth more than modules in them, and these than other streams in them, each of
+        Blocks are worth more than moved files in them, and these than other streams in them, each of
         which takes as much memory once more.
         """
         budget = MemoryBudget(self._profile)

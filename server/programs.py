@@ -6,17 +6,24 @@ file. Not here: the addresses themselves (delta/references.py, delta/reference_s
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from threading import Lock
 from typing import NamedTuple
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.filemap import Entry, EntryKind
 from slipstream.delta.limits import KIB, MIB, SHIFT_RANGES_MAX, SHIFTS_MAX
 from slipstream.delta.moved import MovedBlock
-from slipstream.delta.pairing import pair_entries
+from slipstream.delta.moves import Shifts
+from slipstream.delta.pairing import pair_once
 from slipstream.delta.reference_shifts import Learned, Part, learn_references
-from slipstream.delta.references import Holding, ImageShifts, MovedReferences
+from slipstream.delta.references import (
+    Holding,
+    ImageShifts,
+    MovedReferences,
+    move_references,
+)
 from slipstream.server.moving import Moving, is_module
 from slipstream.server.placed_file import (
     AddressOf,
@@ -27,7 +34,8 @@ from slipstream.server.placed_file import (
 )
 from slipstream.server.progress import Progress
 
-_PROGRAM_BYTES_MAX = 128 * MIB
+_PROGRAM_BYTES_MAX = 96 * MIB  # Debian's kernel has 66
+_LARGE_BYTES = 24 * MIB  # of such files one is learned at a time: 14 times as much is held
 _PROGRAM_BYTES_MIN = 4 * KIB
 _BLOCK_BYTES = 256 * KIB  # moved at a time by a device, which holds some times as much
 # A byte that is right after moving saves about half a byte of payload.
@@ -35,17 +43,13 @@ _BLOCK_GAIN_BYTES = 32  # for a row of the table
 _RANGE_GAIN_BYTES = 6
 
 
-class _Block(NamedTuple):
-    """Moved bytes of a program; `moved` has no number of shifts yet."""
-
-    places: tuple[ByteRange, ...]
-    moved: MovedReferences
-    made: bytes
-
-
 class _Program(NamedTuple):
+    """What moves in a program: where, and as what (without a number of shifts yet); how many bytes
+    are right then that were not, beyond what the blocks' rows cost."""
+
     image: ImageShifts
-    blocks: list[_Block]
+    blocks: tuple[tuple[tuple[ByteRange, ...], MovedReferences], ...]
+    gained: int
 
 
 def move_programs(
@@ -63,30 +67,55 @@ def move_programs(
     The arguments are those of `move_modules`; `space` is read from several threads. OSError.
     """
     pairs = list(_pairs(entries, addresses, space))
+    large = Lock()
+    found: list[_Program] = []
+    learned = [threads.submit(_learn, space, *pair, large) for pair in pairs]
+    try:
+        for number, one in enumerate(learned, 1):
+            program = one.result()
+            on_progress("move addresses", number, len(pairs))
+            if program is not None:
+                found.append(program)
+    finally:  # the space is closed after this: nothing may read it any more
+        for one in learned:
+            one.cancel()
+        wait(learned)
     blocks, shifts = list(before.blocks), list(before.shifts)
-    left = SHIFT_RANGES_MAX - sum(one.count for one in before.shifts)
-    learned = threads.map(lambda pair: _learn(space, *pair), pairs)
-    for number, program in enumerate(learned, 1):
-        on_progress("move addresses", number, len(pairs))
-        if program is None or program.image.count > left or len(shifts) == SHIFTS_MAX:
-            continue
-        new = list(_kept(program, len(shifts), keep, taken))
+    for program in _fitting(found, before.shifts):
+        new = list(_kept(program, len(shifts), space, keep, taken))
         if new:
             blocks += new
             shifts.append(program.image)
-            left -= program.image.count
     return Moving(blocks, tuple(shifts))
+
+
+def _fitting(programs: Sequence[_Program], before: Sequence[Shifts]) -> Iterator[_Program]:
+    """Those for whose ranges a payload has room: of too many, such as gain the most by each range."""
+    ranges = SHIFT_RANGES_MAX - sum(one.count for one in before)
+    rows = SHIFTS_MAX - len(before)
+    fit: set[int] = set()
+    by_gain = sorted(
+        range(len(programs)),
+        key=lambda number: -programs[number].gained / programs[number].image.count,
+    )
+    for number in by_gain:
+        if programs[number].image.count <= ranges and len(fit) < rows:
+            fit.add(number)
+            ranges -= programs[number].image.count
+    return (programs[number] for number in sorted(fit))
 
 
 def _kept(
     program: _Program,
     shifts: int,
+    space: Space,
     keep: Callable[[bytes], ByteRange],
     taken: TakenPlaces,
 ) -> Iterator[MovedBlock]:
-    for places, moved, made in program.blocks:
-        if not taken.holds_any(places):
-            taken.add(places)
+    for places, moved in program.blocks:
+        if taken.take(places):
+            data = b"".join(space.read(one.offset, one.size) for one in places)
+            made = move_references(data, moved, program.image)
             yield MovedBlock(places, keep(made), replace(moved, shifts=shifts))
 
 
@@ -101,12 +130,8 @@ def _pairs(
         placed = ((one, place_file(one, address_of)) for one in group if _may_be_program(one))
         found.append([(one, file) for one, file in placed if file and file.is_elf(space)])
     sources, targets = found
-    seen: set[int] = set()
-    numbers = pair_entries([one for one, _ in sources], [one for one, _ in targets])
-    for number, (_, target) in zip(numbers, targets, strict=True):
-        if number is not None and number not in seen:
-            seen.add(number)
-            yield sources[number][1], target
+    for source, target in pair_once([one for one, _ in sources], [one for one, _ in targets]):
+        yield sources[source][1], targets[target][1]
 
 
 def _may_be_program(entry: Entry) -> bool:
@@ -117,8 +142,15 @@ def _may_be_program(entry: Entry) -> bool:
     )
 
 
-def _learn(space: Space, source: PlacedFile, target: PlacedFile) -> _Program | None:
-    """What moves in a source file; None where moving does not pay."""
+def _learn(space: Space, source: PlacedFile, target: PlacedFile, large: Lock) -> _Program | None:
+    """What moves in a source file; None where moving does not pay. One `large` file at a time."""
+    if max(source.size, target.size) > _LARGE_BYTES:
+        with large:
+            return _learn_now(space, source, target)
+    return _learn_now(space, source, target)
+
+
+def _learn_now(space: Space, source: PlacedFile, target: PlacedFile) -> _Program | None:
     before, after = source.read(space), target.read(space)
     if before == after:
         return None
@@ -130,26 +162,25 @@ def _learn(space: Space, source: PlacedFile, target: PlacedFile) -> _Program | N
     for part in learned.parts:
         for begin in range(part.place.offset, part.place.end, _BLOCK_BYTES):
             place = ByteRange(begin, min(_BLOCK_BYTES, part.place.end - begin))
-            gain, made, moved = _best(learned, part, place)
+            if learned.differing(place) <= _BLOCK_GAIN_BYTES:
+                continue
+            gain, moved = max(
+                ((learned.gain(place, one), one) for one in _ways(learned, part, place)),
+                key=lambda one: one[0],
+            )
             places = source.part(place.offset, place.end)
             if gain > _BLOCK_GAIN_BYTES and places:
                 gained += gain - _BLOCK_GAIN_BYTES
-                blocks.append(_Block(places, moved, made))
+                blocks.append((places, moved))
     if gained <= _RANGE_GAIN_BYTES * learned.image.count:
         return None
-    return _Program(learned.image, blocks)
+    return _Program(learned.image, tuple(blocks), gained)
 
 
-def _best(learned: Learned, part: Part, place: ByteRange) -> tuple[int, bytes, MovedReferences]:
-    """A block moved as what makes it the most like the target's: how many bytes more, the bytes."""
-    address = part.address + place.offset - part.place.offset
+def _ways(learned: Learned, part: Part, place: ByteRange) -> Iterator[MovedReferences]:
+    """All that a block may be taken for."""
+    held: tuple[Holding, ...] = (Holding.POINTERS, Holding.TABLES)
     if part.is_code:
         held = (Holding.CODE, Holding.FIXED_CODE) if learned.image.base else (Holding.CODE,)
-    else:
-        held = (Holding.POINTERS, Holding.TABLES)
-    tried = []
     for holding in held:
-        moved = MovedReferences(0, address, holding)
-        made, gain = learned.move(place, moved)
-        tried.append((gain, made, moved))
-    return max(tried, key=lambda one: one[0])
+        yield MovedReferences(0, part.address + place.offset - part.place.offset, holding)

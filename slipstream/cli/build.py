@@ -157,6 +157,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 def _is_of(path: Path, output: Path) -> bool:
     """Whether `path` is `output`, its folder, or what stands there only while it is made."""
+    path, output = path.absolute(), output.absolute()
     if path in (output, output.parent):
         return True
     inside = path.relative_to(output.parent) if path.is_relative_to(output.parent) else Path()

@@ -6,24 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipstream.delta import space as space_module
 from slipstream.delta.btf import BtfShifts, MovedBtf, Shifts
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
-from slipstream.delta.limits import BLOCK_CONTENT_BYTES_MAX, SHIFT_RANGES_MAX, SHIFTS_MAX
+from slipstream.delta.limits import (
+    BLOCK_CONTENT_BYTES_MAX,
+    MOVE_WORK_FACTOR,
+    SHIFT_RANGES_MAX,
+    SHIFTS_MAX,
+)
 from slipstream.delta.moves import (
     MOVED_BTF,
     MOVED_REFERENCES,
     Moved,
     code_of,
-    is_of,
     move,
     read_payload_shifts,
     read_stream_moved,
+    same_kind,
     write_payload_shifts,
     write_stream_moved,
 )
 from slipstream.delta.moves import Shifts as PayloadShifts
 from slipstream.delta.references import Holding, ImageShifts, MovedReferences, move_references
+from slipstream.delta.space import Space
 from slipstream.delta.stream_table import PackedStream, read_streams, write_streams
 from tests.delta.payloads import Maker, run
 from tests.delta.programs import program
@@ -147,7 +154,7 @@ def test_shifts_of_the_other_kind_are_refused(moved: Moved) -> None:
         read_streams(rows, 0, 1, BASE, BOTH[::-1])
     with pytest.raises(FormatError, match="shifts that are not there"):
         read_streams(rows, 0, 1, BASE, BOTH[: moved.shifts])
-    assert [is_of(moved, one) for one in BOTH] == [one is BOTH[moved.shifts] for one in BOTH]
+    assert [same_kind(moved, one) for one in BOTH] == [one is BOTH[moved.shifts] for one in BOTH]
     with pytest.raises(AssertionError):
         move(bytes(50), moved, BOTH[1 - moved.shifts])
 
@@ -231,3 +238,21 @@ def test_a_payload_that_moves_by_the_other_kind() -> None:
     maker.copy([ByteRange(address, len(BEFORE.raw))], BEFORE.raw)
     with pytest.raises(FormatError, match="another kind"):
         maker.finish()
+
+
+def test_bytes_that_are_moved_over_and_over_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More streams than are kept, read in turns: every read moves one again."""
+    monkeypatch.setattr(space_module, "MOVE_WORK_BYTES_FREE", 0)
+    monkeypatch.setattr(space_module, "UNPACK_CACHE_BYTES", 0)
+    source = bytes(1000)
+    rows = bytearray()
+    image = ImageShifts(0, 1 << 20, ByteRange(0, 1 << 20))
+    streams = [PackedStream(None, (ByteRange(0, 1000),), 1000, moved=CODE)] * 2
+    write_streams(rows, streams)
+    table, _ = read_streams(bytes(rows), 0, 2, 3000, (image,))
+    space = Space(1000, 2000, table, lambda at, size: source[at : at + size], lambda *_: b"")
+    for _ in range(MOVE_WORK_FACTOR * 3 // 2):
+        for number in range(2):
+            assert space.read([ByteRange(3000 + 1000 * number, 5)]) == bytes(5)
+    with pytest.raises(FormatError, match="moved over and over"):
+        space.read([ByteRange(3000, 5)])

