@@ -113,7 +113,7 @@ def plan_pieces(
     copy_bytes: int,
 ) -> Iterator[Piece]:
     """Pieces that cover the target in order; `windows_of` gives the windows of a CHANGED run, and
-    `copy_bytes` is the longest copy."""
+    `copy_bytes` is the longest copy, which a device holds twice; zeros may be twice as many."""
     copies: list[Run] = []
     for run in settled:
         if run.kind is RunKind.EQUAL:
@@ -122,7 +122,9 @@ def plan_pieces(
         yield from _copy_pieces(copies, copy_bytes)
         copies = []
         if run.kind is RunKind.ZERO:
-            yield from _zero_pieces(run.target, run.size)
+            yield from _zero_pieces(
+                run.target, run.size, min(FRAME_TARGET_BYTES_MAX, 2 * copy_bytes)
+            )
         else:
             for window in windows_of(run):
                 sources, before = finder.sources(window)
@@ -140,7 +142,7 @@ def plan_full(runs: Sequence[Run], target_size: int, zero_bytes_min: int) -> Ite
     for run in runs:
         if run.kind is RunKind.ZERO and run.size >= zero_bytes_min:
             yield from _data_pieces(position, run.target)
-            yield from _zero_pieces(run.target, run.size)
+            yield from _zero_pieces(run.target, run.size, FRAME_TARGET_BYTES_MAX)
             position = run.end
     yield from _data_pieces(position, target_size)
 
@@ -153,9 +155,9 @@ def _data_pieces(first: int, end: int) -> Iterator[Piece]:
         first = stop
 
 
-def _zero_pieces(first: int, size: int) -> Iterator[Piece]:
-    for done in range(0, size, FRAME_TARGET_BYTES_MAX):
-        part = ByteRange(first + done, min(FRAME_TARGET_BYTES_MAX, size - done))
+def _zero_pieces(first: int, size: int, most: int) -> Iterator[Piece]:
+    for done in range(0, size, most):
+        part = ByteRange(first + done, min(most, size - done))
         yield Piece(FrameKind.ZERO, part)
 
 

@@ -118,6 +118,14 @@ def test_neighbouring_copies_share_a_frame() -> None:
     assert piece.sources == (ByteRange(5 * MIB, MIB), ByteRange(0, MIB))
 
 
+def test_zeros_hold_no_more_than_copies() -> None:
+    zeros = Run(RunKind.ZERO, 0, 5 * MIB)
+    pieces = list(plan_pieces([zeros], _windows_of, _finder([]), MIB))
+    assert [one.target.size for one in pieces] == [2 * MIB, 2 * MIB, MIB]
+    (full,) = plan_full([zeros], zeros.size, 1)
+    assert full.target.size == zeros.size
+
+
 def test_a_changed_stretch_looks_where_its_neighbours_stand() -> None:
     runs = _runs((E, 4096), (C, 64), (E, 4096))
     piece = _plan(runs, runs[-1].end)[1]
