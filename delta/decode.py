@@ -11,7 +11,8 @@ from typing import Self, assert_never
 
 from slipstream.delta.bspatch import apply_diff
 from slipstream.delta.codec import decompress
-from slipstream.delta.errors import FormatError
+from slipstream.delta.digest import Digest
+from slipstream.delta.errors import DigestMismatch, FormatError
 from slipstream.delta.frame import Frame, FrameKind
 from slipstream.delta.limits import CHUNK_BYTES
 from slipstream.delta.payload import Index
@@ -32,7 +33,9 @@ def decode_frame(frame: Frame, encoded: bytes, source: bytes) -> bytes:
         )
     if frame.digest is not None:
         where = f"target bytes {frame.target.offset}..{frame.target.end}"
-        frame.digest.check(encoded, "frame", where)
+        got = Digest.of(encoded)
+        if got != frame.digest:
+            raise DigestMismatch("frame is damaged", where=where, expected=frame.digest, got=got)
     if len(source) != frame.source_size:
         raise FormatError(
             "source of another length", expected=f"{frame.source_size} bytes", got=len(source)

@@ -106,7 +106,7 @@ def build_payload(
                 reused = find_reusable(reuse, images[0], plan.pieces, effort)
         else:
             planner = DeltaPlanner(
-                images[1], images[0], files, done.scratch, effort, pool, threads, on_progress
+                images[1], images[0], files, done.scratch, effort, pool, threads, on_progress, say
             )
             plan = planner.plan(scans[1], scans[0])
         for note in plan.notes:

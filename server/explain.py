@@ -46,6 +46,7 @@ class Tally:
     differing  of the coded bytes, differ from the source bytes they are made of
     fresh      of these, stand in no source that was found
     alone      of the fresh ones, are in frames without any source
+    behind     of the fresh ones, are compressed behind a source whose phrases they may repeat
     opened     of the coded ones, unpacked for the delta and packed again
     closed     of the coded ones, stand in compressed blocks that were not opened, by packing
     """
@@ -56,6 +57,7 @@ class Tally:
     differing: int = 0
     fresh: int = 0
     alone: int = 0
+    behind: int = 0
     opened: int = 0
     closed: Counter[Packing] = field(default_factory=Counter)
 
@@ -214,6 +216,8 @@ def _add(
         tally.fresh += fresh[number]
         if frame.kind is FrameKind.DATA:
             tally.alone += fresh[number]
+        if frame.streams[-1].codec is Codec.LZMA2_PREFIX:
+            tally.behind += fresh[number]
         if one.opened:
             tally.opened += size
         elif packing is not None:

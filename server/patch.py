@@ -25,6 +25,7 @@ from slipstream.delta.errors import (
 )
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import MIB
+from slipstream.delta.packing.libraries import available, missing
 from slipstream.delta.payload import INDEX_PREFIX_BYTES, Index, parse_index, parse_index_size
 from slipstream.delta.repack import Piece
 from slipstream.delta.space import Read
@@ -44,12 +45,16 @@ def apply_payload(
     The output must be none of the inputs. A regular file appears whole and verified, or not at all;
     a block device is written in place, once the source is verified.
     `on_progress` is told target bytes done and in all. Raises Rejected for a payload that is
-    broken or made for another source, WrongDevice for a device too small, UsageError, OSError.
+    broken or made for another source, WrongDevice for a device too small, PackingUnavailable before
+    the first byte, UsageError, OSError.
     """
     check_output(output, (source, payload), device=True)
     report = on_progress or _silent
     with ImageFile(payload) as encoded:
         index = read_index(encoded)
+        for library in index.libraries:
+            if library not in available():
+                raise missing(library)
         if index.source_digest is None:
             _write(index, encoded, None, output, report, _nothing_to_check)
             return
@@ -133,6 +138,7 @@ def _not_the_source(source: ImageFile, expected: str, got: str | int) -> DigestM
         where=source.path,
         expected=expected,
         got=got,
+        hint="If it is, the payload is damaged: fetch or build it again",
     )
 
 
@@ -193,7 +199,8 @@ def _write_target(
         made = digest.result()
     if made != index.target_digest:
         raise DigestMismatch(
-            "payload does not make the target it names",
+            "payload does not make the target it names: it is damaged, or what it was made from is not"
+            " what it names",
             expected=f"SHA-256 {index.target_digest}",
             got=made,
         )
@@ -218,5 +225,9 @@ def _decoded(
     with FrameDecoder(index, read_source, read_target) as decoder:
         for number, frame in enumerate(index.frames):
             encoded = payload.read(body + frame.encoded.offset, frame.encoded.size)
-            for piece in decoder.feed(number, encoded):
+            try:
+                pieces = decoder.feed(number, encoded)
+            except Rejected as error:
+                raise error.at(f"{payload.path}: frame {number}") from error
+            for piece in pieces:
                 yield frame.kind, piece

@@ -53,7 +53,7 @@ from slipstream.server.opening import ImageOpener, Opening
 from slipstream.server.placed_file import Space, TakenPlaces
 from slipstream.server.pool import Pool
 from slipstream.server.programs import move_programs
-from slipstream.server.progress import Progress, told
+from slipstream.server.progress import Progress, Say, told
 from slipstream.server.prove import prove
 from slipstream.server.scan import Scan
 from slipstream.server.workspace import WorkFiles, WorkSpace
@@ -90,6 +90,7 @@ class DeltaPlanner:
         pool: Pool,
         threads: ThreadPoolExecutor,
         on_progress: Progress,
+        say: Say,
     ) -> None:
         self._source = source
         self._target = target
@@ -98,12 +99,19 @@ class DeltaPlanner:
         self._pool = pool
         self._threads = threads
         self._on_progress = on_progress
+        self._say = say
         self._opener = Opener(files, scratch, pool, on_progress)
         self._images = ImageOpener(files, self._opener, self._prove, threads)
 
     def plan(self, source_scan: Scan, target_scan: Scan) -> DeltaPlan:
         """The plan, from one scan of each image. UsageError, OSError."""
         of_source, of_target = self._threads.map(read_filesystem, (self._source, self._target))
+        maps = (of_source, of_target)
+        for side, image, one in zip(
+            ("source", "target"), (self._source, self._target), maps, strict=True
+        ):
+            for note in one.notes:
+                self._say(f"{side} {image.path}: {note}")
         found = match_grains(source_scan.hashes, target_scan.hashes)
         joined = join_zeros(found, source_scan.hashes, ZERO_BYTES_MIN)
         opening = self._images.open(of_source, of_target, joined)
@@ -111,7 +119,6 @@ class DeltaPlanner:
             opening.targets, self._files.source_size, self._profile.device_bytes
         )
         closed_notes = [f"target {self._target.path}: {line}" for line in lacking]
-        maps = (of_source, of_target)
         entries = self._entries(maps, opening)
         moving = self._move(entries, opening)
         opening, budget, closed, moved = self._within_memory(opening, moving.blocks)
@@ -140,14 +147,7 @@ class DeltaPlanner:
                 got=f"about {needs.frames} frames, {needs.size_bytes} bytes",
                 hint="Publish it without a delta",
             )
-        notes = [
-            f"{side} {image.path}: {note}"
-            for side, image, one in zip(
-                ("source", "target"), (self._source, self._target), maps, strict=True
-            )
-            for note in one.notes
-        ]
-        return DeltaPlan(pieces, blocks, windows, notes + closed_notes, moving)
+        return DeltaPlan(pieces, blocks, windows, closed_notes, moving)
 
     def _pieces(
         self,

@@ -70,10 +70,13 @@ def move_programs(
     large = Lock()
     found: list[_Program] = []
     learned = [threads.submit(_learn, space, *pair, large) for pair in pairs]
+    total = sum(target.size for _, target in pairs)
+    done = 0
     try:
-        for number, one in enumerate(learned, 1):
+        for (_, target), one in zip(pairs, learned, strict=True):
             program = one.result()
-            on_progress("move addresses", number, len(pairs))
+            done += target.size
+            on_progress("move addresses", done, total)
             if program is not None:
                 found.append(program)
     finally:  # the space is closed after this: nothing may read it any more

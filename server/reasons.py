@@ -136,7 +136,12 @@ def _words(tally: Tally) -> list[str]:
             words.append(f"it stands in {packing.value} blocks that were not opened{_CLOSED}")
     if tally.alone and tally.alone >= tally.changed * _MUCH:
         words.append("no similar source found")
-    if tally.fresh - tally.alone >= tally.coded * _MUCH:
+    if tally.behind >= tally.coded * _MUCH:
+        words.append(
+            "much of it is in no stretch of the source, and is compressed behind it:"
+            f" {_percent(tally.behind, tally.coded)}"
+        )
+    elif tally.fresh - tally.alone >= tally.coded * _MUCH:
         words.append(
             f"much of it stands nowhere in the source: {_percent(tally.fresh, tally.coded)}"
         )

@@ -61,14 +61,18 @@ def diff(
 
     SOURCE - makes a full payload, which needs no source. The output is a regular file, and
     neither SOURCE nor TARGET. A build that was interrupted goes on when it is started again: what
-    was encoded is kept. What comes before that is done again: reading both images, and proving the
-    recipes that pack their content again.
+    was encoded is kept. What comes before that is done again: reading both images, proving the
+    recipes that pack their content again, and learning what moved in programs.
     """
     from slipstream.server.build import build_payload  # noqa: PLC0415 - needs the build extra
 
     _exists(target, "TARGET")
     if source != NO_SOURCE:
         _exists(source, "SOURCE")
+        if source.is_file() and not source.stat().st_size:
+            raise UsageError(
+                "SOURCE is empty", where=source, hint="For a payload from nothing give - as SOURCE"
+            )
     if jobs is not None and workers is not None:
         raise UsageError("--jobs and --workers exclude each other")
     began = time.monotonic()
@@ -176,7 +180,9 @@ def _resumable(output: Path) -> Iterator[None]:
         raise Interrupted(
             "interrupted",
             where=output,
-            hint="Run the same command again: it goes on where it stopped" if goes_on else None,
+            hint="Run the same command again: it goes on from what is encoded"
+            if goes_on
+            else "Nothing was encoded yet: the next run begins anew",
         ) from error
 
 

@@ -26,7 +26,8 @@ from slipstream.delta.payload import (
 
 _BODY = {
     "elsewhere": "not in this file, which is an index alone",
-    "sound": "every frame has the digest that the index says",
+    "sound": "every frame has the digest that the index says; the index itself is known by its digest,"
+    " which the release's manifest has",
     "broken": "not what the index says: do not use this file",
 }
 FRAMES_SHOWN = 12

@@ -123,8 +123,10 @@ def test_an_interrupted_diff_says_whether_it_goes_on(
     monkeypatch.setattr(Steps, "report", stop)
     output = tmp_path / "payload"
     assert _diff_main(*images, "-o", output, "--jobs", 1, "--profile", "fast", "--json") == 130
-    goes_on = ". Run the same command again: it goes on where it stopped" if encoded else ""
-    assert capsys.readouterr().err == f"slipstream: {output}: interrupted{goes_on}\n"
+    goes_on = "Nothing was encoded yet: the next run begins anew"
+    if encoded:
+        goes_on = "Run the same command again: it goes on from what is encoded"
+    assert capsys.readouterr().err == f"slipstream: {output}: interrupted. {goes_on}\n"
     assert (tmp_path / ".payload.parts").exists() is encoded
 
 
@@ -182,3 +184,12 @@ def test_too_little_memory_is_said_in_one_unit(
     done = run(*images, "-o", tmp_path / "payload", "--memory", words)
     assert done.returncode == 2
     assert f"expected at least {DEVICE_BYTES_MIN // MIB} MiB, got 1 MiB\n" in done.stderr
+
+
+def test_an_empty_source_is_refused(
+    tmp_path: Path, images: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert _diff_main(empty, images[1], "-o", tmp_path / "payload") == 2
+    assert f"{empty}: SOURCE is empty. For a payload from nothing give -" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_slipstream_diff_ends_and_goes_on(
     assert not output.exists()
     if number is signal.SIGINT:
         assert build.returncode == 130
-        assert said.splitlines()[-1].endswith("it goes on where it stopped")
+        assert said.splitlines()[-1].endswith("it goes on from what is encoded")
         assert _names(tmp_path) == [".payload.parts", ".payload.parts/frames"]
 
     again = subprocess.run(_diff(images, output), capture_output=True, text=True, check=True)
