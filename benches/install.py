@@ -99,7 +99,7 @@ def slipstream(*words: object) -> None:
 
 def measure(device: Path, repo: Path, url: str, size: int) -> list[dict[str, object]]:
     shutil.rmtree(device, ignore_errors=True)
-    (device / "esp").mkdir(parents=True)
+    (device / "esp" / "loader").mkdir(parents=True)  # as bootctl makes it
     shutil.copy(repo / "public" / "metadata" / "1.root.json", device / "root.json")
     for name in ("a.img", "b.img"):
         with (device / name).open("wb") as file:
