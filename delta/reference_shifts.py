@@ -250,9 +250,12 @@ def _absolute(code: Bytes, base: int, span: int) -> Ints:
     if not base:
         return np.zeros(0, np.int64)
     low = base & 0xFFFF_FFFF
-    places = np.arange(len(code) - 3, dtype=np.int64)
-    pointed = (_words_at(code, places) & 0xFFFF_FFFF) - low
-    return pointed[(pointed >= ADDRESS_MIN) & (pointed < span)]
+    found = []
+    for first in range(4):
+        words = code[first : first + (len(code) - first) // 4 * 4].view("<u4")
+        held = words[(words >= low + ADDRESS_MIN) & (words < low + span)]
+        found.append(held.astype(np.int64) - low)
+    return np.concatenate(found)
 
 
 def _is_jump(code: Bytes) -> npt.NDArray[np.bool_]:

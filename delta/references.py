@@ -49,6 +49,7 @@ _RELATIVE = re.compile(
 )
 _DISPLACEMENT = struct.Struct("<i")
 _WORD = struct.Struct("<I")
+_POINTER = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +214,9 @@ def _byte_range(low: int, high: int) -> bytes:
 
 def _move_words(data: bytes, address: int, image: ImageShifts, *, tables: bool) -> bytes:
     """Move pointers; with `tables` also words that count from themselves into the code."""
-    pointers = array("Q", data)
-    words = array("i", data)
-    if sys.byteorder == "big":
-        pointers.byteswap()
-        words.byteswap()
+    pointers, words = _little(array("Q", data)), _little(array("i", data))
     low, high = image.base + ADDRESS_MIN, image.base + image.span
     places = [place for place, pointer in enumerate(pointers) if low <= pointer < high]
-    moved = [pointers[place] + image.amount(pointers[place] - image.base) for place in places]
     if tables:
         begin, end = image.code.offset - address, image.code.end - address
         near = [place for place, word in enumerate(words) if begin <= word + 4 * place < end]
@@ -231,16 +227,19 @@ def _move_words(data: bytes, address: int, image: ImageShifts, *, tables: bool) 
             at = address + 4 * place
             amount = image.amount(at + words[place]) - image.amount(at)
             words[place] = (words[place] + amount + _SIGN & _WORD_MASK) - _SIGN
-        if sys.byteorder == "big":
-            words.byteswap()
-        pointers = array("Q", words.tobytes())
-        if sys.byteorder == "big":
-            pointers.byteswap()
-    for place, pointer in zip(places, moved, strict=True):
-        pointers[place] = pointer & _BASE_MAX
+    made = bytearray(_little(words).tobytes())
+    for place in places:
+        pointer = pointers[place]
+        moved = pointer + image.amount(pointer - image.base) & _BASE_MAX
+        _POINTER.pack_into(made, 8 * place, moved)
+    return bytes(made)
+
+
+def _little(words: "array[int]") -> "array[int]":
+    """Little-endian words as this machine has them, and back."""
     if sys.byteorder == "big":
-        pointers.byteswap()
-    return pointers.tobytes()
+        words.byteswap()
+    return words
 
 
 def read_image_shifts(rows: bytes, place: Place, ranges_max: int) -> ImageShifts:
