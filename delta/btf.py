@@ -22,10 +22,11 @@ from typing import NamedTuple
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.limits import BTF_OWN_RANGES_MAX
-from slipstream.delta.rows import Place, read_number, read_signed, write_number, write_signed
+from slipstream.delta.rows import Place, read_number, read_ranges, write_number, write_ranges
 
 WORD_BYTES = 4
 _NUMBER_MAX = 0xFFFF_FFFF
+_AMOUNT_BITS = 32
 _STEP_NUMBERS = 16_384  # gathered before they are moved: bounds the memory
 
 
@@ -224,34 +225,14 @@ def read_shifts(rows: bytes, place: Place, ranges_max: int) -> BtfShifts:
 
 
 def _read_ranges(rows: bytes, place: Place, ranges_max: int) -> Shifts:
-    count = read_number(rows, place)
-    if count > ranges_max:
-        raise FormatError(
-            "too many ranges of BTF shifts", expected=f"at most {ranges_max}", got=count
-        )
-    firsts: list[int] = []
-    number = 0
-    for _ in range(count):
-        number += read_number(rows, place)
-        firsts.append(number)
-    amounts: list[int] = []
-    amount = 0
-    for _ in range(count):
-        amount += read_signed(rows, place)
-        if abs(amount) > _NUMBER_MAX:
-            raise FormatError("BTF shift by more than 32 bits", got=amount)
-        amounts.append(amount)
+    firsts, amounts = read_ranges(rows, place, ranges_max, _AMOUNT_BITS)
     return Shifts(tuple(firsts), tuple(amounts))
 
 
 def write_shifts(rows: bytearray, shifts: BtfShifts) -> None:
     """Append shifts as `read_shifts` reads them."""
     for one in (shifts.types, shifts.names):
-        write_number(rows, len(one.firsts))
-        for before, first in pairwise((0, *one.firsts)):
-            write_number(rows, first - before)
-        for last, amount in pairwise((0, *one.amounts)):
-            write_signed(rows, amount - last)
+        write_ranges(rows, one.firsts, one.amounts)
 
 
 def write_moved(rows: bytearray, moved: MovedBtf) -> None:

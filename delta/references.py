@@ -27,16 +27,16 @@ from slipstream.delta.rows import (
     Place,
     read_choice,
     read_number,
-    read_signed,
+    read_ranges,
     write_number,
-    write_signed,
+    write_ranges,
 )
 
 ADDRESS_MIN = 4096  # a smaller number is a count or a size; no program uses its first page
 SPAN_BYTES_MAX = 1 << 32
 _BEYOND = 1 << 64  # above the address of any byte; a stream may begin just below 2^32
 _BASE_MAX = (1 << 64) - 1
-_AMOUNT_MAX = (1 << 31) - 1
+_AMOUNT_BITS = 31
 _WORD_MASK = 0xFFFF_FFFF
 _SIGN = 1 << 31
 _STEP_BYTES = 64 << 10  # of data at a time: bounds the memory
@@ -249,25 +249,8 @@ def read_image_shifts(rows: bytes, place: Place, ranges_max: int) -> ImageShifts
         raise FormatError("half of an address beyond 32 bits", got=max(high, low))
     span = read_number(rows, place)
     code = ByteRange(read_number(rows, place), read_number(rows, place))
-    count = read_number(rows, place)
-    if count > ranges_max:
-        raise FormatError(
-            "too many ranges of addresses", expected=f"at most {ranges_max}", got=count
-        )
-    firsts, amounts = array("I"), array("i")
-    number = 0
-    for _ in range(count):
-        number += read_number(rows, place)
-        if number > _WORD_MASK:
-            raise FormatError("shift of an address beyond 32 bits", got=number)
-        firsts.append(number)
-    amount = 0
-    for _ in range(count):
-        amount += read_signed(rows, place)
-        if abs(amount) > _AMOUNT_MAX:
-            raise FormatError("shift of an address by more than 31 bits", got=amount)
-        amounts.append(amount)
-    return ImageShifts(high << 32 | low, span, code, firsts, amounts)
+    firsts, amounts = read_ranges(rows, place, ranges_max, _AMOUNT_BITS)
+    return ImageShifts(high << 32 | low, span, code, array("I", firsts), array("i", amounts))
 
 
 def write_image_shifts(rows: bytearray, image: ImageShifts) -> None:
@@ -278,13 +261,9 @@ def write_image_shifts(rows: bytearray, image: ImageShifts) -> None:
         image.span,
         image.code.offset,
         image.code.size,
-        image.count,
     ):
         write_number(rows, number)
-    for before, first in pairwise((0, *image.firsts)):
-        write_number(rows, first - before)
-    for last, amount in pairwise((0, *image.amounts)):
-        write_signed(rows, amount - last)
+    write_ranges(rows, image.firsts, image.amounts)
 
 
 def read_moved_references(rows: bytes, place: Place) -> MovedReferences:

@@ -1,9 +1,10 @@
-"""Numbers and extents in the packed tables of a payload (docs/format.md, 4.1).
+"""Numbers, extents and ranges in the packed tables of a payload (docs/format.md, 4.1).
 
 Tables are read in place: a place knows its byte of the table and the end of the extent before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from slipstream.delta.byterange import ByteRange
@@ -62,6 +63,40 @@ def read_extents(rows: bytes, place: Place, count_max: int) -> tuple[ByteRange, 
         place.source = extent.end
         extents.append(extent)
     return tuple(extents)
+
+
+def read_ranges(
+    rows: bytes, place: Place, count_max: int, amount_bits: int
+) -> tuple[list[int], list[int]]:
+    """A count, then the first number of each range of shifts, of 32 bits, and its amount, both by
+    their distance from the one before; FormatError."""
+    count = read_number(rows, place)
+    if count > count_max:
+        raise FormatError("too many ranges of shifts", expected=f"at most {count_max}", got=count)
+    firsts: list[int] = []
+    number = 0
+    for _ in range(count):
+        number += read_number(rows, place)
+        if number >= 1 << 32:
+            raise FormatError("shift of a number beyond 32 bits", got=number)
+        firsts.append(number)
+    amounts: list[int] = []
+    amount = 0
+    for _ in range(count):
+        amount += read_signed(rows, place)
+        if abs(amount) >= 1 << amount_bits:
+            raise FormatError(f"shift by more than {amount_bits} bits", got=amount)
+        amounts.append(amount)
+    return firsts, amounts
+
+
+def write_ranges(rows: bytearray, firsts: Sequence[int], amounts: Sequence[int]) -> None:
+    """Append ranges as `read_ranges` reads them."""
+    write_number(rows, len(firsts))
+    for before, first in pairwise((0, *firsts)):
+        write_number(rows, first - before)
+    for last, amount in pairwise((0, *amounts)):
+        write_signed(rows, amount - last)
 
 
 def write_number(rows: bytearray, number: int) -> None:
