@@ -70,7 +70,7 @@ def test_the_report_keeps_what_other_runs_measured(tmp_path: Path) -> None:
         in page_text
     )
     assert (
-        "| ext4, 1 KiB blocks | small | 4,000,000 xdelta3 -9 -S lzma | 800,000 | 0.200 | 1,000,000 |  |"
+        "| ext4, 1 KiB blocks | small | 4,000,000 xdelta3 -9 -S lzma | 800,000 | 0.200 | 0.5 | 1,000,000 |  |"
         in page_text
     )
     assert "| xdelta3 -9 -S lzma | 4,000,000 | 1.000 | 2.0 (1.5) |" in page_text
