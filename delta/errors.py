@@ -132,6 +132,6 @@ class PackingUnavailable(SlipstreamError):
 
 
 class Interrupted(SlipstreamError):
-    """A person ended it, by Ctrl-C."""
+    """A person ended it by Ctrl-C, or a program by SIGTERM (which exits with 143)."""
 
     exit_code = 130

@@ -3,10 +3,12 @@
 Commands are loaded when they are called, so that a device never loads numpy or the server.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from errno import ENOSPC
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -34,7 +36,7 @@ COMMANDS = (
 EXIT_CODES = (
     "0 done, 1 failed, 2 usage, 3 nothing to do, 4 rejected (signature, digest, rollback, "
     "wrong device), 5 unavailable (network, server), 6 device fault (disk, boot loader), "
-    "130 interrupted (Ctrl-C; the services `serve` and `device run` end by it, with 0)"
+    "130 interrupted by Ctrl-C, 143 by SIGTERM (the services `serve` and `device run` end by them, with 0)"
 )
 
 # The optional library whose absence shows which extra is not installed (pyproject.toml).
@@ -48,6 +50,10 @@ EXTRAS = {
     "jinja2": "server",
     "prometheus_client": "server",
 }
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a pipeline or systemd sends. It leaves what Ctrl-C leaves."""
 
 
 class Grouped(click.Group):
@@ -89,11 +95,13 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the slipstream command. Never returns: exits with the code of design.md, 8."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli.main(args=arguments, prog_name="slipstream")
     except SlipstreamError as error:
         click.echo(f"slipstream: {error}", err=True)
-        sys.exit(error.exit_code)
+        terminated = isinstance(error.__cause__, Terminated)
+        sys.exit(128 + signal.SIGTERM if terminated else error.exit_code)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -111,3 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         click.echo(f"slipstream: {place}{error.strerror or error}{hint}", err=True)
         sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    raise Terminated
