@@ -23,6 +23,10 @@ from slipstream.delta.match import Run, RunKind
 from slipstream.delta.packing.recipe import Recipe
 from slipstream.delta.partition import Cut, Half, Partition, Place, cut_windows
 
+# A shorter end of a stream in a place of its own is coded as it is packed: saying once more what it is
+# made of takes about as much.
+_TAIL_BYTES_MIN = 64
+
 
 @dataclass(frozen=True, slots=True)
 class OpenBlock:
@@ -38,7 +42,7 @@ class OpenBlock:
     marks         of a long one: how much content unpacking its first packed bytes gives
     name          of a stream in a file: the file's path and a number
     is_apart      whether its other places are elsewhere in the image: erofs has the end of a file in
-                  its inode. It is packed at the first place, and what belongs elsewhere is dropped
+                  its inode. It is packed at each of them, and what belongs elsewhere is dropped
     lacking_bytes of device memory, at least, for want of which it has no recipe; 0 where more helps not
     """
 
@@ -86,6 +90,7 @@ class Opened:
 
     blocks: Sequence[OpenBlock]
     starts: Sequence[int]
+    places: "Sequence[_Apart]"
 
     @staticmethod
     def of(blocks: Sequence[OpenBlock]) -> "Opened":
@@ -93,7 +98,8 @@ class Opened:
         held = sorted(
             (one for one in blocks if one.recipe is not None), key=lambda one: one.packed[0]
         )
-        return Opened(held, [one.packed[0].offset for one in held])
+        apart = sorted(place for one in held if one.is_apart for place in _apart_places(one))
+        return Opened(held, [one.packed[0].offset for one in held], apart)
 
     def without(self, ranges: Sequence[ByteRange]) -> "Opened":
         """The same but for the blocks whose contents share bytes with some ranges."""
@@ -103,6 +109,29 @@ class Opened:
         """Blocks that begin within a range of addresses."""
         low, high = bisect_left(self.starts, place.offset), bisect_left(self.starts, place.end)
         return self.blocks[low:high]
+
+    def apart_within(self, place: ByteRange) -> "Sequence[_Apart]":
+        """The places of blocks that have several, of those that begin within a range."""
+        low, high = (
+            bisect_left(self.places, offset, key=lambda one: one.place.offset)
+            for offset in (place.offset, place.end)
+        )
+        return self.places[low:high]
+
+
+class _Apart(NamedTuple):
+    """One place of a block that has several, and those that come before and behind it in the block."""
+
+    place: ByteRange
+    before: tuple[ByteRange, ...]
+    behind: tuple[ByteRange, ...]
+
+
+def _apart_places(block: OpenBlock) -> Iterator[_Apart]:
+    packed = block.packed
+    for number, place in enumerate(packed):
+        if number == 0 or (place.size >= _TAIL_BYTES_MIN and not block.is_long):
+            yield _Apart(place, packed[:number], packed[number + 1 :])
 
 
 def overlay(runs: Sequence[Run], marks: Sequence[Run]) -> list[Run]:
@@ -165,8 +194,8 @@ def unfold(
     """
     strip = _Strip()
     target = run.target
-    apart = [one for one in inner.within(ByteRange(base + run.target, run.size)) if one.is_apart]
-    for stretch in _with_tails(_stretches(run, outer, base), apart):
+    apart = inner.apart_within(ByteRange(base + run.target, run.size))
+    for stretch in _with_others(_stretches(run, outer, base), apart):
         strip.add_outer(stretch)
     strip.finish_outer()
     strip.open(inner)
@@ -200,22 +229,32 @@ def _stretches(run: Run, outer: Opened, base: int) -> Iterator[_Stretch]:
         yield _plain(ByteRange(position, end - position))
 
 
-def _with_tails(stretches: Iterator[_Stretch], apart: Sequence[OpenBlock]) -> Iterator[_Stretch]:
-    """The same, with the other places of streams behind the first one, as bytes that are dropped."""
+def _with_others(stretches: Iterator[_Stretch], apart: Sequence[_Apart]) -> Iterator[_Stretch]:
+    """The same, with the other places of streams around each one, as bytes that are dropped."""
     waiting = deque(apart)
     for stretch in stretches:
         place = stretch.place
-        while stretch.block is None and waiting and waiting[0].packed[0].end <= place.end:
-            first, *others = waiting.popleft().packed
-            if not place.offset <= first.offset:
+        while stretch.block is None and waiting and waiting[0].place.end <= place.end:
+            one = waiting.popleft()
+            if not place.offset <= one.place.offset:
                 continue  # a part of it stands in another stretch
-            yield _plain(ByteRange(place.offset, first.end - place.offset))
-            yield from (_Stretch(one, Part(one.size, 0), None) for one in others)
-            place = ByteRange(first.end, place.end - first.end)
+            first = place.offset
+            if one.before and one.place.offset > first:
+                yield _plain(ByteRange(first, one.place.offset - first))
+            if one.before:
+                first = one.place.offset
+            yield from map(_elsewhere, one.before)
+            yield _plain(ByteRange(first, one.place.end - first))
+            yield from map(_elsewhere, one.behind)
+            place = ByteRange(one.place.end, place.end - one.place.end)
         if stretch.block is not None:
             yield stretch
         elif place.size:
             yield _plain(place)
+
+
+def _elsewhere(place: ByteRange) -> _Stretch:
+    return _Stretch(place, Part(place.size, 0), None)
 
 
 def _plain(place: ByteRange) -> _Stretch:

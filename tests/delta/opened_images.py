@@ -52,6 +52,7 @@ class OpenedImage:
     image: bytearray = field(default_factory=bytearray)
     _outer: list[tuple[ByteRange, bytes]] = field(default_factory=list)
     _inner: list[tuple[list[tuple[bool, ByteRange]], bytes]] = field(default_factory=list)
+    _apart: set[int] = field(default_factory=set)
 
     def add_plain(self, data: bytes) -> None:
         """Bytes that stand as they are."""
@@ -81,6 +82,17 @@ class OpenedImage:
             self.image += between
         self._inner.append((places, content))
 
+    def add_file_apart(self, content: bytes, tail_bytes: int, *, tail_first: bool) -> None:
+        """A gzip file whose end stands elsewhere: behind other bytes, or before all else of it."""
+        packed = gzipped(content)
+        body, tail = packed[:-tail_bytes], packed[-tail_bytes:]
+        stands = {}
+        for piece in (tail, body) if tail_first else (body, tail):
+            stands[piece] = (False, ByteRange(len(self.image), len(piece)))
+            self.image += piece + b"inode" * 13
+        self._apart.add(len(self._inner))
+        self._inner.append(([stands[body], stands[tail]], content))
+
     def opened(self) -> tuple[Opened, Opened, bytes]:
         """Blocks of the image, streams in them, and the whole work space."""
         space = bytearray(BASE) + self.image
@@ -91,7 +103,7 @@ class OpenedImage:
             outer.append(OpenBlock((moved,), at, Packing.ZLIB, end=place.end, recipe=BLOCK_RECIPE))
             space += content
         direct, inner = list(outer), []
-        for places, content in self._inner:
+        for number, (places, content) in enumerate(self._inner):
             stands = tuple(
                 ByteRange(outer[one.offset].content.offset, one.size)
                 if in_block
@@ -108,6 +120,7 @@ class OpenedImage:
                 recipe=FILE_RECIPE,
                 header_bytes=gzip_header_size(packed),
                 marks=marks_of(packed, gzip_header_size(packed)),
+                is_apart=number in self._apart,
             )
             (inner if len(stands) > 1 else direct).append(block)
             space += content

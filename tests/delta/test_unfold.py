@@ -114,6 +114,30 @@ def test_a_file_in_blocks_is_packed_twice(block_bytes: int) -> None:
     _check(image, windows, space)
 
 
+@pytest.mark.parametrize("tail_first", [False, True])
+def test_a_file_is_packed_for_each_place_that_it_has(tail_first: bool) -> None:
+    image = OpenedImage()
+    image.add_plain(b"superblock")
+    contents = [pattern(seed, 30_000) for seed in range(5)]
+    for content in contents:
+        image.add_file_apart(content, 900, tail_first=tail_first)
+    windows, space = _windows(image, 300 * KIB, MIB)
+    packed = sum(part.recipe is not None for one in windows for part in one.partition.parts)
+    assert packed == 2 * len(contents)
+    # Nothing that a recipe makes is said once more as it is packed.
+    plain = sum(part.size for one in windows for part in one.partition.parts if not part.recipe)
+    assert plain == len(b"superblock") + len(contents) * (10 + 2 * len(b"inode" * 13))
+    _check(image, windows, space)
+
+
+def test_the_short_end_of_a_file_in_a_place_of_its_own_is_not_packed_for() -> None:
+    image = OpenedImage()
+    image.add_file_apart(pattern(1, 30_000), 40, tail_first=False)
+    windows, space = _windows(image, 300 * KIB, MIB)
+    assert sum(part.recipe is not None for one in windows for part in one.partition.parts) == 1
+    _check(image, windows, space)
+
+
 def test_a_file_with_others_between_its_blocks_stays_packed() -> None:
     image = OpenedImage()
     image.add_file(pattern(1, 200_000), 500, between=b"x")
