@@ -11,6 +11,7 @@ import click
 
 from slipstream.cli.progress import Steps, megabytes
 from slipstream.cli.sizes import SIZE, UNITS_HELP
+from slipstream.cli.uki import uki
 from slipstream.delta.errors import Interrupted, UsageError
 from slipstream.delta.manifest import Place
 
@@ -35,6 +36,9 @@ passphrase_option = click.option(
 @click.group()
 def repo() -> None:
     """Make a repository, publish releases, rotate keys."""
+
+
+repo.add_command(uki)
 
 
 @repo.command()
