@@ -75,7 +75,7 @@ def judge_cmdline(cmdline: str) -> tuple[str, ...]:
     """What keeps a release with this command line from falling back, one note each."""
     words = kernel_words(cmdline)
     panics = values_of(words, "panic")
-    notes = []
+    notes: list[str] = []
     if "gpt" not in words:
         notes.append(
             "the command line has no gpt: with the first partition table damaged, Linux would not"
@@ -89,6 +89,12 @@ def judge_cmdline(cmdline: str) -> tuple[str, ...]:
     for mount in ("root", "usr"):
         if not values_of(bare_words(cmdline), f"{mount}hash"):
             continue
+        source, default = _SOURCES[mount]
+        if any(value != default for value in values_of(bare_words(cmdline), source)):
+            notes.append(
+                f"the command line has {source}= other than {default}: what is mounted is not what"
+                " the root hash covers"
+            )
         option = f"systemd.verity_{mount}_options"
         flags = ",".join(values_of(bare_words(cmdline), option)).split(",")
         if not set(flags) & set(_RESETS):

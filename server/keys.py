@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -96,7 +97,8 @@ class KeyRing:
         return {_load_public(path).keyid: path for path in paths}
 
 
-def _load_key(path: Path, role: str, passphrases: Passphrases) -> Signer:
+def load_private(path: Path, role: str, passphrases: Passphrases) -> PrivateKeyTypes:
+    """A private key of any kind from a PEM file. UsageError if it is readable by others, or is none."""
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         raise UsageError(
@@ -112,13 +114,17 @@ def _load_key(path: Path, role: str, passphrases: Passphrases) -> Signer:
     if encrypted and passphrase is None:
         raise UsageError("private key is encrypted and no passphrase was given", where=path)
     try:
-        private = load_pem_private_key(pem, None if passphrase is None else passphrase.encode())
+        return load_pem_private_key(pem, None if passphrase is None else passphrase.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(
             "private key cannot be read: wrong passphrase or not a key",
             where=path,
             hint=f"give the passphrase of the {role} keys",
         ) from error
+
+
+def _load_key(path: Path, role: str, passphrases: Passphrases) -> Signer:
+    private = load_private(path, role, passphrases)
     if not isinstance(private, Ed25519PrivateKey):
         raise UsageError("not an Ed25519 key", where=path, got=type(private).__name__)
     return CryptoSigner(private)

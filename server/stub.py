@@ -74,6 +74,7 @@ class Header:
     table: int  # offset of the section table
     sections: int
     image_size: int  # bytes in memory
+    is_signed: bool
 
     @property
     def optional(self) -> int:
@@ -97,8 +98,15 @@ def parse_header(head: bytes) -> Header:
     kind = head[start + _COFF.size : start + _COFF.size + 2]
     if magic != b"PE\0\0" or kind != _PE32_PLUS or optional_size < _OPTIONAL_BYTES_MIN:
         raise FormatError("not a PE file for 64-bit firmware", expected="PE32+", got=kind.hex())
-    image_size = _u32(head, start + _COFF.size + _IMAGE_SIZE_AT)
-    return Header(machine, start, start + _COFF.size + optional_size, sections, image_size)
+    optional = start + _COFF.size
+    return Header(
+        machine=machine,
+        pe=start,
+        table=optional + optional_size,
+        sections=sections,
+        image_size=_u32(head, optional + _IMAGE_SIZE_AT),
+        is_signed=_u32(head, optional + _CERTIFICATES_AT) != 0,
+    )
 
 
 def plan_image(stub: bytes, wanted: Sequence[Wanted]) -> Plan:
@@ -155,7 +163,7 @@ def _check_stub(stub: bytes, header: Header) -> None:
             raise FormatError(f"{what} alignment of the stub is no power of two", got=value)
     if stub[header.optional + _SUBSYSTEM_AT] != _EFI_APPLICATION:
         raise FormatError("the stub is no EFI application", got=stub[header.optional + _SUBSYSTEM_AT])  # fmt: skip
-    if _u32(stub, header.optional + _CERTIFICATES_AT):
+    if header.is_signed:
         raise FormatError("the stub is signed; take the unsigned one: the whole image is signed")
 
 

@@ -1,8 +1,8 @@
 """`slipstream repo uki`: a unified kernel image that is tied to the images of its release.
 
 `build_uki` is the whole of it: hash the images, compose the texts, lay out the sections behind
-systemd's stub, write. The same inputs make the same bytes. Not here: PCR signatures, addons,
-profiles, device trees (docs/uki.md says what to use for them).
+systemd's stub, write, sign. The same inputs make the same bytes, but for the signature. Not here: PCR
+signatures, addons, profiles, device trees (docs/uki.md says what to use for them).
 
 Sources: UAPI Unified Kernel Image specification; systemd-stub(7); for the order of the sections and
 what `.linux` takes in memory, systemd's src/ukify/ukify.py.
@@ -11,6 +11,7 @@ what `.linux` takes in memory, systemd's src/ukify/ukify.py.
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,15 @@ from slipstream.delta.fields import check_line
 from slipstream.delta.limits import MIB
 from slipstream.delta.os_release import MenuKey, parse_menu_key
 from slipstream.delta.pe import HEADER_BYTES_MAX
+from slipstream.server.boot_files import judge_order
 from slipstream.server.cmdline import MOUNTS, compose_cmdline
 from slipstream.server.image import ImageFile, check_output
 from slipstream.server.osrel import OS_RELEASE_BYTES_MAX, compose_osrel
 from slipstream.server.progress import Progress, unwatched
-from slipstream.server.releases import scan_image
+from slipstream.server.releases import list_releases, menu_keys, scan_image
 from slipstream.server.repo import Repository
+from slipstream.server.secure_boot import ImageSigner, sign_image
+from slipstream.server.sign import read_in_force
 from slipstream.server.stub import STUB_BYTES_MAX, Header, Plan, Wanted, parse_header, plan_image
 
 STUBS = Path("/usr/lib/systemd/boot/efi")  # Debian's systemd-boot-efi; the same path elsewhere
@@ -59,6 +63,7 @@ class UkiRequest:
     stub: Path | None = None
     splash: Path | None = None
     uname: str | None = None
+    channel: str = "stable"  # whose published releases it is compared with
 
     def __post_init__(self) -> None:
         mounts = [MOUNTS.get(name) for name in self.images]
@@ -72,13 +77,15 @@ class UkiRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuiltUki:
-    """What was made: `roots` are root hashes in hex by image name, `notes` what its owner should know."""
+    """What was made: `roots` are root hashes in hex by image name, `signed_by` a certificate's subject,
+    `notes` what its owner should know."""
 
     path: Path
     size: int
     cmdline: str
     roots: Mapping[str, str]
     key: MenuKey
+    signed_by: str | None
     notes: tuple[str, ...]
 
 
@@ -87,12 +94,13 @@ def build_uki(
     request: UkiRequest,
     output: Path,
     *,
+    signer: ImageSigner | None = None,
     on_progress: Progress = unwatched,
 ) -> BuiltUki:
-    """Make the unified kernel image at `output`, whole or not at all.
+    """Make the unified kernel image at `output`, whole or not at all; signed, if there is a signer.
 
     Its command line names the root hash that each image will have in `repo`. UsageError for
-    inputs that make no bootable image; OSError.
+    inputs that make no bootable image; SlipstreamError where it cannot be signed; OSError.
     """
     texts = (request.linux, *request.initrds, request.os_release, request.stub, request.splash)
     check_output(output, (*texts, *request.images.values()), device=False)
@@ -132,37 +140,62 @@ def build_uki(
         plan = plan_image(stub, wanted)
     except FormatError as error:
         raise UsageError(str(error), where=stub_path) from error
-    size = _write(output, plan, sections, sizes, on_progress)
-    return BuiltUki(output, size, line.text, roots, key, line.notes)
+    notes = [*line.notes, *_judge_order(repo, request, key)]
+    if signer is None:
+        notes.append("not signed: a device with Secure Boot refuses it (--sign-key, --sign-cert)")
+    with _temporary(output, "tmp") as unsigned, _temporary(output, "signed.tmp") as signed:
+        _write(unsigned, plan, sections, sizes, on_progress)
+        if signer is not None:
+            sign_image(unsigned, signed, signer)
+        made = unsigned if signer is None else signed
+        size = made.stat().st_size
+        rename_durably(made, output)
+    by = None if signer is None else signer.name
+    return BuiltUki(output, size, line.text, roots, key, by, tuple(notes))
+
+
+@contextmanager
+def _temporary(output: Path, suffix: str) -> Iterator[Path]:
+    """A file beside the output, which is gone afterwards unless it was renamed."""
+    path = output.with_name(f".{output.name}.{suffix}")
+    path.unlink(missing_ok=True)  # what a killed run left
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _judge_order(repo: Repository, request: UkiRequest, key: MenuKey) -> list[str]:
+    """What `repo publish` will say of the version, as a note: an image may be made to be looked at."""
+    known = list_releases(read_in_force(repo).targets.signed).values()
+    line = [one for one in known if one.channel == request.channel and one.release != key.version]
+    earlier = menu_keys(repo, line)
+    before, equal = judge_order(key, earlier)
+    if before is not None:
+        above = f"IMAGE_VERSION {earlier[before].version} is above {key.version}"
+        return [f"systemd-boot would start the published release {before} instead: {above}"]
+    return [f"the published release {equal} has the same version"] if equal is not None else []
 
 
 def _write(
-    output: Path,
+    path: Path,
     plan: Plan,
     sections: Mapping[str, tuple[Content, ...]],
     sizes: Mapping[str, int],
     on_progress: Progress,
-) -> int:
-    """The size in bytes of what was written."""
+) -> None:
     total = plan.places[-1].end
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(plan.head)
-            for place, (name, parts) in zip(plan.places, sections.items(), strict=True):
-                for part in parts:
-                    _copy(part, file)
-                    on_progress("write", file.tell(), total)
-                if file.tell() != place.offset + sizes[name]:
-                    raise UsageError(f"a file of section {name} changed while it was read")
-                file.write(bytes(place.end - file.tell()))
-            file.flush()
-            os.fsync(file.fileno())
-        rename_durably(temporary, output)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return total
+    with path.open("wb") as file:
+        file.write(plan.head)
+        for place, (name, parts) in zip(plan.places, sections.items(), strict=True):
+            for part in parts:
+                _copy(part, file)
+                on_progress("write", file.tell(), total)
+            if file.tell() != place.offset + sizes[name]:
+                raise UsageError(f"a file of section {name} changed while it was read")
+            file.write(bytes(place.end - file.tell()))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _copy(part: Content, file: BinaryIO) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
+from slipstream.cli.passphrase import FILE, Passphrase, passphrase_option
 from slipstream.cli.progress import Steps, megabytes
 from slipstream.delta.errors import UsageError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -49,6 +49,21 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--splash", type=FILE, help="A BMP picture that the stub shows.")
 @click.option("--uname", help="The kernel's version; an x86 kernel says it itself.")
 @click.option(
+    "--channel",
+    default="stable",
+    show_default=True,
+    help="Whose published releases the version is compared with.",
+)
+@click.option(
+    "--sign-key",
+    type=FILE,
+    help="Sign for Secure Boot: RSA key, PEM, which nobody else can read. Needs sbsigntool.",
+)
+@click.option(
+    "--sign-cert", type=FILE, help="The key's certificate, PEM or DER; in the devices' db."
+)
+@passphrase_option
+@click.option(
     "--output", "-o", required=True, type=FILE, help="The image. Whole or not there at all."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -63,14 +78,19 @@ def uki(
     stub: Path | None,
     splash: Path | None,
     uname: str | None,
+    channel: str,
+    sign_key: Path | None,
+    sign_cert: Path | None,
+    passphrase_file: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
     """Make a unified kernel image whose command line names the root hash of a release's image.
 
-    The same files make the same bytes. docs/uki.md shows the whole way.
+    The same files make the same bytes, but for the signature. docs/uki.md shows the whole way.
     """
     from slipstream.server.repo import open_repo  # noqa: PLC0415
+    from slipstream.server.secure_boot import load_signer  # noqa: PLC0415
     from slipstream.server.uki import UkiRequest, build_uki  # noqa: PLC0415
 
     request = UkiRequest(
@@ -83,9 +103,15 @@ def uki(
         stub=stub,
         splash=splash,
         uname=uname,
+        channel=channel,
     )
+    signer = None
+    if sign_key is not None and sign_cert is not None:
+        signer = load_signer(sign_key, sign_cert, Passphrase(passphrase_file))
+    elif sign_key is not None or sign_cert is not None:
+        raise UsageError("--sign-key and --sign-cert belong together")
     with Steps(quiet=as_json) as steps:
-        built = build_uki(open_repo(path), request, output, on_progress=steps.report)
+        built = build_uki(open_repo(path), request, output, signer=signer, on_progress=steps.report)
     if as_json:
         click.echo(
             json.dumps(
@@ -96,6 +122,7 @@ def uki(
                     "roots": built.roots,
                     "image_id": built.key.sort_key,
                     "image_version": built.key.version,
+                    "signed_by": built.signed_by,
                     "notes": built.notes,
                 }
             )
@@ -105,6 +132,8 @@ def uki(
         click.echo(f"note: {note}", err=True)
     click.echo(f"{built.path}: {built.key.sort_key} {built.key.version}, {megabytes(built.size)}")
     click.echo(f"  command line: {built.cmdline}")
+    if built.signed_by is not None:
+        click.echo(f"  signed by {built.signed_by}")
 
 
 def _image(word: str) -> tuple[str, Path]:

@@ -23,7 +23,7 @@ CONTRACT = {
     "patch": ["--output"],
     "inspect": ["--json"],
     "repo init": ["--product", "--threshold", "--insecure-no-passphrase"],
-    "repo publish": ["--version", "--image", "--delta-from"],
+    "repo publish": ["--version", "--image", "--delta-from", "--uki-cert"],
     "repo root-hash": ["--json"],
     "repo uki": [
         "--image",

@@ -66,7 +66,9 @@ def test_binutils_read_back_what_went_in(
     line = f"roothash={root} gpt panic=10 systemd.verity_root_options=panic-on-corruption quiet"
     osrel = '# a comment\nID=debian\nPRETTY_NAME="Größe 1"\nIMAGE_ID=gateway\nIMAGE_VERSION=2\n'
     found = sections_of(tmp_path / "2.efi", tmp_path)
-    assert (built.cmdline, built.roots, built.notes) == (line, {"rootfs": root}, ())
+    assert (built.cmdline, built.roots, built.signed_by) == (line, {"rootfs": root}, None)
+    (note,) = built.notes
+    assert "a device with Secure Boot refuses it" in note
     assert found[".osrel"][2].rstrip(b"\0") == osrel.encode()
     assert found[".cmdline"][2].rstrip(b"\0") == line.encode()
     assert found[".uname"][2].rstrip(b"\0") == b"6.1.0-50"
