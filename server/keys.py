@@ -43,18 +43,7 @@ def no_passphrase(role: str) -> None:  # noqa: ARG001 - the same for every role
 
 def make_key(disk: Disk, folder: Path, role: str, passphrases: Passphrases) -> CryptoSigner:
     """Make the next key of `role` in `folder`. UsageError for a passphrase that is too short."""
-    passphrase = passphrases(role)
-    encryption: KeySerializationEncryption = NoEncryption()
-    if passphrase is not None:
-        # The encryption that OpenSSL and `cryptography` write by default stretches with 2048 rounds
-        # of PBKDF2 only, so the passphrase itself has to be long.
-        if len(passphrase) < PASSPHRASE_CHARS_MIN:
-            raise UsageError(
-                f"passphrase for the {role} keys is too short",
-                expected=f"at least {PASSPHRASE_CHARS_MIN} characters",
-                got=len(passphrase),
-            )
-        encryption = BestAvailableEncryption(passphrase.encode())
+    encryption = key_encryption(role, passphrases)
     private = Ed25519PrivateKey.generate()
     name = f"{role}-{_next_number(folder, role)}"
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
@@ -63,6 +52,22 @@ def make_key(disk: Disk, folder: Path, role: str, passphrases: Passphrases) -> C
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     disk.write(folder / f"{name}.pub", public)
     return CryptoSigner(private)
+
+
+def key_encryption(role: str, passphrases: Passphrases) -> KeySerializationEncryption:
+    """How a new key file of `role` is encrypted. UsageError for a passphrase that is too short."""
+    passphrase = passphrases(role)
+    if passphrase is None:
+        return NoEncryption()
+    # The encryption that OpenSSL and `cryptography` write by default stretches with 2048 rounds
+    # of PBKDF2 only, so the passphrase itself has to be long.
+    if len(passphrase) < PASSPHRASE_CHARS_MIN:
+        raise UsageError(
+            f"passphrase for the {role} keys is too short",
+            expected=f"at least {PASSPHRASE_CHARS_MIN} characters",
+            got=len(passphrase),
+        )
+    return BestAvailableEncryption(passphrase.encode())
 
 
 class KeyRing:

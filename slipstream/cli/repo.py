@@ -10,7 +10,7 @@ import click
 from slipstream.cli.passphrase import FILE, Passphrase, passphrase_option
 from slipstream.cli.progress import Steps, megabytes
 from slipstream.cli.sizes import SIZE, UNITS_HELP
-from slipstream.cli.uki import uki
+from slipstream.cli.uki import secure_boot_keys, uki
 from slipstream.delta.errors import Interrupted, UsageError
 from slipstream.delta.manifest import Place
 
@@ -31,6 +31,7 @@ def repo() -> None:
 
 
 repo.add_command(uki)
+repo.add_command(secure_boot_keys)
 
 
 @repo.command()

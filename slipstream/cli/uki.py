@@ -1,7 +1,9 @@
-"""`slipstream repo uki`: unified kernel images, for the build machine."""
+"""`slipstream repo uki` and `secure-boot-keys`: what a release boots from, for the build machine."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import click
 
@@ -134,6 +136,50 @@ def uki(
     click.echo(f"  command line: {built.cmdline}")
     if built.signed_by is not None:
         click.echo(f"  signed by {built.signed_by}")
+
+
+@click.command("secure-boot-keys")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--name", required=True, help="Whose keys they are, for the certificates.")
+@click.option(
+    "--add-db",
+    is_flag=True,
+    help="DIR has keys: make one more for db, and the signed updates that bring it to devices.",
+)
+@click.option(
+    "--insecure-no-passphrase",
+    is_flag=True,
+    help="Do not encrypt the private keys. Development only.",
+)
+@passphrase_option
+def secure_boot_keys(
+    folder: Path,
+    name: str,
+    add_db: bool,
+    insecure_no_passphrase: bool,
+    passphrase_file: Path | None,
+) -> None:
+    """Make an owner's keys for Secure Boot in DIR: PK, KEK, db, and the files that enrol them.
+
+    docs/uki.md says what belongs where.
+    """
+    from slipstream.server.keys import no_passphrase  # noqa: PLC0415
+    from slipstream.server.owner_keys import add_db_key, make_owner_keys  # noqa: PLC0415
+
+    asked = Passphrase(passphrase_file, confirm=not add_db)
+    passphrases = no_passphrase if insecure_no_passphrase else asked
+    now = datetime.now(UTC).replace(microsecond=0)
+    if add_db:
+        key = add_db_key(folder, name, passphrases=passphrases, now=now)
+        click.echo(f"{folder / key}.key: a new key for db, and its certificate {key}.crt")
+        click.echo(f"Bring {key}-add.auth to every device before anything is signed by it alone.")
+        return
+    make_owner_keys(folder, name, passphrases=passphrases, now=now, owner=uuid4())
+    click.echo(f"{folder}: PK, KEK and db of {name}")
+    click.echo(f"Sign with {folder / 'db.key'}; keep PK.key and KEK.key offline and secret.")
+    click.echo(
+        f"Devices enrol {folder / 'auto'}/*.auth from loader/keys/auto/ of the boot partition."
+    )
 
 
 def _image(word: str) -> tuple[str, Path]:

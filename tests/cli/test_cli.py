@@ -34,6 +34,7 @@ CONTRACT = {
         "--cmdline",
         "--stub",
     ],
+    "repo secure-boot-keys": ["--name", "--add-db"],
     "repo refresh": ["--offline"],
     "repo rotate-key": ["--old"],
     "serve": ["--listen", "--database"],
