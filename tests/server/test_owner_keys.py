@@ -10,7 +10,7 @@ import pytest
 from slipstream.delta.errors import UsageError
 from slipstream.server.efi_variable import Update, dump_update
 from slipstream.server.keys import no_passphrase
-from slipstream.server.owner_keys import SIGNED_BY, add_db_key, make_owner_keys
+from slipstream.server.owner_keys import add_db_key, make_owner_keys
 from slipstream.server.secure_boot import check_signature, load_signer, sign_image
 from tests.server.boot_parts import any_kernel
 from tests.server.faulty_disk import PowerCut
@@ -18,6 +18,7 @@ from tests.server.repositories import NOW
 
 WORDS = "correct horse battery"
 OWNER = UUID("11223344-5566-7788-99aa-bbccddeeff00")
+SIGNED_BY = {"PK": "PK", "KEK": "PK", "db": "KEK"}
 WHEN = NOW.replace(microsecond=0)
 
 

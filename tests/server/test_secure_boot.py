@@ -40,7 +40,13 @@ def repo(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def build(tmp_path: Path, repo: Repository) -> Callable[..., Path]:
+def notes() -> list[str]:
+    """All that `build` was told."""
+    return []
+
+
+@pytest.fixture
+def build(tmp_path: Path, repo: Repository, notes: list[str]) -> Callable[..., Path]:
     """Makes a small image, signed by whom one likes."""
     (tmp_path / "root.img").write_bytes(b"root file system" * 5000)
     (tmp_path / "os-release").write_text(OS_RELEASE)
@@ -52,6 +58,7 @@ def build(tmp_path: Path, repo: Repository) -> Callable[..., Path]:
         output = tmp_path / "made.efi"
         built = build_uki(repo, replace(request, **changes), output, signer=signer)
         assert built.signed_by == (signer.name if signer else None)
+        notes.extend(built.notes)
         assert not list(tmp_path.glob(".*.tmp"))
         return output
 
@@ -192,14 +199,19 @@ def test_publisher_checks_the_signature_and_changes_no_byte(
 
 
 def test_versions_of_published_images_are_compared(
-    tmp_path: Path, repo: Repository, build: Callable[..., Path]
+    tmp_path: Path, repo: Repository, build: Callable[..., Path], notes: list[str]
 ) -> None:
     uki = build(None, version="10")
     images = {"rootfs": (Place.PARTITION, tmp_path / "root.img"), "uki": (Place.UKI, uki)}
     request = ReleaseRequest(version="10", images=images, jobs=1)
     publish(repo, request, passphrases=no_passphrase, now=NOW)
 
-    build(None, version="9")
+    build(version="10")
+    build(version="10.1")
+    build(version="9", channel="beta")
+    assert notes == [notes[0]], "not signed, and nothing else"
+    build(version="9")
+    assert "would start the published release 10 instead" in notes[-1]
     with pytest.raises(UsageError, match="release 10 would be started instead"):
         publish(repo, replace(request, version="9"), passphrases=no_passphrase, now=NOW)
     publish(repo, replace(request, version="9", channel="beta"), passphrases=no_passphrase, now=NOW)

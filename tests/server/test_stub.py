@@ -33,6 +33,12 @@ def test_new_sections_stand_behind_those_of_the_stub() -> None:
     assert len(plan.head) == plan.places[0].offset >= max(one.end for one in own)
     assert plan.places[0].end == plan.places[1].offset, "no gap: signatures are over all bytes"
     assert [place.end % 4096 for place in plan.places] == [0, 0]
+    rows = [
+        struct.unpack_from("<II", plan.head, HEADER.table + (len(own) + n) * 40 + 8) for n in (0, 1)
+    ]
+    assert [size for size, _ in rows] == [300, 100_000], "in memory"
+    assert [address % 4096 for _, address in rows] == [0, 0]
+    assert parse_header(plan.head).image_size >= rows[1][1] + 100_000
 
 
 def test_what_the_stub_itself_is_stays_but_for_its_header() -> None:
