@@ -57,7 +57,10 @@ def compose_cmdline(given: str, roots: Mapping[str, str]) -> Composed:
         raise UsageError(
             "the command line turns dm-verity off", where="--cmdline", got="systemd.verity=no"
         )
-    missing = [f"{mount}hash={root}" for mount, root in roots.items() if f"{mount}hash={root}" not in words]  # fmt: skip
+    # Behind `--` stands what is init's: systemd would read a hash there, a device's check does not.
+    before = bare_words(given.partition(" -- ")[0])
+    hashes = [f"{mount}hash={root}" for mount, root in roots.items()]
+    missing = [word for word in hashes if word not in before]
     missing += ["gpt"] if "gpt" not in kernel_words(given) else []
     missing += [PANIC] if not values_of(kernel_words(given), "panic") else []
     for mount in roots:
