@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -42,18 +43,7 @@ def no_passphrase(role: str) -> None:  # noqa: ARG001 - the same for every role
 
 def make_key(disk: Disk, folder: Path, role: str, passphrases: Passphrases) -> CryptoSigner:
     """Make the next key of `role` in `folder`. UsageError for a passphrase that is too short."""
-    passphrase = passphrases(role)
-    encryption: KeySerializationEncryption = NoEncryption()
-    if passphrase is not None:
-        # The encryption that OpenSSL and `cryptography` write by default stretches with 2048 rounds
-        # of PBKDF2 only, so the passphrase itself has to be long.
-        if len(passphrase) < PASSPHRASE_CHARS_MIN:
-            raise UsageError(
-                f"passphrase for the {role} keys is too short",
-                expected=f"at least {PASSPHRASE_CHARS_MIN} characters",
-                got=len(passphrase),
-            )
-        encryption = BestAvailableEncryption(passphrase.encode())
+    encryption = key_encryption(role, passphrases)
     private = Ed25519PrivateKey.generate()
     name = f"{role}-{_next_number(folder, role)}"
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
@@ -62,6 +52,22 @@ def make_key(disk: Disk, folder: Path, role: str, passphrases: Passphrases) -> C
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     disk.write(folder / f"{name}.pub", public)
     return CryptoSigner(private)
+
+
+def key_encryption(role: str, passphrases: Passphrases) -> KeySerializationEncryption:
+    """How a new key file of `role` is encrypted. UsageError for a passphrase that is too short."""
+    passphrase = passphrases(role)
+    if passphrase is None:
+        return NoEncryption()
+    # The encryption that OpenSSL and `cryptography` write by default stretches with 2048 rounds
+    # of PBKDF2 only, so the passphrase itself has to be long.
+    if len(passphrase) < PASSPHRASE_CHARS_MIN:
+        raise UsageError(
+            f"passphrase for the {role} keys is too short",
+            expected=f"at least {PASSPHRASE_CHARS_MIN} characters",
+            got=len(passphrase),
+        )
+    return BestAvailableEncryption(passphrase.encode())
 
 
 class KeyRing:
@@ -96,7 +102,8 @@ class KeyRing:
         return {_load_public(path).keyid: path for path in paths}
 
 
-def _load_key(path: Path, role: str, passphrases: Passphrases) -> Signer:
+def load_private(path: Path, role: str, passphrases: Passphrases) -> PrivateKeyTypes:
+    """A private key of any kind from a PEM file. UsageError if it is readable by others, or is none."""
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         raise UsageError(
@@ -112,13 +119,17 @@ def _load_key(path: Path, role: str, passphrases: Passphrases) -> Signer:
     if encrypted and passphrase is None:
         raise UsageError("private key is encrypted and no passphrase was given", where=path)
     try:
-        private = load_pem_private_key(pem, None if passphrase is None else passphrase.encode())
+        return load_pem_private_key(pem, None if passphrase is None else passphrase.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(
             "private key cannot be read: wrong passphrase or not a key",
             where=path,
             hint=f"give the passphrase of the {role} keys",
         ) from error
+
+
+def _load_key(path: Path, role: str, passphrases: Passphrases) -> Signer:
+    private = load_private(path, role, passphrases)
     if not isinstance(private, Ed25519PrivateKey):
         raise UsageError("not an Ed25519 key", where=path, got=type(private).__name__)
     return CryptoSigner(private)

@@ -16,19 +16,21 @@ from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.layout import DELTAS_ROLE
 from slipstream.delta.manifest import BootEntryTemplate, ImageEntry, Manifest, PayloadRef
-from slipstream.server.boot_files import check_boot_files
+from slipstream.server.boot_files import BootFiles, check_boot_files
 from slipstream.server.keys import KeyRing, Passphrases
 from slipstream.server.payloads import DeltaMade, Payloads, write_targets
 from slipstream.server.progress import Progress
 from slipstream.server.releases import (
     ScannedImage,
     list_releases,
+    menu_keys,
     read_manifest,
     scan_image,
     take_up_record,
 )
 from slipstream.server.repo import Repository, locked
 from slipstream.server.request import ReleaseRequest
+from slipstream.server.secure_boot import load_certificates
 from slipstream.server.sign import InForce, Signing, put_in_force, read_in_force
 
 _UNKNOWN_PAYLOAD = PayloadRef(Digest(bytes(32)), 1, 1)
@@ -77,7 +79,8 @@ def publish(
         )
         if published is not None:
             _check_same(published, draft)
-        notes = check_boot_files(draft, {name: path for name, (_, path) in request.images.items()})
+        boots = _check_boot_files(repo, current, request, draft)
+        record.menu = boots.key
         _check_keys(signing, current, new=published is None, deltas=bool(sources))
 
         payloads = Payloads(repo, record, scanned, request, on_progress)
@@ -87,7 +90,7 @@ def publish(
             targets, delta_targets = write_targets(repo, current, manifest, deltas)
             put_in_force(signing, current, targets=targets, deltas=delta_targets)
         shutil.rmtree(repo.work, ignore_errors=True)
-        return Published(manifest, published is not None, tuple(deltas), notes)
+        return Published(manifest, published is not None, tuple(deltas), boots.notes)
 
 
 def _read_sources(repo: Repository, current: InForce, request: ReleaseRequest) -> list[Manifest]:
@@ -166,6 +169,21 @@ def _draft(
         )
     except FormatError as error:
         raise UsageError(str(error), where=f"release {request.version}") from error
+
+
+def _check_boot_files(
+    repo: Repository, current: InForce, request: ReleaseRequest, draft: Manifest
+) -> BootFiles:
+    """How the draft boots; Rejected or UsageError where it would not."""
+    known = list_releases(current.targets.signed).values()
+    earlier = [e for e in known if e.channel == draft.channel and e.counter < draft.counter]
+    own = [repo.uki_certs] if repo.uki_certs.exists() else []
+    return check_boot_files(
+        draft,
+        {name: path for name, (_, path) in request.images.items()},
+        certificates=load_certificates([*own, *request.uki_certs]),
+        earlier=menu_keys(repo, earlier),
+    )
 
 
 def _published(repo: Repository, current: InForce, version: str) -> Manifest | None:

@@ -7,7 +7,7 @@ again instead of being built again.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from slipstream.delta.errors import DigestMismatch, FormatError, SlipstreamError
 from slipstream.delta.layout import manifest_path, payload_blob
 from slipstream.delta.limits import INDEX_BYTES_MAX, MIB
 from slipstream.delta.manifest import ImageEntry, Manifest, parse_manifest
+from slipstream.delta.os_release import MenuKey
 from slipstream.delta.payload import INDEX_PREFIX_BYTES, Index, parse_index, parse_index_size
 from slipstream.delta.tree import Tree, TreeBuilder
 from slipstream.server.image import ImageFile
@@ -39,6 +40,7 @@ class Record(msgspec.Struct):
     settings: dict[str, str]  # of the encoder: payloads made with others are not taken up
     paths: dict[str, str]  # image name -> file it was read from
     payloads: dict[str, str | None] = {}  # target path -> digest of index; None: not worth having
+    menu: MenuKey | None = None  # of its UKI
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,12 @@ def take_up_record(
     if found is not None and (found.roots, found.settings) == (fresh.roots, fresh.settings):
         fresh.issued, fresh.payloads = found.issued, found.payloads
     return fresh
+
+
+def menu_keys(repo: Repository, entries: Iterable[ReleaseEntry]) -> dict[str, MenuKey]:
+    """What a boot menu sorts published releases by, for those of which it is recorded."""
+    records = {entry.release: read_record(repo, entry.release) for entry in entries}
+    return {version: one.menu for version, one in records.items() if one and one.menu}
 
 
 def write_record(repo: Repository, record: Record) -> None:

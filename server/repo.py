@@ -2,6 +2,7 @@
 
     REPO/repo.json       policy: product, salt, expiry periods (policy.py)
     REPO/root.json       the newest root this publisher accepted: where it begins to verify (sign.py)
+    REPO/uki-certs.pem   certificates that UKIs must be signed by; need not be there (secure_boot.py)
     REPO/keys/           key files, mode 0700 (keys.py)
     REPO/releases/<V>/   release.json: what a release was published from (releases.py)
     REPO/work/           payloads being built; emptied by every publish
@@ -69,6 +70,11 @@ class Repository:
     def trusted_root(self) -> Path:
         """The newest root accepted here. Outside `public`, as a device keeps its own."""
         return self.path / "root.json"
+
+    @property
+    def uki_certs(self) -> Path:
+        """Certificates, as PEM: every UKI that is published must be signed by one of them."""
+        return self.path / "uki-certs.pem"
 
     def release(self, version: str) -> Path:
         """The folder of a release's record."""

@@ -27,6 +27,9 @@ class ReleaseRequest:
     profile: str = "balanced"
     memory_bytes: int = 96 * MIB  # what a device may use to install it
     jobs: int | None = None  # None: all cores
+    uki_certs: Sequence[
+        Path
+    ] = ()  # certificates that its UKI must be signed by, besides the repository's
 
     def __post_init__(self) -> None:
         try:

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from slipstream.delta.durable import rename_durably
 from slipstream.delta.errors import FormatError
+from slipstream.delta.os_release import parse_menu_key, read_pairs
 from slipstream.delta.pe import HEADER_BYTES_MAX, first_section, parse_sections
+from slipstream.delta.version_order import compare_versions
 from slipstream.installer.boot.entry import Suffix, Tries, bump_name, parse_tries
-from slipstream.installer.boot.version import compare_versions
 
 UKI_FOLDER = Path("EFI/Linux")
 CONF_FOLDER = Path("loader/entries")
@@ -165,19 +166,17 @@ def _read_uki(path: Path, name: str) -> Listed | None:
             if section is not None:
                 file.seek(section.offset)
                 texts[wanted] = file.read(min(section.size, _TEXT_BYTES_MAX))
-    release = dict(_read_pairs(texts.get(".osrel", b""), "="))
-    # Source: src/fundamental/bootspec-fundamental.c, bootspec_pick_name_version_sort_key.
-    if not any(key in release for key in ("PRETTY_NAME", "IMAGE_ID", "NAME", "ID")):
+    key = parse_menu_key(texts.get(".osrel", b""))
+    if key is None:
         return None
-    versions = ("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID")
     return Listed(
         id=name.lower(),
         path=path,
         suffix=Suffix.UKI,
         tries=parse_tries(name, Suffix.UKI)[1],
-        sort_key=release.get("IMAGE_ID", release.get("ID")),
+        sort_key=key.sort_key,
         machine_id="",
-        version=next((release[key] for key in versions if key in release), ""),
+        version=key.version,
         cmdline=texts.get(".cmdline", b"").decode("utf-8", "replace").strip("\0\n\t "),
         loadable=first_section(sections, ".linux") is not None
         and all(section.end <= size for section in sections),
@@ -188,7 +187,7 @@ def _read_uki(path: Path, name: str) -> Listed | None:
 def _read_conf(esp: Path, path: Path, name: str) -> Listed | None:
     """One Type #1 entry; None where the boot loader passes over it."""
     with path.open("rb") as file:
-        pairs = _read_pairs(file.read(_TEXT_BYTES_MAX), " \t")
+        pairs = read_pairs(file.read(_TEXT_BYTES_MAX), " \t")
     values = dict(pairs)
     kinds = {key for key, _ in pairs if key in _BOOTABLE_KEYS}
     if len(kinds) != 1:
@@ -221,28 +220,9 @@ def _read_settings(esp: Path) -> dict[str, str]:
     """loader.conf; a file that is not there is an empty one."""
     try:
         with (esp / LOADER_CONF).open("rb") as file:
-            return dict(_read_pairs(file.read(_TEXT_BYTES_MAX), " \t"))
+            return dict(read_pairs(file.read(_TEXT_BYTES_MAX), " \t"))
     except FileNotFoundError:
         return {}
-
-
-def _read_pairs(raw: bytes, separators: str) -> list[tuple[str, str]]:
-    """Lines of key and value: comments and lines without a value are dropped, quotes are peeled.
-
-    Source: src/boot/efi-string.c, line_get_key_value.
-    """
-    pairs = []
-    for line in raw.split(b"\0", 1)[0].decode("utf-8", "replace").splitlines():
-        text = line.strip(" \t\r")
-        cut = next((i for i, char in enumerate(text) if char in separators), None)
-        if text.startswith("#") or cut is None:
-            continue
-        value = text[cut:].lstrip(separators)
-        if len(value) >= 2 and value[0] == value[-1] == '"':
-            value = value[1:-1]
-        if value:
-            pairs.append((text[:cut], value))
-    return pairs
 
 
 def _on_esp(esp: Path, value: str) -> Path:

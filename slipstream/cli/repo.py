@@ -1,23 +1,21 @@
 """`slipstream repo`: a repository of signed releases, for the build machine."""
 
 import json
-import os
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from slipstream.cli.passphrase import FILE, Passphrase, passphrase_option
 from slipstream.cli.progress import Steps, megabytes
 from slipstream.cli.sizes import SIZE, UNITS_HELP
+from slipstream.cli.uki import secure_boot_keys, uki
 from slipstream.delta.errors import Interrupted, UsageError
 from slipstream.delta.manifest import Place
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
 ROLES = ("root", "targets", "snapshot", "timestamp", "deltas")
-PASSPHRASE_VARIABLE = "SLIPSTREAM_PASSPHRASE"  # noqa: S105 - the name of a variable
 
 keys_option = click.option(
     "--keys",
@@ -25,16 +23,15 @@ keys_option = click.option(
     multiple=True,
     help="Another folder with key files, for offline keys that are only brought to sign. Repeatable.",
 )
-passphrase_option = click.option(
-    "--passphrase-file",
-    type=FILE,
-    help=f"File with the passphrase of the keys; else ${PASSPHRASE_VARIABLE}, else asked for.",
-)
 
 
 @click.group()
 def repo() -> None:
     """Make a repository, publish releases, rotate keys."""
+
+
+repo.add_command(uki)
+repo.add_command(secure_boot_keys)
 
 
 @repo.command()
@@ -155,6 +152,13 @@ def init(
     show_default=True,
     help=f"What a device's installer may use. {UNITS_HELP}",
 )
+@click.option(
+    "--uki-cert",
+    "uki_certs",
+    type=FILE,
+    multiple=True,
+    help="Refuse a UKI that is not signed for Secure Boot by this certificate, or by one of REPO/uki-certs.pem. Repeatable: by one of them.",
+)
 @click.option("--jobs", type=click.IntRange(1, 256), help="Processes; all cores by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @keys_option
@@ -173,6 +177,7 @@ def publish(
     boot_options: str,
     profile: str,
     memory: int,
+    uki_certs: tuple[Path, ...],
     jobs: int | None,
     as_json: bool,
     keys: tuple[Path, ...],
@@ -200,6 +205,7 @@ def publish(
         profile=profile,
         memory_bytes=memory,
         jobs=jobs,
+        uki_certs=uki_certs,
     )
     try:
         with Steps(quiet=as_json) as steps:
@@ -346,35 +352,6 @@ def rotate_key(
     click.echo(
         f"{role}: key {done.old[:16]} replaced by {done.new[:16]}; root is version {done.root_version}"
     )
-
-
-class Passphrase:
-    """The passphrase for all roles: from a file, from the environment, or asked for once."""
-
-    def __init__(self, file: Path | None, *, confirm: bool = False) -> None:
-        self._file = file
-        self._confirm = confirm
-        self._known: str | None = None
-
-    def __call__(self, role: str) -> str:  # noqa: ARG002 - one passphrase for all roles
-        if self._known is None:
-            self._known = self._read()
-        return self._known
-
-    def _read(self) -> str:
-        if self._file is not None:
-            return self._file.read_text().rstrip("\n")
-        if PASSPHRASE_VARIABLE in os.environ:
-            return os.environ[PASSPHRASE_VARIABLE]
-        if not sys.stdin.isatty():
-            raise UsageError(
-                "the keys need a passphrase and there is no terminal to ask on",
-                hint=f"Give --passphrase-file or ${PASSPHRASE_VARIABLE}",
-            )
-        answer: str = click.prompt(
-            "Passphrase of the keys", hide_input=True, confirmation_prompt=self._confirm, err=True
-        )
-        return answer
 
 
 def _image(word: str) -> tuple[str, tuple[Place, Path]]:

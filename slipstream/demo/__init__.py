@@ -3,7 +3,6 @@
     releases.py   what is published: Debian 12 releases, built once and cached, or any two images
       archives.py   packages and kernels from Debian's archives
       images.py     a tree as ext4 and as squashfs
-      uki.py        the unified kernel image of a release
     story.py      the order of events
       only_one.py   no two in one folder
       fleet.py      publisher and operator: the repository, the server

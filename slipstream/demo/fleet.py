@@ -19,7 +19,6 @@ from slipstream.delta.payload import parse_index
 from slipstream.demo.commands import COMMAND, run_slipstream
 from slipstream.demo.machine import Machine, make_machine
 from slipstream.demo.releases import DemoRelease
-from slipstream.demo.uki import make_uki
 
 
 @dataclass(slots=True)
@@ -52,12 +51,14 @@ class Fleet:
 
     def publish(self, release: DemoRelease, source: DemoRelease | None = None) -> None:
         """Publish a release, with a delta from `source`. Its UKI pins the root file system's tree."""
-        words = ("repo", "root-hash", str(self.repo), str(release.image), "--json")
-        root = run_slipstream(*words, say=self.say).lines[0]["root"]
         uki = self.folder / f"uki-{release.version}.efi"
-        cmdline = f"roothash={root} gpt panic=10 quiet"
-        make_uki(release.kernel, uki, version=release.version, cmdline=cmdline)
-        images = ("--image", f"rootfs={release.image}", "--image", f"uki={uki}")
+        os_release = self.folder / "os-release"
+        os_release.write_text(f'ID=gateway\nPRETTY_NAME="Gateway {release.version}"\n')
+        rootfs = ("--image", f"rootfs={release.image}")
+        made_of = ("--linux", str(release.kernel), "--os-release", str(os_release))
+        asked = ("--version", release.version, "--cmdline", "quiet", "-o", str(uki))
+        run_slipstream("repo", "uki", str(self.repo), *rootfs, *made_of, *asked, say=self.say)
+        images = (*rootfs, "--image", f"uki={uki}")
         delta = () if source is None else ("--delta-from", source.version)
         words = ("repo", "publish", str(self.repo), "--version", release.version, *images, *delta)
         run_slipstream(*words, say=self.say)

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.pe import dump_pe
 from slipstream.demo.machine import Machine, make_machine
 from slipstream.demo.selftest import main as selftest
-from slipstream.demo.uki import make_uki
 from tests.demo.trees import EXT4_BYTES, make_pair
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     """A device with one boot entry, for slot b, which is empty."""
-    root, kernel, folder = (tmp_path / name for name in ("root.json", "vmlinuz", "device"))
+    root, folder = tmp_path / "root.json", tmp_path / "device"
     root.write_text("{}")
-    kernel.write_bytes(b"MZ kernel")
     made = make_machine(folder, url="http://host", root=root, token="t", image_bytes=EXT4_BYTES)
     entry = made.esp / "EFI/Linux/0007b.efi"
-    make_uki(kernel, entry, version="7", cmdline="roothash=00 quiet")
+    texts = {".osrel": b"IMAGE_ID=gateway\nIMAGE_VERSION=7\n", ".cmdline": b"roothash=00 quiet"}
+    entry.write_bytes(dump_pe({**texts, ".linux": b"kernel"}))
     return made
 
 

@@ -6,11 +6,11 @@ from slipstream.demo.images import spoil
 from slipstream.demo.releases import DemoRelease, DemoReleases
 from slipstream.demo.story import tell
 from tests.demo.trees import EXT4_BYTES, make_pair
+from tests.server.boot_parts import any_kernel
 
 
 def test_story_is_told_on_ext4_and_on_squashfs(tmp_path: Path) -> None:
-    kernel = tmp_path / "vmlinuz"
-    kernel.write_bytes(b"MZ kernel" * 1000)
+    kernel = any_kernel()
     first, first_packed = make_pair(tmp_path, 1)
     second, second_packed = make_pair(tmp_path, 2, edits=50)
     broken = tmp_path / "3.ext4"

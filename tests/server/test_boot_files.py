@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import UsageError
+from slipstream.delta.errors import SignatureError, UsageError
 from slipstream.delta.manifest import (
     BootEntryTemplate,
     ImageEntry,
@@ -13,13 +13,17 @@ from slipstream.delta.manifest import (
     PayloadRef,
     Place,
 )
+from slipstream.delta.os_release import MenuKey
 from slipstream.delta.pe import dump_pe
 from slipstream.delta.tree import tree_of
-from slipstream.server.boot_files import check_boot_files
+from slipstream.server.boot_files import BootFiles, check_boot_files
+from tests.server.boot_parts import make_signer
 
 TREE = tree_of([b"root file system"], bytes(32)).tuple
 OTHER = "ab" * 32
 NOTHING = Digest(bytes(32))
+RESETS = "gpt panic=10 systemd.verity_root_options=panic-on-corruption"
+SOUND = f"{RESETS} roothash={TREE.root.hex} quiet\n"
 
 
 def release(*places: Place) -> Manifest:
@@ -38,10 +42,11 @@ def uki(folder: Path, **sections: bytes) -> dict[str, Path]:
 
 
 def test_a_uki_that_names_its_image_is_fine(tmp_path: Path) -> None:
-    line = f"root=/dev/x roothash={TREE.root.hex} quiet\n".encode()
-    paths = uki(tmp_path, osrel=b"ID=x", cmdline=line, linux=b"kernel")
+    paths = uki(tmp_path, osrel=b"ID=x\nVERSION_ID=7", cmdline=SOUND.encode(), linux=b"kernel")
 
-    assert check_boot_files(release(Place.PARTITION, Place.UKI), paths) == ()
+    checked = check_boot_files(release(Place.PARTITION, Place.UKI), paths)
+
+    assert checked == BootFiles((), MenuKey("x", "7"))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +56,7 @@ def test_a_uki_that_names_its_image_is_fine(tmp_path: Path) -> None:
 def test_a_uki_that_names_another_image_is_refused(tmp_path: Path, cmdline: str) -> None:
     paths = uki(tmp_path, osrel=b"ID=x", cmdline=cmdline.encode(), linux=b"kernel")
 
-    with pytest.raises(UsageError, match="root-hash") as refused:
+    with pytest.raises(UsageError, match="repo uki") as refused:
         check_boot_files(release(Place.PARTITION, Place.UKI), paths)
 
     assert TREE.root.hex in str(refused.value)
@@ -82,13 +87,72 @@ def test_what_is_no_pe_file_is_refused(tmp_path: Path) -> None:
         check_boot_files(release(Place.PARTITION, Place.UKI), {"uki": tmp_path / "ls"})
 
 
-def test_notes_for_what_may_be_meant(tmp_path: Path) -> None:
-    paths = uki(tmp_path, osrel=b"ID=x", cmdline=b"quiet", linux=b"kernel")
+def test_what_no_menu_lists_is_refused(tmp_path: Path) -> None:
+    paths = uki(tmp_path, osrel=b"VERSION_ID=1", cmdline=SOUND.encode(), linux=b"kernel")
 
-    (untied,) = check_boot_files(release(Place.PARTITION, Place.UKI), paths)
-    (unbootable,) = check_boot_files(release(Place.PARTITION), {})
+    with pytest.raises(UsageError, match="no boot menu lists it"):
+        check_boot_files(release(Place.PARTITION, Place.UKI), paths)
 
-    assert "no roothash=" in untied
+
+@pytest.mark.parametrize(
+    "cmdline, note",
+    [
+        (RESETS, "no roothash="),
+        (SOUND.replace("gpt ", ""), "no gpt"),
+        (SOUND.replace("panic=10 ", ""), "no panic=10"),
+        (SOUND.replace("verity_root_options", "verity_usr_options"), "no systemd.verity_root_options"),
+        ("root=/dev/sda2 " + SOUND, "not what the root hash covers"),
+    ],
+)  # fmt: skip
+def test_notes_for_what_may_be_meant(tmp_path: Path, cmdline: str, note: str) -> None:
+    paths = uki(tmp_path, osrel=b"ID=x", cmdline=cmdline.encode(), linux=b"kernel")
+
+    (told,) = check_boot_files(release(Place.PARTITION, Place.UKI), paths).notes
+
+    assert note in told
+
+
+def test_other_boot_files() -> None:
+    (unbootable,) = check_boot_files(release(Place.PARTITION), {}).notes
+
     assert "refuses this release" in unbootable
-    assert check_boot_files(release(Place.UKI), paths) == ()
-    assert check_boot_files(release(Place.PARTITION, Place.LINUX), {}) == ()
+    assert check_boot_files(release(Place.PARTITION, Place.LINUX), {}) == BootFiles(())
+
+
+@pytest.mark.parametrize(
+    "osrel, outcome",
+    [
+        ("IMAGE_ID=gateway\nIMAGE_VERSION=11", None),
+        ("IMAGE_ID=gateway\nIMAGE_VERSION=10", "version of release 10, 10: only the names"),
+        ("IMAGE_ID=gateway\nIMAGE_VERSION=9.9", "release 10 would be started instead"),
+        ("IMAGE_ID=gateway2\nIMAGE_VERSION=11", "release 9 would be started instead"),
+        ("NAME=gateway", "release 9 would be started instead"),
+    ],
+)
+def test_the_version_must_rise(tmp_path: Path, osrel: str, outcome: str | None) -> None:
+    paths = uki(tmp_path, osrel=osrel.encode(), cmdline=SOUND.encode(), linux=b"kernel")
+    earlier = {"9": MenuKey("gateway", "9"), "10": MenuKey("gateway", "10")}
+
+    def check() -> tuple[str, ...]:
+        return check_boot_files(release(Place.PARTITION, Place.UKI), paths, earlier=earlier).notes
+
+    if outcome is not None and "instead" in outcome:
+        with pytest.raises(UsageError, match=outcome):
+            check()
+    else:
+        notes = check()
+        assert [str(outcome) in note for note in notes] == ([] if outcome is None else [True])
+
+
+def test_certificates_ask_for_a_uki(tmp_path: Path) -> None:
+    signer = make_signer("db")
+    paths = uki(tmp_path, osrel=b"ID=x", cmdline=SOUND.encode(), linux=b"kernel")
+
+    with pytest.raises(UsageError, match="boots a kernel and an initrd"):
+        check_boot_files(
+            release(Place.PARTITION, Place.LINUX), {}, certificates=[signer.certificate]
+        )
+    with pytest.raises(SignatureError, match="no valid signature"):
+        check_boot_files(
+            release(Place.PARTITION, Place.UKI), paths, certificates=[signer.certificate]
+        )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipstream.installer.boot.version import compare_versions
+from slipstream.delta.version_order import compare_versions
 
 ANALYZE = shutil.which("systemd-analyze")
 
