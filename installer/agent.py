@@ -155,7 +155,7 @@ class Agent:
     async def _install(self, release: str | None) -> bool:
         """Install; True if the next boot tries a release."""
         try:
-            result = await install(self.device, release, self._progress)
+            result = await install(self.device, release, self._progress, attended=False)
         except NothingToDo as error:
             self._tell(str(error))
             return False
