@@ -140,8 +140,8 @@ class _OpenDisk:
         begin, size = copy.span
         for offset, raw in copy.dump():
             self._whole.write(offset, raw)
-        self._whole.sync()
         got = bytearray()
+        # read_back makes all of the disk's writes durable first.
         for piece in Target(str(self._path), self._descriptor, begin, size).read_back(size):
             got += piece
         for offset, raw in copy.dump():

@@ -15,6 +15,7 @@ from slipstream.installer.counting import STUCK, observe_counting
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import (
     boot_files,
+    check_kept_files,
     other_good,
     roots_of,
     running_entry,
@@ -337,6 +338,7 @@ def _restage(device: Device, transaction: Transaction) -> Outcome:
     try:
         if manifest is None:
             raise DeviceFault("its manifest is lost too")
+        check_kept_files(device, manifest, transaction.slot)
         files = boot_files(device, manifest, transaction.slot)
         device.boot.stage(transaction.slot, transaction.counter, files)
     except (Rejected, DeviceFault) as error:

@@ -2,6 +2,8 @@
 byte and get new ones when all of the release was read back, before its entry is staged."""
 
 import asyncio
+import contextlib
+import copy
 import os
 import subprocess
 import uuid
@@ -317,3 +319,56 @@ def test_labels_and_uuids(lab: DiskLab) -> None:
     assert made["rootfs"] == (f"rootfs_{long}"[:36], uuid.UUID(root[:32]))
     assert made["rootfs-verity"] == (f"rootfs-verity_{long}"[:36], uuid.UUID(root[32:]))
     assert sorted(identities_of(manifest, Verity.NONE)) == ["rootfs"]
+
+
+# --- cuts in the order of the whole install
+
+
+def test_killed_at_every_sync_a_slot_with_a_name_is_whole(
+    lab: DiskLab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the table names is there, byte for byte; the other rows are as they were; the next
+    install completes. S2 and S6b sync the disk twice each, the rest is chunks and trees."""
+    lab.publish_named("1.0", 1, ONE)
+    asyncio.run(lab.install())
+    lab.prove()
+    two = lab.publish_named("2.0", 2, TWO)
+    before = lab.names()
+    real, number, seen = os.fdatasync, 0, set()
+    while True:
+        twin = lab.fork(tmp_path_factory.mktemp("cut") / "device")
+        twin.boot = twin.fake = copy.deepcopy(lab.fake)
+        calls = 0
+
+        def cut(descriptor: int, disk: Path = twin.disk, number: int = number) -> None:
+            nonlocal calls
+            if os.readlink(f"/proc/self/fd/{descriptor}") == str(disk):
+                calls += 1
+                if calls > number:
+                    raise Killed
+            real(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", cut)
+            with contextlib.suppress(Killed):
+                asyncio.run(twin.install())
+        gpt = read_gpt(Bytes(twin.disk.read_bytes()))
+        labels = tuple(row.label for row in gpt.counting.rows if row.number in (4, 5))
+        seen.add(labels)
+        assert labels[0] == labels[1] == "_empty" or "_empty" not in labels
+        if labels[0] == "rootfs_2.0":
+            assert twin.bytes_of("rootfs-b")[: len(TWO)] == TWO
+        now = {r.number: (r.label, r.uuid.hex) for r in gpt.counting.rows if r.number not in (4, 5)}
+        assert now == {n: name for n, name in before.items() if n not in (4, 5)}
+        if calls > number:
+            asyncio.run(twin.install())
+        assert twin.names()[4] == ("rootfs_2.0", two.images["rootfs"].tree.tuple.root.hex[:32])
+        if calls <= number:
+            break
+        number += 1
+    assert number >= 6
+    assert seen == {
+        ("rootfs-b", "rootfs-verity-b"),
+        ("_empty", "_empty"),
+        ("rootfs_2.0", "rootfs-verity_2.0"),
+    }
