@@ -148,8 +148,13 @@ async def _write_images(
 
 
 def _name_partitions(device: Device, plan: Plan, parts: ReleaseSet, on_event: OnEvent) -> None:
-    """S6b: the whole release stands, so its partitions may be found. A cut boots the old release."""
+    """S6b: the whole release stands, so its partitions may be found. A cut boots the old release.
+
+    Before that: does what it boots with name what was written?
+    """
     parts.check_complete(plan.slot)
+    boot = boot_files(device, plan.manifest, plan.slot)
+    check_boot_options(device, plan.manifest, command_line_of(boot))
     publish(device, plan, _saying(Stage.STAGE, on_event))
 
 
@@ -160,7 +165,6 @@ def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnEvent) 
     """
     manifest = plan.manifest
     files = boot_files(device, manifest, plan.slot)
-    check_boot_options(device, manifest, command_line_of(files))
     on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
     device.boot.stage(plan.slot, manifest.counter, files)
     device.slots.remember(_record_of(plan, SlotState.INSTALLED, notes))

@@ -27,6 +27,7 @@ from slipstream.installer.prepare import Prepared, gather
 from slipstream.installer.release_set import ReleaseSet, parts_of
 from slipstream.installer.trial import Verdict, settle
 from tests.delta.test_gpt import Bytes
+from tests.installer.boot.uki import make_uki
 from tests.installer.lab import Killed, Lab, LabRelease, change, make_image
 from tests.partition_tables import make_gpt_disk, places
 
@@ -196,6 +197,27 @@ def test_without_gpt_on_the_command_line_nothing_is_fetched(lab: DiskLab) -> Non
         asyncio.run(lab.install())
     assert lab.disk.read_bytes() == before
     assert lab.fetcher.bytes_sent == 0
+
+
+@pytest.mark.parametrize("word, cmdline", [("root hash of rootfs", "gpt"), ("word gpt", "{root}")])
+def test_a_uki_that_boots_something_else_gets_no_name_and_no_entry(
+    lab: DiskLab, word: str, cmdline: str
+) -> None:
+    line = cmdline.format(root=f"roothash={lab.root_of(ONE)}")
+    lab.publish("1.0", 1, ONE, uki=make_uki("1.0", cmdline=line))
+    with pytest.raises(Rejected, match=word):
+        asyncio.run(lab.install())
+    assert lab.names()[2][0] == "_empty"
+    assert ("stage", "a", 1) not in lab.fake.calls
+    assert lab.device().slots.reports()[-1].kind == "failed"
+
+
+def test_a_uki_that_names_what_was_written_is_staged(lab: DiskLab) -> None:
+    line = f"roothash={lab.root_of(ONE)} gpt panic=10"
+    lab.publish("1.0", 1, ONE, uki=make_uki("1.0", cmdline=line))
+    asyncio.run(lab.install())
+    assert lab.names()[2][0] == "rootfs_1.0"
+    assert lab.fake.entries()[0].tries_left == 3
 
 
 def test_without_identity_names_stay(tmp_path: Path) -> None:
