@@ -44,15 +44,16 @@ def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
     rootfs needs its roothash=, usr its usrhash=, and neither may name another image's. With `gpt`
     the word of that name must be there too. Raises Rejected.
     """
-    words = cmdline.translate(_QUOTES).split()
-    words = words[: words.index("--")] if "--" in words else words  # the rest is init's
+    everything = cmdline.translate(_QUOTES).split()
+    # Behind "--" stands what is init's. systemd is init: it would take another root hash from there.
+    words = everything[: everything.index("--")] if "--" in everything else everything
     roots = {i.name: i.tree.root.hex for i in manifest.images if i.place is Place.PARTITION}
     where = f"release {manifest.release}: kernel command line"
     for option in ("roothash", "usrhash"):
-        named = [value for key, _, value in (w.partition("=") for w in words) if key == option]
+        named, found = _values(words, option), _values(everything, option)
         owners = [name for name in roots if _OPTIONS.get(name) == option]
         wanted = {roots[name] for name in owners} or set(roots.values())
-        wrong = [value for value in named if value not in wanted]
+        wrong = [value for value in found if value not in wanted]
         if wrong or (owners and not named):
             raise Rejected(
                 f"it does not name the root hash of {' or '.join(owners or roots) or 'any image'}",
@@ -72,3 +73,7 @@ def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
             hint="Add gpt to the command line and build and sign the boot files again; an installer "
             "never changes a signed file",
         )
+
+
+def _values(words: list[str], option: str) -> list[str]:
+    return [word.removeprefix(f"{option}=") for word in words if word.startswith(f"{option}=")]
