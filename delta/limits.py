@@ -162,6 +162,8 @@ DRIFTS_MAX = 32  # frames or chunks that a delta may fail to make before it is g
 DRIFTED_CHUNKS_MAX = (
     256  # ... and their chunks in all: a damaged initrd counts once, for 72 of them
 )
+DISK_LOCK_ATTEMPTS_MAX = 50  # udev reads a disk that changed within a second, ...
+DISK_LOCK_DELAY_S = 0.1  # ... and a partitioning tool that takes longer than 5 s is at work
 MEDIA_ATTEMPTS_MAX = 3  # write and read back; then the medium is at fault
 EVENTS_KEPT_MAX = 256  # reports not yet delivered; the oldest go first
 

@@ -155,7 +155,7 @@ class Agent:
     async def _install(self, release: str | None) -> bool:
         """Install; True if the next boot tries a release."""
         try:
-            result = await install(self.device, release, self._progress)
+            result = await install(self.device, release, self._progress, attended=False)
         except NothingToDo as error:
             self._tell(str(error))
             return False
@@ -169,7 +169,7 @@ class Agent:
         return True
 
     async def _reboot(self, why: str) -> None:
-        """Ask for a reboot. The caller waits; SIGTERM ends the agent when it comes."""
+        """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes."""
         command = self.device.config.boot.reboot
         self._tell(f"rebooting: {why}")
         if not self._reboot_noted and isinstance(self.device.journal.state, Committed):

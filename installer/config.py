@@ -22,14 +22,42 @@ SLOTS_MIN = 2
 DEFAULT_MEMORY_BYTES = 96 * MIB
 DEFAULT_RELEASE_FILE = Path("/usr/lib/slipstream/release.json")
 _SIZES = {"": 1, "KiB": 1024, "MiB": MIB, "GiB": 1024 * MIB}
+# udev's links that follow what a partition is called, or what is in it
+_MOVING_LINKS = tuple(
+    f"/dev/disk/{by}/" for by in ("by-partlabel", "by-partuuid", "by-label", "by-uuid")
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 class Verity(StrEnum):
-    """Where the device puts the hash tree that it computes."""
+    """Where the device puts the hash tree that it computes: behind the image, or in the partition
+    that the slot names beside it (`tree_name`)."""
 
     NONE = "none"
     APPEND = "append"
+    PARTITION = "partition"
+
+
+class IdentityMode(StrEnum):
+    """By what partitions are found at boot: nothing that Slipstream changes, or GPT names."""
+
+    NONE = "none"
+    GPT = "gpt"
+
+
+class Counting(StrEnum):
+    """Whether boot counting must have been seen to work before an unattended update."""
+
+    PROVED = "proved"
+    TRUSTED = "trusted"
+
+
+_TREE_SUFFIX = "-verity"
+
+
+def tree_name(image: str) -> str:
+    """The name, in a slot, of the partition that holds an image's hash tree."""
+    return image + _TREE_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +96,7 @@ class BootConfig:
     tries: int
     cmdline: Path
     entry: Path
+    counting: Counting
     reboot: tuple[str, ...]
 
 
@@ -96,6 +125,7 @@ class Config:
     health: tuple[HealthCheck, ...]
     release_file: Path
     verity: Verity
+    identity: IdentityMode
     memory_bytes: int
 
 
@@ -131,10 +161,10 @@ def load_config(path: Path) -> Config:
 _SECTION_KEYS = {
     "device": ("id", "product", "hardware", "channel", "state"),
     "server": ("url", "root", "token_file", "ca_file"),
-    "boot": ("adapter", "esp", "tries", "cmdline", "entry", "reboot"),
+    "boot": ("adapter", "esp", "tries", "cmdline", "entry", "counting", "reboot"),
     "health": ("name", "command", "timeout_s"),
     "release": ("file",),
-    "install": ("verity", "memory"),
+    "install": ("verity", "identity", "memory"),
 }
 _KEYS = (*_SECTION_KEYS, "slots")
 
@@ -179,15 +209,21 @@ def _parse(path: Path, text: str, document: dict[str, Any]) -> Config:
                 "entry",
                 "/sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f",
             ),
+            counting=Counting(
+                boot.one_of("counting", tuple(Counting), Counting.PROVED),
+            ),
             reboot=boot.words("reboot", ("systemctl", "reboot")),
         ),
         health=tuple(_health(section) for section in root.sections("health")),
         release_file=release.path("file", str(DEFAULT_RELEASE_FILE)),
         verity=Verity(install.one_of("verity", tuple(Verity), Verity.NONE)),
+        identity=IdentityMode(install.one_of("identity", tuple(IdentityMode), IdentityMode.NONE)),
         memory_bytes=install.size("memory", DEFAULT_MEMORY_BYTES),
     )
     for section in (device, server, boot, install, release, root):
         section.finish()
+    _check_trees(root.section("slots"), config)
+    _check_names(root.section("slots"), config)
     return config
 
 
@@ -207,6 +243,37 @@ def _slots(section: "_Section") -> dict[str, SlotConfig]:
         section.fail(None, "the slots differ in their partitions", "the same names", None)
     section.finish()
     return slots
+
+
+def _check_trees(slots: "_Section", config: Config) -> None:
+    """With verity = "partition" every image's partition has one for its hash tree beside it."""
+    if config.verity is not Verity.PARTITION:
+        return
+    for slot in config.slots.values():
+        images = [name for name in slot.partitions if not name.endswith(_TREE_SUFFIX)]
+        section = slots.section(slot.name)
+        for name in slot.partitions:
+            if name.endswith(_TREE_SUFFIX) and name.removesuffix(_TREE_SUFFIX) not in images:
+                section.fail(name, "the hash tree of nothing", "the image's partition too", None)
+        for name in images:
+            if tree_name(name) not in slot.partitions:
+                what = f'no {tree_name(name)}, which [install] verity = "partition" needs'
+                section.fail(name, what, f'{tree_name(name)} = "/dev/..."', None)
+
+
+def _check_names(slots: "_Section", config: Config) -> None:
+    """With identity = "gpt" labels and UUIDs change: links that are named by them would go."""
+    if config.identity is not IdentityMode.GPT:
+        return
+    for slot in config.slots.values():
+        for image, place in slot.partitions.items():
+            if str(place.path).startswith(_MOVING_LINKS):
+                slots.section(slot.name).fail(
+                    image,
+                    'a path by label or UUID, which [install] identity = "gpt" changes',
+                    "/dev/disk/by-path/...-partN, /dev/disk/by-id/...-partN, or the device itself",
+                    str(place.path),
+                )
 
 
 def _place(slot: "_Section", image: str) -> PartitionPlace:

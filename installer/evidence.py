@@ -4,10 +4,13 @@ Reads only. findings.py draws the conclusions, trial.py acts on them.
 """
 
 from slipstream.delta.digest import Digest
+from slipstream.delta.errors import DeviceFault, FormatError
 from slipstream.delta.manifest import Manifest, Place
+from slipstream.delta.tree import tree_of
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of, runs
 from slipstream.installer.ports import BootEntry, BootFiles, EntryState
+from slipstream.installer.slot import PIECE_BYTES
 from slipstream.installer.states import Transaction, transaction_id
 
 
@@ -62,6 +65,30 @@ def transaction_of(device: Device, entry: BootEntry) -> Transaction | None:
         slot=entry.slot,
         images=tuple(record.images),
     )
+
+
+def check_kept_files(device: Device, manifest: Manifest, slot: str) -> None:
+    """The boot files that are kept on the state partition still are what was signed.
+
+    They were verified when they came; before they are staged once more they may have lain there for
+    weeks. Raises DeviceFault.
+    """
+    for image in manifest.images:
+        if image.place is Place.PARTITION:
+            continue
+        path = device.boot_file(slot, image.name)
+        try:
+            with path.open("rb") as file:
+                tree = tree_of(iter(lambda: file.read(PIECE_BYTES), b""), image.tree.salt)
+            if tree.tuple != image.tree:
+                raise DeviceFault(
+                    "a kept boot file is not what was signed",
+                    where=path,
+                    expected=image.tree.root,
+                    got=tree.tuple.root,
+                )
+        except (OSError, FormatError) as error:
+            raise DeviceFault("a kept boot file cannot be read", where=path, got=error) from error
 
 
 def boot_files(device: Device, manifest: Manifest, slot: str) -> BootFiles:

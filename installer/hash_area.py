@@ -1,7 +1,8 @@
-"""The dm-verity hash area behind an image: superblock, then the tree, root level first.
+"""The dm-verity hash area of an image: superblock, then the tree, root level first.
 
-Computed on the device from the image it has just verified: it costs no download. Where it is
-written, `veritysetup open --hash-offset=<image blocks * 4096>` needs nothing else.
+It stands behind the image, or at the beginning of a partition of its own. Computed on the device
+from the image it has just verified: it costs no download. With it `veritysetup open` needs the root
+hash alone, and behind the image `--hash-offset=<image blocks * 4096>`.
 """
 
 import asyncio
@@ -29,12 +30,24 @@ async def append_hash_area(target: SlotTarget, chunks: ChunkList) -> None:
     The image must have been verified; the leaf level is hashed from it once more. Raises
     DeviceFault when the medium gives back something else.
     """
-    await asyncio.to_thread(_append, target, chunks)
+    await asyncio.to_thread(_write, target, target, hash_area_offset(chunks.tuple), chunks)
 
 
-def _append(target: SlotTarget, chunks: ChunkList) -> None:
+async def write_hash_partition(image: SlotTarget, target: SlotTarget, chunks: ChunkList) -> None:
+    """Write superblock and tree of the image that stands in `image` into a place of their own.
+
+    As append_hash_area; `target` has room for `hash_partition_size`.
+    """
+    await asyncio.to_thread(_write, image, target, 0, chunks)
+
+
+def hash_partition_size(tree: VerityTuple) -> int:
+    """Bytes that superblock and tree take."""
+    return BLOCK_BYTES + tree.hash_area_size
+
+
+def _write(image: SlotTarget, target: SlotTarget, begin: int, chunks: ChunkList) -> None:
     tree = chunks.tuple
-    begin = hash_area_offset(tree)
     upper = chunks.levels_above_leaves() if tree.data_blocks > 1 else b""
     # The file system's UUID is nobody's secret and must not differ between two installs.
     head = dump_superblock(tree, tree.root.raw[:16]) + upper
@@ -43,7 +56,7 @@ def _append(target: SlotTarget, chunks: ChunkList) -> None:
     offset = begin + len(head)
     for index in range(chunks.count if tree.data_blocks > 1 else 0):
         span = tree.chunk_range(index)
-        block = leaf_hash_block(target.read(span.offset, span.size), tree.salt)
+        block = leaf_hash_block(image.read(span.offset, span.size), tree.salt)
         digest.update(block)
         target.write(offset, block)
         offset += BLOCK_BYTES

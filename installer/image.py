@@ -5,6 +5,7 @@ The bytes themselves are stream.py's business; this file decides which payload f
 
 import contextlib
 from dataclasses import dataclass
+from typing import assert_never
 
 from slipstream.delta.digest import DIGEST_BYTES
 from slipstream.delta.errors import DeviceFault, Rejected
@@ -14,21 +15,28 @@ from slipstream.delta.manifest import Place
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.payload import Index, parse_index
 from slipstream.delta.tree import ChunkList, verify_chunk_list
-from slipstream.installer.config import Verity
+from slipstream.installer.config import Verity, tree_name
 from slipstream.installer.device import Device
-from slipstream.installer.hash_area import append_hash_area, hash_area_fits
+from slipstream.installer.hash_area import (
+    append_hash_area,
+    hash_area_fits,
+    hash_partition_size,
+    write_hash_partition,
+)
 from slipstream.installer.plan import BASE_MEMORY_BYTES, ImagePlan, PayloadChoice
 from slipstream.installer.ports import SlotTarget
 from slipstream.installer.prepare import Prepared, source_place
 from slipstream.installer.progress import InstallEvent, OnEvent, Stage
 from slipstream.installer.refresh import fetch_target
+from slipstream.installer.release_set import ReleaseSet
 from slipstream.installer.slot import open_boot_file, open_partition, open_source
 from slipstream.installer.stream import Counts, ImageWriter, Payloads
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInstall:
-    """One image on its way into the target slot. `counts` sums over all images."""
+    """One image on its way into the target slot. `counts` sums over all images, `parts` is
+    told what stands."""
 
     device: Device
     prepared: Prepared
@@ -36,6 +44,7 @@ class ImageInstall:
     transaction: str
     on_event: OnEvent
     counts: Counts
+    parts: ReleaseSet
 
     async def run(self) -> None:
         """Make the image stand in its place, verified. Raises as install does."""
@@ -58,11 +67,30 @@ class ImageInstall:
                 counts=self.counts,
             )
             await writer.run()
-            if image.place is Place.PARTITION and device.config.verity is Verity.APPEND:
-                if hash_area_fits(target, image.tree):
+            self.parts.stands(image.name, image.tree.root)
+            if image.place is Place.PARTITION:
+                await self._write_tree(target, chunks, places)
+
+    async def _write_tree(
+        self, target: SlotTarget, chunks: ChunkList, places: contextlib.ExitStack
+    ) -> None:
+        """S5: the hash tree of the image that was read back, where the configuration wants it."""
+        name, tree = self.one.image.name, self.one.image.tree
+        match self.device.config.verity:
+            case Verity.NONE:
+                pass
+            case Verity.APPEND:
+                if hash_area_fits(target, tree):
                     await append_hash_area(target, chunks)
                 else:
                     self._say("no room for the hash tree behind the image: it is not written")
+            case Verity.PARTITION:
+                hashes = self._open_place(tree_name(name), hash_partition_size(tree))
+                places.callback(hashes.close)
+                await write_hash_partition(target, hashes, chunks)
+                self.parts.stands(tree_name(name), tree.root)
+            case _ as unreachable:
+                assert_never(unreachable)
 
     async def _fetch_chunks(self) -> ChunkList:
         image = self.one.image
@@ -73,15 +101,18 @@ class ImageInstall:
         return verify_chunk_list(raw, image.tree)
 
     def _open_target(self) -> SlotTarget:
-        image, plan, device = self.one.image, self.prepared.plan, self.device
-        name = f"{plan.slot}/{image.name}"
+        image, slot = self.one.image, self.prepared.plan.slot
         size = image.tree.image_size
-        place = device.place(plan.slot, image.name)
-        if image.place is not Place.PARTITION or place is None:
-            return open_boot_file(device.boot_file(plan.slot, image.name), name, size)
-        slots = device.config.slots
+        if image.place is Place.PARTITION:
+            return self._open_place(image.name, size)
+        return open_boot_file(self.device.boot_file(slot, image.name), f"{slot}/{image.name}", size)
+
+    def _open_place(self, name: str, size: int) -> SlotTarget:
+        """A partition of the target slot, by its name there."""
+        plan, slots = self.prepared.plan, self.device.config.slots
         running = () if plan.active is None else slots[plan.active].partitions.values()
-        return open_partition(place, name, size, running)
+        place = slots[plan.slot].partitions[name]  # the plan says that it is there
+        return open_partition(place, f"{plan.slot}/{name}", size, running)
 
     async def _open_delta(self, places: contextlib.ExitStack) -> tuple[Index, SlotTarget] | None:
         """The delta's index and its open source; None to use the full payload, saying why."""

@@ -7,16 +7,20 @@ stands, and goes on (docs/states.md, docs/adr/0007).
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError
+from slipstream.installer.boot.command_line import command_line_of
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import boot_files
+from slipstream.installer.identity import publish, unpublish
 from slipstream.installer.image import ImageInstall
 from slipstream.installer.plan import Plan
-from slipstream.installer.prepare import Prepared, gather
+from slipstream.installer.prepare import Prepared, check_boot_options, gather
 from slipstream.installer.progress import InstallEvent, OnEvent, Stage, ignore
+from slipstream.installer.release_set import ReleaseSet, parts_of
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import SlotRecord, SlotState
 from slipstream.installer.states import (
@@ -49,30 +53,40 @@ class InstallResult:
 
 
 async def install(
-    device: Device, release: str | None = None, on_event: OnEvent = ignore
+    device: Device,
+    release: str | None = None,
+    on_event: OnEvent = ignore,
+    *,
+    attended: bool = True,
 ) -> InstallResult:
     """Install a release, or the newest on offer, into the inactive slot and commit it.
 
-    The next boot tries it. Raises NothingToDo, Rejected, Unavailable (call again to resume),
-    DeviceFault, Busy, and Refused while a release is on trial.
+    The next boot tries it. Not `attended`, it is refused where boot counting is unproved. Raises
+    NothingToDo, Rejected, Unavailable (call again to resume), DeviceFault, Busy, and Refused while
+    a release is on trial.
     """
     with device.lock():
         on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
-        prepared = await gather(device, release)
-        transaction = _open(device, prepared.plan)
+        prepared = await gather(device, release, attended=attended)
+        plan = prepared.plan
+        parts = ReleaseSet(parts_of(plan.manifest, device.config.verity))
+        transaction = _open(device, plan)
         try:
-            _retire(device, prepared.plan, on_event)
-            counts = await _write_images(device, prepared, transaction, on_event)
-            notes = (*prepared.plan.passed_over, *counts.notes)
-            _stage(device, prepared.plan, notes, on_event)
+            _retire(device, plan, on_event)
+            counts = await _write_images(device, prepared, transaction, parts, on_event)
+            notes = (*plan.passed_over, *counts.notes, *prepared.risks)
+            _name_partitions(device, plan, parts, on_event)
+            _stage(device, plan, notes, on_event)
         except (Rejected, DeviceFault) as error:
             _record_failure(device, transaction, error)
             raise
-        _commit(device, prepared.plan, transaction, notes, on_event)
-        return _result(prepared.plan, counts)
+        parts.check_complete(plan.slot)
+        _commit(device, plan, transaction, notes, on_event)
+        return _result(plan, counts)
 
 
 def _open(device: Device, plan: Plan) -> Transaction:
+    """S3: the transaction is on record. A cut boots the old release; an install begins again."""
     digest = device.slots.keep_manifest(plan.manifest_raw)
     transaction = Transaction(
         id=transaction_id(digest, plan.slot),
@@ -98,30 +112,61 @@ def _tidy(device: Device, transaction: Transaction) -> None:
 
 
 def _retire(device: Device, plan: Plan, on_event: OnEvent) -> None:
-    """From here on nothing boots the target slot."""
+    """S1, S2 (and S15 of the release that stood there): from here on nothing boots the target slot, and nothing finds its partitions.
+
+    A cut boots the old release. The entry goes before the names: never an entry without what it
+    needs.
+    """
     on_event(InstallEvent(Stage.RETIRE, f"retiring what slot {plan.slot} boots"))
     device.boot.retire(plan.slot)
+    unpublish(device, plan, uuid.uuid4, _saying(Stage.RETIRE, on_event))
     device.slots.remember(_record_of(plan, SlotState.WRITING, plan.passed_over))
     device.journal.record(Retired())
 
 
 async def _write_images(
-    device: Device, prepared: Prepared, transaction: Transaction, on_event: OnEvent
+    device: Device,
+    prepared: Prepared,
+    transaction: Transaction,
+    parts: ReleaseSet,
+    on_event: OnEvent,
 ) -> Counts:
+    """S4 to S6: each image is streamed, its hash tree made, and both are read back.
+
+    A cut boots the old release; the next install finds by their digests what chunks stand.
+    """
     counts = Counts()
+    for risk in prepared.risks:
+        on_event(InstallEvent(Stage.WRITE, f"at risk: {risk}"))
     for why in prepared.plan.passed_over:
         on_event(InstallEvent(Stage.WRITE, f"not used: {why}"))
     for one in prepared.plan.images:
-        await ImageInstall(device, prepared, one, transaction.id, on_event, counts).run()
+        await ImageInstall(device, prepared, one, transaction.id, on_event, counts, parts).run()
+    parts.check_complete(prepared.plan.slot)
     device.journal.record(ReadBack())
     return counts
 
 
+def _name_partitions(device: Device, plan: Plan, parts: ReleaseSet, on_event: OnEvent) -> None:
+    """S6b: the whole release stands, so its partitions may be found. A cut boots the old release.
+
+    Before that: does what it boots with name what was written?
+    """
+    parts.check_complete(plan.slot)
+    boot = boot_files(device, plan.manifest, plan.slot)
+    check_boot_options(device, plan.manifest, command_line_of(boot))
+    publish(device, plan, _saying(Stage.STAGE, on_event))
+
+
 def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnEvent) -> None:
-    """Everything that the boot entry needs is in place, durable and hidden after this."""
+    """S7: everything that the boot entry needs is in place, durable and hidden after this.
+
+    A cut boots the old release: hidden names are not listed.
+    """
     manifest = plan.manifest
+    files = boot_files(device, manifest, plan.slot)
     on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
-    device.boot.stage(plan.slot, manifest.counter, boot_files(device, manifest, plan.slot))
+    device.boot.stage(plan.slot, manifest.counter, files)
     device.slots.remember(_record_of(plan, SlotState.INSTALLED, notes))
     device.journal.record(BootStaged())
 
@@ -129,13 +174,21 @@ def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnEvent) 
 def _commit(
     device: Device, plan: Plan, transaction: Transaction, notes: Sequence[str], on_event: OnEvent
 ) -> None:
-    """The one rename. A fault in here is not recorded as a failure: the entry may be visible."""
+    """S8 and S9: the one rename, then its record.
+
+    A cut before the rename is durable boots the old release, after it the new one; the entry speaks,
+    whatever the record says. A fault in here is not recorded as a failure: the entry may be visible.
+    """
     manifest = plan.manifest
     on_event(InstallEvent(Stage.PUBLISH, "publishing the boot entry"))
     device.boot.publish(plan.slot, manifest.counter)
     queue_report(device, transaction, "installed", "; ".join(notes))
     device.journal.record(Published())
     on_event(InstallEvent(Stage.DONE, f"release {manifest.release} is tried at the next boot"))
+
+
+def _saying(stage: Stage, on_event: OnEvent) -> Callable[[str], None]:
+    return lambda text: on_event(InstallEvent(stage, text))
 
 
 # --- records

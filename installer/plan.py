@@ -14,13 +14,15 @@ from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected, RolledBa
 from slipstream.delta.layout import delta_path, full_path
 from slipstream.delta.limits import MIB
 from slipstream.delta.manifest import ImageEntry, Manifest, Place
+from slipstream.installer.config import Verity, tree_name
+from slipstream.installer.hash_area import hash_partition_size
 from slipstream.installer.slots import Denied
 
 # Interpreter, libraries and the pipeline's own buffers; the rest of [install] memory is for
 # decoding. Measured with benches/install.py.
 BASE_MEMORY_BYTES = 56 * MIB
 STEPS = (
-    "retire the boot entry of slot {slot}",
+    "retire the boot entry of slot {slot}, and the names of its partitions if it has any",
     "write what is missing into slot {slot}, each chunk verified before",
     "read slot {slot} back and compare the roots",
     "stage the boot files, hidden",
@@ -51,6 +53,7 @@ class DeviceFacts:
     denied: tuple[Denied, ...]
     memory_bytes: int
     libraries: frozenset[str]
+    verity: Verity = Verity.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,26 @@ def _check_images(manifest: Manifest, facts: DeviceFacts) -> None:
                 expected=f"at most {size} bytes",
                 got=image.tree.image_size,
             )
+        if facts.verity is Verity.PARTITION:
+            _check_tree(manifest, image, facts)
+
+
+def _check_tree(manifest: Manifest, image: ImageEntry, facts: DeviceFacts) -> None:
+    name = tree_name(image.name)
+    if any(other.name == name for other in manifest.images):
+        raise WrongDevice(
+            f"the release brings {name}, which this device computes itself",
+            where=f"release {manifest.release}",
+            hint='Leave that image out, or [install] verity = "partition"',
+        )
+    needed = hash_partition_size(image.tree)
+    if facts.sizes.get(name, 0) < needed:
+        raise WrongDevice(
+            "the hash tree is larger than its partition",
+            where=f"{facts.target}/{name}",
+            expected=f"at least {needed} bytes",
+            got=facts.sizes.get(name, "no such partition"),
+        )
 
 
 def _plan_image(

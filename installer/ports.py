@@ -95,6 +95,19 @@ class BootFiles:
     files: Mapping[Place, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Whether the boot loader counted the start of what runs now.
+
+    `moved`: the entry's name has one try less than before. False: it has the same name. None: it
+    has no tries, or cannot be compared (it was confirmed since, say). `loader` says which boot
+    loader and firmware it was, in their own words.
+    """
+
+    moved: bool | None
+    loader: str
+
+
 class BootControl(Protocol):
     """The boot loader. Every method is idempotent: after a power cut it is called again.
 
@@ -113,6 +126,10 @@ class BootControl(Protocol):
 
     def booted(self) -> Booted:
         """What runs now."""
+        ...
+
+    def counted(self) -> Counted:
+        """Whether the boot loader counted this start: the board's proof that a trial can end."""
         ...
 
     def retire(self, slot: str) -> None:

@@ -20,9 +20,12 @@ from slipstream.delta.limits import MANIFEST_BYTES_MAX
 from slipstream.delta.manifest import Manifest, Place, parse_manifest
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.trust import TrustedSet
-from slipstream.installer.config import PartitionPlace
+from slipstream.installer.boot.command_line import check_command_line
+from slipstream.installer.config import IdentityMode, PartitionPlace
+from slipstream.installer.counting import check_counting
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
+from slipstream.installer.identity import check_identity, check_unique
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
 from slipstream.installer.ports import EntryState
 from slipstream.installer.refresh import fetch_target, find_target, open_first_root, refresh
@@ -32,10 +35,11 @@ from slipstream.installer.states import Committed, Condemned, Refused, Staged, T
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan, and the metadata that it was made from."""
+    """A plan, the metadata that it was made from, and what a person should know of its risks."""
 
     plan: Plan
     trusted: TrustedSet
+    risks: tuple[str, ...] = ()
 
 
 async def prepare(device: Device, release: str | None = None) -> Plan:
@@ -44,10 +48,11 @@ async def prepare(device: Device, release: str | None = None) -> Plan:
         return (await gather(device, release)).plan
 
 
-async def gather(device: Device, release: str | None) -> Prepared:
-    """The plan for a release, or for the newest on offer. The caller holds the lock.
+async def gather(device: Device, release: str | None, *, attended: bool = True) -> Prepared:
+    """S0: the plan for a release, or for the newest on offer. The caller holds the lock.
 
-    Nothing of a payload is fetched before the boot loader said that a switch can work. Raises
+    Nothing of a payload is fetched before the boot loader said that a switch can work, and that it
+    can be undone: without a person at hand (not `attended`) that has to be proved. Raises
     NothingToDo, Rejected, Unavailable, DeviceFault, UsageError, and Refused while a release is on
     trial.
     """
@@ -82,7 +87,16 @@ async def gather(device: Device, release: str | None) -> Prepared:
     deltas = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)
     device.boot.check(plan.slot, plan.boot_bytes)
-    return Prepared(plan, trusted)
+    risk = check_counting(device, attended=attended)
+    check_unique(device, plan)
+    if manifest.boot.options:  # a UKI's own is in the file, which is not here yet
+        check_boot_options(device, manifest, manifest.boot.options)
+    return Prepared(plan, trusted, () if risk is None else (risk,))
+
+
+def check_boot_options(device: Device, manifest: Manifest, cmdline: str) -> None:
+    """The kernel command line boots what the manifest signs, on this device. Raises Rejected."""
+    check_command_line(cmdline, manifest, gpt=device.config.identity is IdentityMode.GPT)
 
 
 def check_configuration(device: Device) -> None:
@@ -92,12 +106,14 @@ def check_configuration(device: Device) -> None:
 
 
 def check_slots(device: Device) -> None:
-    """Every place of the slots is there, and no two share bytes. Raises DeviceFault."""
+    """Every place of the slots is there, no two share bytes, and those that are to be renamed can
+    be. Raises DeviceFault."""
     check_places(
         (f"slot {slot.name} {image}", place)
         for slot in device.config.slots.values()
         for image, place in slot.partitions.items()
     )
+    check_identity(device)
 
 
 def check_root(device: Device) -> None:
@@ -191,6 +207,7 @@ def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
         denied=device.slots.denied(),
         memory_bytes=config.memory_bytes,
         libraries=available(),
+        verity=config.verity,
     )
 
 

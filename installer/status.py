@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from slipstream.delta.errors import SlipstreamError
+from slipstream.installer.counting import Proof, read_proof
 from slipstream.installer.device import Device
 from slipstream.installer.ports import Booted, BootEntry, EntryState
 from slipstream.installer.prepare import check_root, check_slots
@@ -24,6 +25,12 @@ from slipstream.installer.states import (
     Trial,
 )
 
+_COUNTING_WORDS = {
+    Proof.PROVED: "Boot counting works on this board",
+    Proof.STUCK: "Boot counting was seen not to work on this board",
+    Proof.UNKNOWN: "Boot counting was not seen to work on this board yet",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -35,6 +42,7 @@ class Status:
     entries: tuple[BootEntry, ...]
     records: tuple[SlotRecord, ...]
     state: State
+    counting: Proof
     floor: int
     denied: tuple[Denied, ...]
     reports_waiting: int
@@ -79,6 +87,7 @@ class Status:
                 {"release": one.release, "counter": one.counter, "reason": one.reason}
                 for one in self.denied
             ],
+            "boot_counting": self.counting,
             "floor": self.floor,
             "reports_waiting": self.reports_waiting,
             "metadata_stored": None
@@ -104,6 +113,7 @@ class Status:
         elif last is not None:
             lines.append(last_words(last))
         lines += [f"Not tried again: release {one.release}: {one.reason}" for one in self.denied]
+        lines.append(_COUNTING_WORDS[self.counting])
         lines.append(f"Accepts releases with a counter of at least {self.floor}")
         if self.reports_waiting:
             lines.append(f"{self.reports_waiting} reports wait for the server")
@@ -200,6 +210,7 @@ def read_status(device: Device) -> Status:
         entries=device.boot.entries(),
         records=tuple(records.get(name, SlotRecord(name)) for name in sorted(device.config.slots)),
         state=device.journal.state,
+        counting=read_proof(device),
         floor=device.floor(),
         denied=device.slots.denied(),
         reports_waiting=len(device.slots.reports()),

@@ -91,7 +91,11 @@ class ImageWriter:
     counts: Counts = field(default_factory=Counts)
 
     async def run(self) -> None:
-        """Scan, write what is missing, read back. Raises Rejected, Unavailable, DeviceFault."""
+        """S4 and S6: scan, write what is missing, read back.
+
+        A cut in here boots the old release; the scan finds what stands. Raises Rejected,
+        Unavailable, DeviceFault.
+        """
         keep_spools(self.spool, self.payloads.digests)
         missing = await self._missing()
         self.counts.chunks += self.chunks.count

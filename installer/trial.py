@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected
+from slipstream.installer.counting import STUCK, observe_counting
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import (
     boot_files,
+    check_kept_files,
     other_good,
     roots_of,
     running_entry,
@@ -99,6 +101,7 @@ async def settle(device: Device, on_event: OnEvent = silent) -> Outcome:
     Raises Busy while another installer is at work, DeviceFault.
     """
     with device.lock():
+        observe_counting(device)  # before the entry is renamed: its name is the evidence
         state = device.journal.state
         match state:
             case Idle():
@@ -121,6 +124,7 @@ async def confirm(device: Device) -> Outcome:
     Raises NothingToDo if it is not on trial, Refused if it was condemned.
     """
     with device.lock():
+        observe_counting(device)
         state = device.journal.state
         if isinstance(state, Staged | Committed | Trial | Condemned):
             release = state.transaction.release
@@ -239,7 +243,10 @@ async def _settle_published(
 
 
 async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) -> Outcome:
-    """The new release runs: is it what was signed, and is it well?"""
+    """S12: the new release runs: was its start counted, is it what was signed, and is it well?
+
+    A cut, a hang or a reset boots it again while it has tries left; then the old one.
+    """
     entry = entry_of(transaction, device.boot.entries())
     if entry is None:
         # The entry went while its release ran. Rebooting brings the other one, which puts it back.
@@ -251,7 +258,7 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
         )
     if entry.state is EntryState.GOOD:
         return _confirm(device, transaction)  # confirmed before, and cut before the record
-    reason = wrong_root(device, transaction)
+    reason = wrong_root(device, transaction) or _uncounted(device, entry)
     results: tuple[HealthResult, ...] = ()
     if reason is None:
         on_event(
@@ -273,7 +280,11 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
 def _confirm(
     device: Device, transaction: Transaction, health: tuple[HealthResult, ...] = ()
 ) -> Outcome:
-    """The entry, then the floor: a floor that rose first could leave nothing that may boot."""
+    """S13 and S14: the entry, then the floor, which risen first could leave nothing that may boot.
+
+    A cut before the rename boots the new release on trial again, after it as good; calling again
+    does the rest.
+    """
     device.boot.confirm(transaction.slot, transaction.counter)
     _raise_floor(device, transaction)
     queue_report(device, transaction, "confirmed")
@@ -327,6 +338,7 @@ def _restage(device: Device, transaction: Transaction) -> Outcome:
     try:
         if manifest is None:
             raise DeviceFault("its manifest is lost too")
+        check_kept_files(device, manifest, transaction.slot)
         files = boot_files(device, manifest, transaction.slot)
         device.boot.stage(transaction.slot, transaction.counter, files)
     except (Rejected, DeviceFault) as error:
@@ -362,8 +374,11 @@ async def _settle_unrecorded(device: Device, on_event: OnEvent) -> Outcome:
     if transaction is not None and device.slots.is_denied(transaction.manifest) is not None:
         return Outcome(Verdict.NOTHING)  # an operator started a release that fell back
     on_event(f"counter {running.counter} runs on trial, and no journal of it")
-    results = await run_health(device.config.health)
-    reason = reason_of(results)
+    reason = _uncounted(device, running)
+    results: tuple[HealthResult, ...] = ()
+    if reason is None:
+        results = await run_health(device.config.health)
+        reason = reason_of(results)
     if reason is None:
         return _confirm_unrecorded(device, running, results)
     release = "" if transaction is None else transaction.release
@@ -393,6 +408,20 @@ def _why(state: Staged | Committed | Trial | Condemned) -> str:
     if isinstance(state, Condemned):
         return state.reason
     return NEVER_FINISHED if isinstance(state, Trial) else NEVER_REACHED
+
+
+def _uncounted(device: Device, entry: BootEntry) -> str | None:
+    """S11: why a trial that the boot loader did not count is given up; None if it counted.
+
+    Without another good release there is nothing to go back to: then it is only said, and health
+    decides.
+    """
+    if device.boot.counted().moved is not False:
+        return None
+    if other_good(device, entry):
+        return STUCK
+    device.notices.append(STUCK)
+    return None
 
 
 def _require_other(device: Device, entry: BootEntry) -> None:

@@ -11,29 +11,24 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from construct import Int32ul, Int64ul, Padding, Struct
-
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Block, Entry, FileMap
 from slipstream.delta.filesystem.fat import SIGNATURE, SIGNATURE_OFFSET
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.filesystem.volume import read_volume
+from slipstream.delta.gpt import (
+    ENTRY,
+    MAGIC,
+    NO_TYPE,
+    SECTOR_SIZES,
+    parse_header_fields,
+    parse_label,
+)
 from slipstream.delta.limits import MAP_NAMES_MAX, MAP_PATHS_CHARS_MAX, PARTITIONS_MAX
 from slipstream.delta.match import Reader
 
-_GPT_MAGIC = b"EFI PART"
-_SECTOR_SIZES = (512, 4096)  # the GPT header stands in the second sector
-
-_GPT_HEADER = Struct(
-    Padding(72),  # the magic, sizes and places that do not matter here
-    "entries_sector" / Int64ul,
-    "entry_count" / Int32ul,
-    "entry_size" / Int32ul,
-)
-_GPT_ENTRY = struct.Struct("<16s16xQQ8x72s")  # type, first sector, last sector, name
 _GPT_ENTRY_BYTES_MAX = 4096
-_NO_TYPE = bytes(16)
 
 _MBR_SECTOR = 512
 _MBR_TABLE_OFFSET = 446
@@ -54,8 +49,8 @@ class _Partition(NamedTuple):
 def read_disk(image: Reader) -> FileMap:
     """The maps of all partitions as one; FormatError for a table that is not sound."""
     part = Part(image, 0, image.size)
-    for sector in _SECTOR_SIZES:
-        if part.size >= 2 * sector and part.read(sector, len(_GPT_MAGIC)) == _GPT_MAGIC:
+    for sector in SECTOR_SIZES:
+        if part.size >= 2 * sector and part.read(sector, len(MAGIC)) == MAGIC:
             table, partitions = "GPT", list(_read_gpt(part, sector))
             break
     else:
@@ -108,24 +103,23 @@ def _add(whole: FileMap, inner: FileMap, partition: _Partition) -> None:
 
 
 def _read_gpt(image: Part, sector: int) -> Iterator[_Partition]:
-    header = _GPT_HEADER.parse(image.read(sector, _GPT_HEADER.sizeof()))
-    count, size = header.entry_count, header.entry_size
-    if count > PARTITIONS_MAX or not _GPT_ENTRY.size <= size <= _GPT_ENTRY_BYTES_MAX:
+    header = parse_header_fields(image.read(sector, sector))
+    count, size = header.entry_count, header.entry_bytes
+    if count > PARTITIONS_MAX or not ENTRY.size <= size <= _GPT_ENTRY_BYTES_MAX:
         raise FormatError(
             "GPT entries",
-            expected=f"<= {PARTITIONS_MAX} of {_GPT_ENTRY.size}..{_GPT_ENTRY_BYTES_MAX} bytes",
+            expected=f"<= {PARTITIONS_MAX} of {ENTRY.size}..{_GPT_ENTRY_BYTES_MAX} bytes",
             got=f"{count} of {size}",
         )
     entries = image.read(header.entries_sector * sector, count * size)
     taken: set[str] = set()
     for index in range(count):
-        type_id, first, last, raw_name = _GPT_ENTRY.unpack_from(entries, index * size)
-        if type_id == _NO_TYPE:
+        type_id, _, first, last, _, raw_name = ENTRY.unpack_from(entries, index * size)
+        if type_id == NO_TYPE:
             continue
         if last < first:
             raise FormatError("GPT partition ends before it starts", where=f"partition {index + 1}")
-        name = raw_name.decode("utf-16-le", "replace").split("\0", 1)[0].replace("/", "_")
-        name = name or str(index + 1)
+        name = parse_label(raw_name).replace("/", "_") or str(index + 1)
         while name in taken:
             name = f"{name}-{index + 1}"
         taken.add(name)

@@ -73,6 +73,14 @@ class LoaderWord:
                 return variable, value
         return None
 
+    def version(self) -> str:
+        """Boot loader and firmware in their own words; empty where they say nothing."""
+        words = []
+        for variable in ("LoaderInfo", "LoaderFirmwareInfo"):
+            raw = self._variable(variable)
+            words.append("" if raw is None else self._string(variable, raw))
+        return "; ".join(word for word in words if word)
+
     def counts_tries(self) -> bool | None:
         """Whether the boot loader says that it counts tries; None if it says nothing."""
         raw = self._variable("LoaderFeatures")

@@ -11,10 +11,12 @@ What holds throughout:
 - a file whose double is to live is never unlinked: after an unclean rename on FAT the two may
   share clusters, and freeing one would destroy the other. It is renamed to a hidden name.
 
-Not here: GPT labels, the counter canary, repair of a damaged FAT.
+Not here: partition names (identity.py), what follows from the counters (counting.py), repair of a
+damaged FAT.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from slipstream.delta.errors import DeviceFault, Rejected, UsageError
@@ -44,7 +46,7 @@ from slipstream.installer.boot.preflight import (
     check_selection,
 )
 from slipstream.installer.boot.type1 import FILES_FOLDER, dump_conf, files_of, kind_of
-from slipstream.installer.ports import Booted, BootEntry, BootFiles, EntryState
+from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
 
 _FOLDERS = {Suffix.UKI: UKI_FOLDER, Suffix.CONF: CONF_FOLDER}
 _HIDDEN = re.compile(r"\.[0-9]{4,10}(?P<slot>[a-z0-9])\.(?:tmp|old[0-9]*)\Z")
@@ -116,6 +118,19 @@ class SystemdBoot:
         check_room(self._esp, boot_bytes, self._size_of(slot))
         check_selection(self._esp.root, self._loader)
         check_running(self._esp.root, self._names(), self.booted().slot)
+
+    def counted(self) -> Counted:
+        """S11, looked at from behind: the name that the boot loader reports is from before its
+        rename, the name on the ESP from after it."""
+        before = self._loader.selected()
+        moved = None
+        if before is not None and before.tries is not None:
+            now = self._visible(before.slot, before.counter)
+            if replace(before, tries=before.tries.after_try()) in now:
+                moved = True
+            elif before in now:
+                moved = False
+        return Counted(moved, self._loader.version())
 
     # --- S1: make room
 

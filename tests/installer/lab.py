@@ -277,12 +277,14 @@ class Lab:
         image: bytes,
         *,
         source: bytes | None = None,
+        uki: bytes | None = None,
         **changes: Any,
     ) -> LabRelease:
-        """Publish a release of one root file system and a small kernel; sign it."""
+        """Publish a release of one root file system and a small kernel, or a UKI; sign it."""
+        kernel = f"kernel {release}".encode() if uki is None else uki
         made = {
             "rootfs": self._publish_image(release, "rootfs", image, source),
-            "kernel": self._publish_image(release, "kernel", f"kernel {release}".encode(), None),
+            "kernel": self._publish_image(release, "kernel", kernel, None),
         }
         root = made["rootfs"].tree.tuple.root
         values: dict[str, Any] = {
@@ -297,14 +299,20 @@ class Lab:
             "images": tuple(
                 ImageEntry(
                     name,
-                    Place.LINUX if name == "kernel" else Place.PARTITION,
+                    Place.PARTITION
+                    if name == "rootfs"
+                    else Place.LINUX
+                    if uki is None
+                    else Place.UKI,
                     one.tree.tuple,
                     Digest.of(one.tree.chunk_list),
                     PayloadRef(one.full.digest, len(one.full.raw), one.full.payload_size),
                 )
                 for name, one in made.items()
             ),
-            "boot": BootEntryTemplate(f"Gateway {release}", f"roothash={root}"),
+            "boot": BootEntryTemplate(
+                f"Gateway {release}", f"roothash={root}" if uki is None else ""
+            ),
         }
         manifest = Manifest(**(values | changes))
         raw = dump_manifest(manifest)

@@ -43,6 +43,23 @@ def test_a_new_device(lab: Lab) -> None:
     assert found.to_json()["trial"] is False
 
 
+@pytest.mark.parametrize(
+    "kept, words",
+    [
+        (None, "was not seen to work on this board yet"),
+        ('{"moved":true,"loader":"fake boot loader 1"}', "Boot counting works on this board"),
+        ('{"moved":true,"loader":"fake boot loader 0"}', "was not seen to work on this board yet"),
+        ('{"moved":false,"loader":"fake boot loader 1"}', "was seen not to work on this board"),
+    ],
+)
+def test_what_is_known_of_boot_counting(lab: Lab, kept: str | None, words: str) -> None:
+    if kept is not None:
+        lab.device()
+        (lab.folder / "state/counting.json").write_text(kept)
+    assert words in status(lab).to_words()
+    assert status(lab).to_json()["boot_counting"] in ("proved", "stuck", "unknown")
+
+
 def test_an_install_under_way(lab: Lab, update: LabRelease) -> None:
     device = lab.device()
     device.journal.record(Open(Transaction("id", update.digest, "2.0", 2, "b", ("rootfs",))))

@@ -303,7 +303,7 @@ def test_a_lost_entry_whose_manifest_is_lost_too_is_not_put_back(rig: Rig) -> No
     assert isinstance(rig.device().journal.state, Idle)
 
 
-@pytest.mark.parametrize("lost", ["boot files", "room"])
+@pytest.mark.parametrize("lost", ["boot files", "a byte of them", "room"])
 def test_an_entry_that_cannot_be_put_back_does_not_hold_the_device(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
@@ -314,6 +314,9 @@ def test_an_entry_that_cannot_be_put_back_does_not_hold_the_device(
     assert rig.boot() == "a"
     if lost == "boot files":
         (rig.folder / "state/files/b/kernel").unlink()
+    elif lost == "a byte of them":
+        path = rig.folder / "state/files/b/kernel"
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
     else:
         shutil.rmtree(rig.folder / "esp/slipstream/0002b")
         monkeypatch.setattr(Esp, "free_bytes", lambda _: 1000)

@@ -162,6 +162,21 @@ class BootControlConformance:
             with pytest.raises(DeviceFault):
                 verb("a", 2)
 
+    def test_a_start_that_was_counted_is_seen(self, rig: Rig) -> None:
+        assert rig.control().counted().moved is None
+        install_good(rig, "a", 1)
+        rig.boot()
+        assert rig.control().counted().moved is None  # good entries are not counted
+        install(rig, "b", 2)
+        assert rig.control().counted().moved is None  # that is another start's name
+        for _ in range(3):
+            rig.boot()
+            assert rig.control().counted().moved is True
+        rig.control().confirm("b", 2)
+        assert rig.control().counted().moved is None
+        rig.boot()
+        assert rig.control().counted().moved is None
+
     def test_every_step_may_be_repeated(self, rig: Rig) -> None:
         install_good(rig, "a", 1)
         for _ in range(2):

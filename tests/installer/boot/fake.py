@@ -11,7 +11,7 @@ from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.manifest import Place
 from slipstream.installer.boot.loader_word import parse_root
-from slipstream.installer.ports import Booted, BootEntry, BootFiles, EntryState
+from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
 
 
 @dataclass
@@ -35,6 +35,9 @@ class FakeBoot:
         self.staged: dict[tuple[str, int], Staged] = {}
         self.calls: list[tuple[str, str, int | None]] = []
         self.running = Booted(slot=None, counter=None, root=None)
+        self.counts = True  # the firmware writes the boot partition
+        self.loader = "fake boot loader 1"
+        self._counted: bool | None = None
         self.fault: Exception | None = None
         self._tries = tries
 
@@ -49,7 +52,8 @@ class FakeBoot:
         if not order:
             return None
         entry = order[0]
-        if entry.tries_left is not None:
+        self._counted = None if entry.tries_left is None else self.counts
+        if entry.tries_left is not None and self.counts:
             left = max(entry.tries_left - 1, 0)
             self._put(replace(entry, tries_left=left, tries_done=entry.tries_done + 1))
         options = self.staged[entry.slot, entry.counter].options
@@ -92,6 +96,11 @@ class FakeBoot:
 
     def booted(self) -> Booted:
         return self.running
+
+    def counted(self) -> Counted:
+        entry = self.visible.get(self.running.slot or "")
+        gone = entry is None or entry.state is EntryState.GOOD
+        return Counted(None if gone else self._counted, self.loader)
 
     def retire(self, slot: str) -> None:
         self._change("retire", slot, None)

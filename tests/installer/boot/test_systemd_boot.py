@@ -351,6 +351,28 @@ def test_a_boot_loader_that_does_not_count_is_refused(rig: EspRig, bits: int, fa
         rig.control().check("b", 0)
 
 
+def test_a_start_that_left_the_name_alone_is_seen(rig: EspRig) -> None:
+    install_good(rig, "a", 1)
+    install(rig, "b", 2)
+    rig.boot()
+    folder = rig.esp / ("EFI/Linux" if rig.kind is Suffix.UKI else "loader/entries")
+    (folder / f"0002b+2-1{rig.kind}").rename(folder / f"0002b+3-0{rig.kind}")
+    assert rig.control().counted().moved is False
+    rig.control().condemn("b", 2)  # a rename of ours is no count
+    assert rig.control().counted().moved is None
+
+
+def test_boot_loader_and_firmware_say_who_they_are(rig: EspRig) -> None:
+    assert rig.control().counted().loader == ""
+    for variable, value in (
+        ("LoaderInfo", "systemd-boot 252.39"),
+        ("LoaderFirmwareInfo", "UEFI 2.70 (EDK II 1.00)"),
+    ):
+        path = rig.folder / f"{variable}-{LOADER_VENDOR}"
+        path.write_bytes(dump_loader_string(value))
+    assert rig.control().counted().loader == "systemd-boot 252.39; UEFI 2.70 (EDK II 1.00)"
+
+
 def test_a_running_release_without_entry_is_refused(rig: EspRig) -> None:
     install_good(rig, "a", 1)
     for path in [*rig.esp.rglob("0001a.efi"), *rig.esp.rglob("0001a.conf")]:

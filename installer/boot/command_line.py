@@ -1,0 +1,79 @@
+"""The kernel command line of a release, checked against its signed manifest before it is staged.
+
+What it says is what the initrd mounts: a root hash of another image, or none, is found out here
+and not at the first boot. The command line of a unified kernel image is a part of the signed file:
+it is read, never changed.
+
+Source: kernel-command-line(7), systemd-veritysetup-generator(8) for roothash= and usrhash=; Linux,
+Documentation/admin-guide/kernel-parameters.txt for gpt.
+"""
+
+from slipstream.delta.errors import Rejected
+from slipstream.delta.manifest import Manifest, Place
+from slipstream.installer.boot.chooser import read_entry
+from slipstream.installer.boot.entry import Suffix
+from slipstream.installer.ports import BootFiles
+
+# What names the root hash of an image, by the image's name: those that systemd mounts.
+_OPTIONS = {"rootfs": "roothash", "root": "roothash", "usr": "usrhash"}
+_QUOTES = str.maketrans("", "", "\"'")  # kernel and systemd peel them: they hide nothing
+_REBUILD = (
+    "Build the release's boot files again: `slipstream repo root-hash` says what they must name"
+)
+
+
+def command_line_of(boot: BootFiles) -> str:
+    """The command line that a release boots with. Raises Rejected for a UKI that cannot be read."""
+    uki = boot.files.get(Place.UKI)
+    if uki is None:
+        return boot.options
+    listed = read_entry(uki.parent, uki, f"{uki.name}{Suffix.UKI}")
+    if listed is None:
+        raise Rejected(
+            "boot file is not one that systemd-boot starts",
+            where=uki,
+            expected="a unified kernel image with .osrel, .cmdline and .linux",
+            hint="Build the release's boot file again",
+        )
+    return listed.cmdline
+
+
+def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
+    """Refuse a command line that does not boot what the manifest signs.
+
+    rootfs needs its roothash=, usr its usrhash=, and neither may name another image's. With `gpt`
+    the word of that name must be there too. Raises Rejected.
+    """
+    everything = cmdline.translate(_QUOTES).split()
+    # Behind "--" stands what is init's. systemd is init: it would take another root hash from there.
+    words = everything[: everything.index("--")] if "--" in everything else everything
+    roots = {i.name: i.tree.root.hex for i in manifest.images if i.place is Place.PARTITION}
+    where = f"release {manifest.release}: kernel command line"
+    for option in ("roothash", "usrhash"):
+        named, found = _values(words, option), _values(everything, option)
+        owners = [name for name in roots if _OPTIONS.get(name) == option]
+        wanted = {roots[name] for name in owners} or set(roots.values())
+        wrong = [value for value in found if value not in wanted]
+        if wrong or (owners and not named):
+            raise Rejected(
+                f"it does not name the root hash of {' or '.join(owners or roots) or 'any image'}",
+                where=where,
+                expected=" or ".join(f"{option}={root}" for root in sorted(wanted))
+                or f"no {option}=",
+                got=f"{option}={wrong[0][:80]}" if wrong else f"no {option}=",
+                hint=_REBUILD,
+            )
+    if gpt and roots and "gpt" not in words:
+        raise Rejected(
+            "it lacks the word gpt: with a torn primary partition table Linux would find none of "
+            "its partitions",
+            where=where,
+            expected='gpt, as [install] identity = "gpt" needs it',
+            got=cmdline[:200],
+            hint="Add gpt to the command line and build and sign the boot files again; an installer "
+            "never changes a signed file",
+        )
+
+
+def _values(words: list[str], option: str) -> list[str]:
+    return [word.removeprefix(f"{option}=") for word in words if word.startswith(f"{option}=")]
