@@ -8,6 +8,7 @@ Source: kernel-command-line(7), systemd-veritysetup-generator(8) for roothash= a
 Documentation/admin-guide/kernel-parameters.txt for gpt.
 """
 
+from slipstream.delta.cmdline import bare_words, kernel_words, values_of
 from slipstream.delta.errors import Rejected
 from slipstream.delta.manifest import Manifest, Place
 from slipstream.installer.boot.chooser import read_entry
@@ -16,7 +17,6 @@ from slipstream.installer.ports import BootFiles
 
 # What names the root hash of an image, by the image's name: those that systemd mounts.
 _OPTIONS = {"rootfs": "roothash", "root": "roothash", "usr": "usrhash"}
-_QUOTES = str.maketrans("", "", "\"'")  # kernel and systemd peel them: they hide nothing
 _REBUILD = (
     "Build the release's boot files again: `slipstream repo root-hash` says what they must name"
 )
@@ -44,13 +44,13 @@ def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
     rootfs needs its roothash=, usr its usrhash=, and neither may name another image's. With `gpt`
     the word of that name must be there too. Raises Rejected.
     """
-    everything = cmdline.translate(_QUOTES).split()
+    everything = bare_words(cmdline)  # quotes hide nothing
     # Behind "--" stands what is init's. systemd is init: it would take another root hash from there.
     words = everything[: everything.index("--")] if "--" in everything else everything
     roots = {i.name: i.tree.root.hex for i in manifest.images if i.place is Place.PARTITION}
     where = f"release {manifest.release}: kernel command line"
     for option in ("roothash", "usrhash"):
-        named, found = _values(words, option), _values(everything, option)
+        named, found = values_of(words, option), values_of(everything, option)
         owners = [name for name in roots if _OPTIONS.get(name) == option]
         wanted = {roots[name] for name in owners} or set(roots.values())
         wrong = [value for value in found if value not in wanted]
@@ -63,7 +63,7 @@ def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
                 got=f"{option}={wrong[0][:80]}" if wrong else f"no {option}=",
                 hint=_REBUILD,
             )
-    if gpt and roots and "gpt" not in words:
+    if gpt and roots and "gpt" not in kernel_words(cmdline):
         raise Rejected(
             "it lacks the word gpt: with a torn primary partition table Linux would find none of "
             "its partitions",
@@ -73,7 +73,3 @@ def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
             hint="Add gpt to the command line and build and sign the boot files again; an installer "
             "never changes a signed file",
         )
-
-
-def _values(words: list[str], option: str) -> list[str]:
-    return [word.removeprefix(f"{option}=") for word in words if word.startswith(f"{option}=")]

@@ -87,7 +87,7 @@ def test_what_boots_another_image_is_refused_with_the_way_out(
     assert "slipstream repo root-hash" in str(caught.value)
 
 
-@pytest.mark.parametrize("rest", ["", "nogpt", "gpt=1", "x.gpt", "-- gpt"])
+@pytest.mark.parametrize("rest", ["", "nogpt", "gpt=1", "x.gpt", "-- gpt", '"a gpt"'])
 def test_names_in_the_table_need_the_word_gpt(rest: str) -> None:
     check_command_line(f"roothash={A} gpt", manifest(rootfs=A), gpt=True)
     with pytest.raises(Rejected, match=r"lacks the word gpt.*build and sign"):
