@@ -148,7 +148,12 @@ READ_PIECE_BYTES = 64 * KIB  # one read of a response body
 
 # --- device state
 SECONDS_MAX = (1 << 36) - 1  # since 1970: the year 4147; beyond it datetime and time_t part ways
+CLOCK_S_MIN = (
+    1_767_225_600  # the start of 2026: this program is no older, so no clock is right before
+)
 STATE_FILE_BYTES_MAX = MIB
+WINDOWS_MAX = 64  # maintenance windows: each costs a dozen calendar dates a look
+INHIBITORS_MAX = 16  # files that are named in a reason
 HEALTH_OUTPUT_BYTES_MAX = 64 * KIB
 HEALTH_TIMEOUT_S_MAX = 3600.0
 CHECKPOINT_TARGET_BYTES = 16 * MIB  # slot bytes between two fdatasync and journal records
