@@ -14,6 +14,7 @@ from slipstream.delta.limits import CLOCK_S_MIN
 from slipstream.installer.windows import Schedule
 
 CHECK_S = 60.0  # inhibitors and the command are asked again after so long
+WINDOW_SHARE = 0.9  # of an open window, for turns: the last one still has time to reboot
 CLOCK_CHECK_S = 300.0  # no sleep is longer: the clock may be set in the meantime
 
 
@@ -114,7 +115,7 @@ def draw_turn(policy: Policy, clock: datetime, chance: float) -> datetime:
     spread = timedelta(seconds=policy.reboot_spread_s)
     opening = policy.schedule.open_at(clock)
     if opening is not None:
-        spread = min(spread, opening.end - clock)
+        spread = min(spread, WINDOW_SHARE * (opening.end - clock))
     return clock + spread * chance
 
 

@@ -124,7 +124,7 @@ def test_an_install_pauses_when_the_window_closes(tmp_path: Path) -> None:
     assert rig.reboots == 1
 
 
-@pytest.mark.parametrize("chance, minutes", [(0.0, 0), (0.5, 30), (0.99, 59)])
+@pytest.mark.parametrize("chance, minutes", [(0.0, 0), (0.5, 27), (0.99, 53)])
 def test_reboots_are_spread_within_the_window(tmp_path: Path, chance: float, minutes: int) -> None:
     rig = make_rig(tmp_path, spread=4 * 3600)
     rig.agent.chance = lambda: chance
