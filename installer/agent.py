@@ -39,7 +39,6 @@ from slipstream.installer.holds import (
     recheck_s,
     stop_after_s,
 )
-from slipstream.installer.install import install
 from slipstream.installer.notify import Notifier
 from slipstream.installer.permission import find_reason_to_wait, gather_facts, remember_hold
 from slipstream.installer.progress import InstallEvent
@@ -204,6 +203,10 @@ class Agent:
 
     async def _install(self, release: str | None) -> bool:
         """Install; True if the next boot tries a release."""
+        # Loaded when there is something to install: trust and decoders take as much memory as all
+        # the rest of an agent that waits (docs/device.md, "Memory").
+        from slipstream.installer.install import install  # noqa: PLC0415
+
         window = asyncio.timeout(stop_after_s(self.policy, self.device.clock.now()))
         try:
             async with window:

@@ -16,10 +16,9 @@ from slipstream.installer.boot.command_line import command_line_of
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import boot_files
 from slipstream.installer.identity import publish, unpublish
-from slipstream.installer.image import ImageInstall
 from slipstream.installer.plan import Plan
 from slipstream.installer.prepare import Prepared, check_boot_options, gather
-from slipstream.installer.progress import InstallEvent, OnEvent, Stage, ignore
+from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage, ignore
 from slipstream.installer.release_set import ReleaseSet, parts_of
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import SlotRecord, SlotState
@@ -33,7 +32,6 @@ from slipstream.installer.states import (
     Transaction,
     transaction_id,
 )
-from slipstream.installer.stream import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +133,9 @@ async def _write_images(
 
     A cut boots the old release; the next install finds by their digests what chunks stand.
     """
+    # Not before there is something to write: a look that finds nothing new needs no decoders.
+    from slipstream.installer.image import ImageInstall  # noqa: PLC0415
+
     counts = Counts()
     for risk in prepared.risks:
         on_event(InstallEvent(Stage.WRITE, f"at risk: {risk}"))

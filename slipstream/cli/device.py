@@ -1,4 +1,8 @@
-"""`slipstream device`: what a device, or the person in front of it, can do."""
+"""`slipstream device`: what a device, or the person in front of it, can do.
+
+What only some commands need is imported in them: `run` stays in memory, and loads no more than
+an agent that waits (docs/device.md, "Memory").
+"""
 
 import asyncio
 import json
@@ -6,7 +10,6 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -19,12 +22,9 @@ from slipstream.installer.allocator import give_memory_back
 from slipstream.installer.config import load_config
 from slipstream.installer.contact import open_contact
 from slipstream.installer.device import Device, open_device
-from slipstream.installer.install import install as install_release
 from slipstream.installer.notify import Notifier
-from slipstream.installer.prepare import check_configuration, prepare
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.states import Idle, Refused
-from slipstream.installer.status import last_words, read_status
 from slipstream.installer.trial import Outcome, Verdict
 
 config_option = click.option(
@@ -51,6 +51,8 @@ def device() -> None:
 @json_option
 def status(config: Path, as_json: bool) -> None:
     """Say what is booted, on trial, installed, failed and why, from what is on disk."""
+    from slipstream.installer.status import read_status  # noqa: PLC0415
+
     found = read_status(open_device(load_config(config)))
     click.echo(json.dumps(found.to_json()) if as_json else found.to_words())
 
@@ -63,6 +65,8 @@ def check(config: Path, as_json: bool) -> None:
 
     Not while a release waits for its trial or is in it: that comes first.
     """
+
+    from slipstream.installer.prepare import check_configuration, prepare  # noqa: PLC0415
 
     async def job(found: Device) -> None:
         check_configuration(found)
@@ -89,6 +93,8 @@ def check(config: Path, as_json: bool) -> None:
 def plan(config: Path, release: str | None, as_json: bool) -> None:
     """Say what an install would fetch and do. Does nothing."""
 
+    from slipstream.installer.prepare import check_configuration, prepare  # noqa: PLC0415
+
     async def job(found: Device) -> None:
         check_configuration(found)
         made = await prepare(found, await _wanted(found, release))
@@ -109,6 +115,8 @@ def install(config: Path, release: str | None, as_json: bool) -> None:
 
     With --json: a line for each event, the last one is the result.
     """
+
+    from slipstream.installer.install import install as install_release  # noqa: PLC0415
 
     async def job(found: Device) -> None:
         await _settle(found)
@@ -200,6 +208,8 @@ def unit(config: Path) -> None:
 
     slipstream device unit > /etc/systemd/system/slipstream.service
     """
+    from importlib.resources import files  # noqa: PLC0415
+
     load_config(config)  # a unit for a configuration that does not load would only fail later
     lines = files("slipstream.installer").joinpath("dist/slipstream.service").read_text()
     program = Path(sys.executable).parent / "slipstream"  # the script of this environment
@@ -260,6 +270,8 @@ def _tell(found: Device, outcome: Outcome, *, as_json: bool) -> None:
             if not as_json:
                 click.echo(f"{name} is confirmed")
         case Verdict.NOTHING:
+            from slipstream.installer.status import last_words  # noqa: PLC0415
+
             state = found.journal.state
             last = state.last if isinstance(state, Idle) else None
             raise NothingToDo("no release is on trial", hint=last_words(last) if last else None)
