@@ -26,6 +26,7 @@ from slipstream.delta.errors import (
     Unavailable,
 )
 from slipstream.delta.limits import POLL_INTERVAL_S, POLL_INTERVAL_S_MAX
+from slipstream.installer.attempts import begin_start, end_start
 from slipstream.installer.command import run_command
 from slipstream.installer.contact import Answer, Contact, open_contact
 from slipstream.installer.device import Device
@@ -79,6 +80,7 @@ async def run(
                 if not stopped.is_set():
                     raise
                 # By a signal: a clean end. What was under way is taken up again next time.
+                end_start(device)
                 say("stopping")
             finally:
                 notifier.send(STOPPING="1", STATUS="stopping")
@@ -112,6 +114,11 @@ class Agent:
 
     async def run(self) -> None:
         """Rounds, and the waits between them. Ends only when cancelled."""
+        first = True
+        delay_s = begin_start(self.device)
+        if delay_s:
+            self._tell(f"the agent died in its first round: waiting {delay_s:g} s before this one")
+            await self.device.clock.sleep(delay_s)
         while True:
             try:
                 await self.round()
@@ -120,6 +127,9 @@ class Agent:
                 self.failures += 1
                 wish_s = error.retry_after_s if isinstance(error, Unavailable) else None
                 self._tell(str(error))
+            if first:
+                first = False
+                end_start(self.device)
             await self.device.clock.sleep(self.wait_s(wish_s))
 
     async def round(self) -> None:
@@ -281,7 +291,7 @@ class Agent:
         """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes."""
         command = self.device.config.boot.reboot
         self._tell(f"rebooting: {why}")
-        if not self._reboot_noted and isinstance(self.device.journal.state, Committed):
+        if not self._reboot_noted:
             self._reboot_noted = True
             note_reboot(self.device)
         try:

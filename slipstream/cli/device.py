@@ -16,7 +16,7 @@ from typing import Any, assert_never
 import click
 
 from slipstream.cli.progress import Steps, megabytes
-from slipstream.delta.errors import Interrupted, NothingToDo, SlipstreamError
+from slipstream.delta.errors import Interrupted, NothingToDo, SlipstreamError, UsageError
 from slipstream.installer import agent, trial
 from slipstream.installer.allocator import give_memory_back
 from slipstream.installer.config import load_config
@@ -106,8 +106,9 @@ def plan(config: Path, release: str | None, as_json: bool) -> None:
 @device.command()
 @config_option
 @release_option
+@click.option("--retry", is_flag=True, help="Though it was given up or fell back here.")
 @json_option
-def install(config: Path, release: str | None, as_json: bool) -> None:
+def install(config: Path, release: str | None, retry: bool, as_json: bool) -> None:
     """Install a release into the inactive slot; the next boot tries it. Resumes what was cut off.
 
     Before that it settles a trial that the last boot left, as `confirm` does: it runs the health
@@ -116,10 +117,14 @@ def install(config: Path, release: str | None, as_json: bool) -> None:
     With --json: a line for each event, the last one is the result.
     """
 
+    if retry and release is None:
+        raise UsageError("--retry needs --release: which release shall be tried again?")
     from slipstream.installer.install import install as install_release  # noqa: PLC0415
 
     async def job(found: Device) -> None:
         await _settle(found)
+        if release is not None and retry and found.slots.forgive(release):
+            _note(f"release {release} is tried again")
         watch = _json_events if as_json else _Watch()
         try:
             result = await install_release(found, await _wanted(found, release), watch)
