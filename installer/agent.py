@@ -169,6 +169,7 @@ class Agent:
     async def _settle(self) -> bool:
         """What the last boot proved. False: no update is taken now."""
         outcome = await settle(self.device, self._tell_once)
+        self.notifier.say_stays(outcome.verdict is Verdict.UNHEALTHY)
         name = outcome.release or f"counter {outcome.counter}"
         match outcome.verdict:
             case Verdict.NOTHING:
@@ -345,13 +346,15 @@ def _stopped_by_signals() -> Iterator[asyncio.Event]:
         stopped.set()
         task.cancel()
 
-    installed = []
+    before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            handler = signal.getsignal(number)
             loop.add_signal_handler(number, stop)
-            installed.append(number)
+            before[number] = handler
     try:
         yield stopped
     finally:
-        for number in installed:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)

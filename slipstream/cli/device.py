@@ -19,13 +19,22 @@ from slipstream.cli.progress import Steps, megabytes
 from slipstream.delta.errors import Interrupted, NothingToDo, SlipstreamError, UsageError
 from slipstream.installer import agent, trial
 from slipstream.installer.allocator import give_memory_back
-from slipstream.installer.config import load_config
+from slipstream.installer.config import Config, load_config
 from slipstream.installer.contact import open_contact
 from slipstream.installer.device import Device, open_device
 from slipstream.installer.notify import Notifier
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.states import Idle, Refused
 from slipstream.installer.trial import Outcome, Verdict
+
+UNITS = (
+    "slipstream.service",
+    "slipstream-trial.timer",
+    "slipstream-trial.service",
+    "slipstream-health.service",
+)
+TRIAL_BOOT_S = 300.0  # for a release on trial to boot, before its health checks begin
+TRIAL_S_MIN = 900.0
 
 config_option = click.option(
     "--config",
@@ -165,6 +174,8 @@ def confirm(config: Path, force: bool, as_json: bool) -> None:
     async def job(found: Device) -> None:
         say = _note if not as_json else _silent
         outcome = await (trial.confirm(found) if force else trial.settle(found, say))
+        stays = outcome.verdict is Verdict.UNHEALTHY
+        Notifier.of_environment(os.environ).say_stays(stays)
         async with open_contact(found) as contact:
             await contact.deliver(_note)
         _tell(found, outcome, as_json=as_json)
@@ -195,12 +206,7 @@ def run(config: Path) -> None:
     """Run the agent: settle the last boot, then poll, install, reboot, report. For a service."""
 
     async def job(found: Device) -> None:
-        # What systemd tells a service of Type=notify (man sd_notify, man sd_watchdog_enabled).
-        watchdog_us = os.environ.get("WATCHDOG_USEC", "")
-        notifier = Notifier(
-            os.environ.get("NOTIFY_SOCKET"),
-            watchdog_s=int(watchdog_us) / 1e6 if watchdog_us.isdigit() else None,
-        )
+        notifier = Notifier.of_environment(os.environ)
         await agent.run(found, say=click.echo, notifier=notifier)
 
     _run(config, job)
@@ -208,25 +214,47 @@ def run(config: Path) -> None:
 
 @device.command()
 @config_option
-def unit(config: Path) -> None:
-    """Print the systemd unit of the agent, for this installation and this configuration.
+@click.argument("name", type=click.Choice(UNITS), default=UNITS[0])
+@click.option("--all", "every", is_flag=True, help="All of them, each below its path.")
+def unit(config: Path, name: str, every: bool) -> None:
+    """Print a systemd unit, for this installation and this configuration.
+
+    slipstream.service is the agent; slipstream-trial.timer and .service reset a release on trial
+    that does not prove itself in time; slipstream-health.service is the gate of a device that does
+    not run the agent.
 
     slipstream device unit > /etc/systemd/system/slipstream.service
     """
+    loaded = load_config(config)  # a unit for a configuration that does not load would only fail
+    for one in UNITS if every else (name,):
+        if every:
+            click.echo(f"# /etc/systemd/system/{one}")
+        click.echo(_unit_text(one, loaded, config.absolute()))
+
+
+def _unit_text(name: str, config: Config, path: Path) -> str:
+    """A unit of installer/dist with the paths, and the deadline, of this device."""
     from importlib.resources import files  # noqa: PLC0415
 
-    load_config(config)  # a unit for a configuration that does not load would only fail later
-    lines = files("slipstream.installer").joinpath("dist/slipstream.service").read_text()
     program = Path(sys.executable).parent / "slipstream"  # the script of this environment
-    command = f"ExecStart={_quoted(program)} device run --config {_quoted(config.absolute())}"
-    for line in lines.splitlines():
-        click.echo(command if line.startswith("ExecStart=") else line)
+    # Time to boot, and for every check to take as long as it may.
+    deadline_s = TRIAL_BOOT_S + sum(check.timeout_s for check in config.health)
+    mounts = " ".join(_quoted(one, command=False) for one in (config.state, config.boot.esp))
+    text = files("slipstream.installer").joinpath("dist", name).read_text()
+    for shipped, ours in (
+        ("/usr/bin/slipstream", _quoted(program)),
+        ("/etc/slipstream/device.toml", _quoted(path)),
+        ("For=/var/lib/slipstream /efi", f"For={mounts}"),
+        ("OnBootSec=15min", f"OnBootSec={max(deadline_s, TRIAL_S_MIN):.0f}s"),
+    ):
+        text = text.replace(shipped, ours)
+    return text.rstrip()
 
 
-def _quoted(path: Path) -> str:
-    """A path as systemd reads it in ExecStart (man systemd.service, "Command lines")."""
+def _quoted(path: Path, *, command: bool = True) -> str:
+    """A path as systemd reads it (man systemd.syntax; in ExecStart man systemd.service)."""
     text = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
-    text = text.replace("$", "$$")
+    text = text.replace("$", "$$") if command else text
     return f'"{text}"' if " " in text or text != str(path) else text
 
 
