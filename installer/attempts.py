@@ -17,13 +17,12 @@ from pathlib import Path
 
 import msgspec
 
-from slipstream.delta.durable import remove_durably
 from slipstream.delta.errors import DeviceFault, SlipstreamError
 from slipstream.delta.limits import DEATHS_MAX, START_DELAY_S_MAX
 from slipstream.installer.device import Device
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import Denied
-from slipstream.installer.state_file import read_state, state_fault, write_state
+from slipstream.installer.state_file import read_state, remove_state, write_state
 from slipstream.installer.states import (
     Failed,
     Idle,
@@ -106,7 +105,7 @@ def end_attempt(device: Device) -> None:
 
 def forget_attempts(device: Device) -> None:
     """The release is installed, or given up. Raises DeviceFault."""
-    _remove(_path(device))
+    remove_state(_path(device))
 
 
 def give_up(device: Device, transaction: Transaction, attempts: Attempts) -> str:
@@ -156,7 +155,7 @@ def begin_start(device: Device) -> float:
 def end_start(device: Device) -> None:
     """The agent came through a round, or was stopped. Raises nothing."""
     with suppress(DeviceFault):
-        _remove(device.state / "starts.json")
+        remove_state(device.state / "starts.json")
 
 
 # --- files
@@ -211,14 +210,6 @@ def _bytes_below(folder: Path) -> int:
         except OSError:
             continue
     return total
-
-
-def _remove(path: Path) -> None:
-    try:
-        if path.exists():
-            remove_durably(path)
-    except OSError as error:
-        raise state_fault(path, "removed", error) from error
 
 
 def _path(device: Device) -> Path:

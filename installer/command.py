@@ -42,7 +42,10 @@ async def run_for_output(
     """
     # A pipe of our own: asyncio's process.wait() also waits for its pipes to close, and a daemon
     # that the command left behind may hold them open for ever.
-    read_end, write_end = os.pipe()
+    try:
+        read_end, write_end = os.pipe()
+    except OSError as error:  # too many open files
+        return CommandResult(None, f"could not be started: {error}")
     tail = bytearray()
     reader = asyncio.create_task(_keep_tail(read_end, tail))
     try:

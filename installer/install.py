@@ -136,9 +136,9 @@ def _open(device: Device, plan: Plan, transaction: Transaction) -> None:
 def _tidy(device: Device, transaction: Transaction) -> None:
     """Remove what images of other names left behind: room on the state partition is scarce."""
     for folder in (device.state / "spool", device.state / "files" / transaction.slot):
-        for path in folder.glob("*"):
-            if path.name not in transaction.images:
-                with contextlib.suppress(OSError):  # the next install tries again
+        with contextlib.suppress(OSError):  # the next install tries again
+            for path in folder.glob("*"):
+                if path.name not in transaction.images:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

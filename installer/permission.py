@@ -11,12 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from slipstream.delta.durable import remove_durably
 from slipstream.delta.limits import INHIBITORS_MAX
 from slipstream.installer.command import run_for_output
 from slipstream.installer.device import Device
 from slipstream.installer.holds import Facts, Hold, HoldKind, Step, find_hold, holds
-from slipstream.installer.state_file import read_state, state_fault, write_state
+from slipstream.installer.state_file import read_state, remove_state, write_state
 
 _LINE_CHARS = 200  # of an inhibitor's first line
 
@@ -102,11 +101,7 @@ def remember_hold(device: Device, hold: Hold | None) -> None:
     """Keep for `device status` what is waited for; None: nothing is. Raises DeviceFault."""
     path = _path(device)
     if hold is None:
-        if path.exists():
-            try:
-                remove_durably(path)
-            except OSError as error:
-                raise state_fault(path, "removed", error) from error
+        remove_state(path)
         return
     until = None if hold.until is None else int(hold.until.timestamp())
     write_state(path, _WireHold(hold.step, hold.kind, hold.reason, until))

@@ -9,7 +9,7 @@ import msgspec
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import running_entry
 from slipstream.installer.ports import BootEntry
-from slipstream.installer.state_file import read_state, write_state
+from slipstream.installer.state_file import read_state, remove_state, write_state
 from slipstream.installer.states import Idle, Transaction
 
 
@@ -40,9 +40,7 @@ def reboots_of(device: Device, about: Transaction | BootEntry) -> int:
 
 def forget_reboots(device: Device) -> None:
     """An install begins: what was asked for because of the release before does not count."""
-    path = device.state / "reboots.json"
-    if path.exists():
-        write_state(path, _WireReboots("", 0))
+    remove_state(device.state / "reboots.json")
 
 
 def _key(about: Transaction | BootEntry) -> str:
