@@ -148,7 +148,12 @@ READ_PIECE_BYTES = 64 * KIB  # one read of a response body
 
 # --- device state
 SECONDS_MAX = (1 << 36) - 1  # since 1970: the year 4147; beyond it datetime and time_t part ways
+CLOCK_S_MIN = (
+    1_767_225_600  # the start of 2026: this program is no older, so no clock is right before
+)
 STATE_FILE_BYTES_MAX = MIB
+WINDOWS_MAX = 64  # maintenance windows: each costs a dozen calendar dates a look
+INHIBITORS_MAX = 16  # files that are named in a reason
 HEALTH_OUTPUT_BYTES_MAX = 64 * KIB
 HEALTH_TIMEOUT_S_MAX = 3600.0
 CHECKPOINT_TARGET_BYTES = 16 * MIB  # slot bytes between two fdatasync and journal records
@@ -157,6 +162,10 @@ SPOOL_SEGMENT_BYTES = 4 * MIB  # a segment is removed as a whole: what release()
 SPOOL_SEGMENTS_MAX = 4096  # files read at a restart: far above what SPOOL_BYTES_MAX can hold
 FRAME_FETCHES_MAX = 2  # a frame with a wrong digest is fetched once more: a proxy may have hurt it
 DENIED_RELEASES_MAX = 64
+DEATHS_MAX = 8  # of the device, in one place of an install: then the release is given up
+START_DELAY_S_MAX = 3600.0  # before an agent's first round, whatever happened to those before it
+REBOOTS_MAX = 3  # asked for without the boot loader trying the release that waits
+REBOOTS_ALL_MAX = 8  # asked for because of one release, to it and back from it
 FAILED_REASON_CHARS_MAX = 128  # in a poll, of each denied release: together within POLL_BYTES_MAX
 DRIFTS_MAX = 32  # frames or chunks that a delta may fail to make before it is given up, ...
 DRIFTED_CHUNKS_MAX = (

@@ -1,9 +1,12 @@
 """`device run`: settle the last boot, then poll, install, reboot, report, for ever.
 
 One round is one screen, `Agent.round`. How long the agent waits between two rounds is a function
-of the journal's state, of the server's wish, and of how often it failed in a row; it is spread by
-chance, so that a fleet does not come in step. Cancelling it is safe at any moment: everything
-that it does can be interrupted and goes on next time.
+of the journal's state, of what holds it, of the server's wish, and of how often it failed in a
+row; it is spread by chance, so that a fleet does not come in step. Cancelling it is safe at any
+moment: everything that it does can be interrupted and goes on next time.
+
+Whether it may install or reboot now is decided in holds.py. Only what was planned is held: the
+way back from a release that failed is taken at once.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from slipstream.delta.errors import (
     Busy,
@@ -21,20 +25,33 @@ from slipstream.delta.errors import (
     SlipstreamError,
     Unavailable,
 )
-from slipstream.delta.limits import POLL_INTERVAL_S_MAX
+from slipstream.delta.limits import POLL_INTERVAL_S, POLL_INTERVAL_S_MAX
+from slipstream.installer.attempts import begin_start, end_start
 from slipstream.installer.command import run_command
-from slipstream.installer.contact import Contact, open_contact
+from slipstream.installer.contact import Answer, Contact, open_contact
 from slipstream.installer.device import Device
-from slipstream.installer.install import install
+from slipstream.installer.holds import (
+    Hold,
+    HoldKind,
+    Policy,
+    Step,
+    draw_turn,
+    find_hold,
+    recheck_s,
+    stop_after_s,
+)
 from slipstream.installer.notify import Notifier
+from slipstream.installer.permission import find_reason_to_wait, gather_facts, remember_hold
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.reboots import note_reboot
+from slipstream.installer.reports import queue_hold_report
 from slipstream.installer.states import Committed, Idle, delay_of
 from slipstream.installer.trial import Verdict, settle
 
 REBOOT_TIMEOUT_S = 60.0  # the command only asks for a reboot; it does not wait for it
 TOKEN_BYTES_MAX = 4096
 FAILURES_COUNTED_MAX = 6  # the wait doubles with each failure in a row, at most 64-fold
+HOLD_KEPT_S = 900.0  # the reason of one kind of hold is written no more often
 JITTER = 0.25  # of the wait, to either side
 
 Say = Callable[[str], None]
@@ -63,6 +80,7 @@ async def run(
                 if not stopped.is_set():
                     raise
                 # By a signal: a clean end. What was under way is taken up again next time.
+                end_start(device)
                 say("stopping")
             finally:
                 notifier.send(STOPPING="1", STATUS="stopping")
@@ -79,11 +97,28 @@ class Agent:
     notifier: Notifier
     failures: int = 0
     interval_s: float | None = None  # the server's wish
+    _hold: Hold | None = field(default=None, init=False)  # what this round waits for
+    _held: tuple[str, int] | None = field(default=None, init=False)  # release and counter of it
+    _kept: Hold | None = field(default=None, init=False)  # as `device status` knows it, ...
+    _kept_at: float | None = field(default=None, init=False)  # ... since when
+    _turn: datetime | None = field(default=None, init=False)  # of the reboot, in the spread
+    _asked_at: float | None = field(default=None, init=False)  # when the server answered last
+    _told: set[str] = field(default_factory=set, init=False)  # while a release waits for its boot
     _ready: bool = field(default=False, init=False)
     _reboot_noted: bool = field(default=False, init=False)
 
+    @property
+    def policy(self) -> Policy:
+        """When it may install and reboot."""
+        return self.device.config.agent.policy
+
     async def run(self) -> None:
         """Rounds, and the waits between them. Ends only when cancelled."""
+        first = True
+        delay_s = begin_start(self.device)
+        if delay_s:
+            self._tell(f"the agent died in its first round: waiting {delay_s:g} s before this one")
+            await self.device.clock.sleep(delay_s)
         while True:
             try:
                 await self.round()
@@ -92,20 +127,26 @@ class Agent:
                 self.failures += 1
                 wish_s = error.retry_after_s if isinstance(error, Unavailable) else None
                 self._tell(str(error))
+            if first:
+                first = False
+                end_start(self.device)
             await self.device.clock.sleep(self.wait_s(wish_s))
 
     async def round(self) -> None:
         """Settle, deliver, ask, install, reboot. Raises SlipstreamError: try again later."""
-        if not await self._settle():
-            return
-        await self._deliver()
-        answer = await self.contact.ask()
-        self.interval_s = answer.interval_s
-        if not answer.install:
-            self._tell(answer.reason)
-        elif await self._install(answer.release):
+        self._hold = None
+        try:
+            if not await self._settle():
+                return
             await self._deliver()
-            await self._reboot("to try the new release")
+            answer = await self._ask()
+            if not answer.install:
+                self._tell(answer.reason)
+            elif await self._may_install(answer) and await self._install(answer.release):
+                await self._deliver()
+                await self._reboot_as_planned()
+        finally:
+            self._keep_hold()
 
     def wait_s(self, wish_s: float | None = None) -> float:
         """Seconds until the next round."""
@@ -119,13 +160,16 @@ class Agent:
         seconds = min(seconds, float(POLL_INTERVAL_S_MAX))
         if delay.jitter:
             seconds *= 1 - JITTER + 2 * JITTER * self.chance()
+        if self._hold is not None and not self.failures:
+            seconds = recheck_s(self._hold, self.device.clock.now())
         return max(seconds, wish_s or 0.0)
 
     # --- the steps of a round
 
     async def _settle(self) -> bool:
         """What the last boot proved. False: no update is taken now."""
-        outcome = await settle(self.device, self._tell)
+        outcome = await settle(self.device, self._tell_once)
+        self.notifier.say_stays(outcome.verdict is Verdict.UNHEALTHY)
         name = outcome.release or f"counter {outcome.counter}"
         match outcome.verdict:
             case Verdict.NOTHING:
@@ -140,9 +184,13 @@ class Agent:
                     f"release {name} is not healthy and there is nothing to fall back to: "
                     f"{outcome.reason}"
                 )
-            case Verdict.REBOOT | Verdict.CONDEMNED:
-                await self._reboot(outcome.reason or f"to try release {name}")
+            case Verdict.REBOOT if isinstance(self.device.journal.state, Committed):
+                await self._reboot_as_planned(outcome.reason)
                 return False
+            case Verdict.REBOOT | Verdict.CONDEMNED:
+                await self._reboot(outcome.reason)
+                return False
+        self._told.clear()
         if not self._ready:
             # READY orders boot-complete.target behind a settled trial (docs/boot.md).
             self._ready = True
@@ -152,10 +200,33 @@ class Agent:
     async def _deliver(self) -> None:
         await self.contact.deliver(self._tell)
 
+    async def _ask(self) -> Answer:
+        answer = await self.contact.ask()
+        self.interval_s = answer.interval_s
+        self._asked_at = self.device.clock.monotonic()
+        return answer
+
+    async def _may_install(self, answer: Answer) -> bool:
+        release = answer.release or ""
+        self._hold = await find_reason_to_wait(self.device, Step.INSTALL, release)
+        self._held = None if answer.counter is None else (release, answer.counter)
+        return self._hold is None
+
     async def _install(self, release: str | None) -> bool:
         """Install; True if the next boot tries a release."""
+        # Loaded when there is something to install: trust and decoders take as much memory as all
+        # the rest of an agent that waits (docs/device.md, "Memory").
+        from slipstream.installer.install import install  # noqa: PLC0415
+
+        window = asyncio.timeout(stop_after_s(self.policy, self.device.clock.now()))
         try:
-            result = await install(self.device, release, self._progress, attended=False)
+            async with window:
+                result = await install(self.device, release, self._progress, attended=False)
+        except TimeoutError:
+            if not window.expired():
+                raise
+            self._tell("the window closed: the install goes on in the next one")
+            return False
         except NothingToDo as error:
             self._tell(str(error))
             return False
@@ -166,13 +237,62 @@ class Agent:
             self._tell(str(error))
             return False
         self._tell(f"release {result.release} is installed in slot {result.slot}")
+        self._told.clear()
         return True
+
+    async def _reboot_as_planned(self, why: str = "") -> None:
+        """Reboot to try a release, if that may be done now; else a later round asks again."""
+        device, state = self.device, self.device.journal.state
+        assert isinstance(state, Committed)
+        transaction = state.transaction
+        self._draw_turn()
+        hold = await find_reason_to_wait(device, Step.REBOOT, transaction.release, self._turn)
+        self._hold = hold
+        if hold is None:
+            await self._reboot(why or f"to try release {transaction.release}")
+            return
+        if hold.kind in (HoldKind.WINDOW, HoldKind.CLOCK):
+            self._turn = None  # another window, another turn
+        self._held = (transaction.release, transaction.counter)
+        if self._is_poll_due():  # a device that waits for days still says that it lives
+            await self._deliver()
+            await self._ask()
+
+    def _draw_turn(self) -> None:
+        """Once nothing else holds the reboot: when in the spread it is due."""
+        if self._turn is not None or not self.policy.reboot_spread_s:
+            return
+        facts = gather_facts(self.device)
+        if find_hold(Step.REBOOT, self.policy, facts) is None:
+            self._turn = draw_turn(self.policy, facts.clock, self.chance())
+
+    def _is_poll_due(self) -> bool:
+        interval_s = float(POLL_INTERVAL_S) if self.interval_s is None else self.interval_s
+        now = self.device.clock.monotonic()
+        return self._asked_at is None or now - self._asked_at >= interval_s
+
+    def _keep_hold(self) -> None:
+        """Say what is waited for when it changed: to the log, the server, and `device status`."""
+        hold, now = self._hold, self.device.clock.monotonic()
+        if hold is not None:
+            self.notifier.send(STATUS=hold.words(self.device.clock.now()))
+        is_new = _kind_of(hold) != _kind_of(self._kept)
+        # A command that says something else each time must not wear out the medium.
+        early = self._kept_at is not None and now - self._kept_at < HOLD_KEPT_S
+        if self._kept_at is not None and not is_new and (hold == self._kept or early):
+            return
+        if hold is not None:
+            self._tell(hold.words(self.device.clock.now()))
+            if is_new and self._held is not None and hold.kind is not HoldKind.TURN:
+                queue_hold_report(self.device, hold, *self._held)
+        remember_hold(self.device, hold)
+        self._kept, self._kept_at = hold, now
 
     async def _reboot(self, why: str) -> None:
         """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes."""
         command = self.device.config.boot.reboot
         self._tell(f"rebooting: {why}")
-        if not self._reboot_noted and isinstance(self.device.journal.state, Committed):
+        if not self._reboot_noted:
             self._reboot_noted = True
             note_reboot(self.device)
         try:
@@ -188,6 +308,13 @@ class Agent:
                 hint="Correct [boot] reboot, or reboot by hand",
             )
 
+    def _tell_once(self, text: str) -> None:
+        """What is found again in every round while a release waits for its reboot."""
+        if text in self._told:
+            return
+        self._told.add(text)
+        self._tell(text)
+
     def _tell(self, text: str) -> None:
         self.say(text)
         self.notifier.send(STATUS=text)
@@ -195,6 +322,10 @@ class Agent:
     def _progress(self, event: InstallEvent) -> None:
         if event.text:
             self._tell(event.text)
+
+
+def _kind_of(hold: Hold | None) -> tuple[Step, HoldKind] | None:
+    return None if hold is None else (hold.step, hold.kind)
 
 
 async def _feed_watchdog(device: Device, notifier: Notifier) -> None:
@@ -215,13 +346,15 @@ def _stopped_by_signals() -> Iterator[asyncio.Event]:
         stopped.set()
         task.cancel()
 
-    installed = []
+    before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            handler = signal.getsignal(number)
             loop.add_signal_handler(number, stop)
-            installed.append(number)
+            before[number] = handler
     try:
         yield stopped
     finally:
-        for number in installed:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -2,31 +2,35 @@
 
 The only file of the installer that reads settings. Unknown keys are refused: a misspelt
 one would otherwise be a safety setting that is silently not there. Every error names
-file, line and key. The settings are documented in docs/device.md.
+file, line and key (section.py). The settings are documented in docs/device.md.
 """
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from slipstream.delta.errors import UsageError
-from slipstream.delta.limits import HEALTH_TIMEOUT_S_MAX, MIB, NAME_CHARS_MAX
+from slipstream.delta.limits import HEALTH_TIMEOUT_S_MAX, MIB, WINDOWS_MAX
+from slipstream.installer.holds import Policy, Step
+from slipstream.installer.section import Section
+from slipstream.installer.windows import LENGTH_MINUTES_MAX, Schedule, Window
 
 CONFIG_BYTES_MAX = MIB
 SLOTS_MIN = 2
 DEFAULT_MEMORY_BYTES = 96 * MIB
+DEFAULT_INHIBIT_FILES = ("/run/slipstream/inhibit",)
+SPREAD_S_MAX = 86_400  # a day: a fleet's weekly window is hardly longer
 DEFAULT_RELEASE_FILE = Path("/usr/lib/slipstream/release.json")
-_SIZES = {"": 1, "KiB": 1024, "MiB": MIB, "GiB": 1024 * MIB}
+
+
 # udev's links that follow what a partition is called, or what is in it
 _MOVING_LINKS = tuple(
     f"/dev/disk/{by}/" for by in ("by-partlabel", "by-partuuid", "by-label", "by-uuid")
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 class Verity(StrEnum):
@@ -110,6 +114,19 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """When `device run` may install and reboot.
+
+    `allow_command`: exit 0 within `allow_timeout_s` allows; empty: nothing is asked.
+    """
+
+    policy: Policy
+    inhibit_files: tuple[Path, ...]
+    allow_command: tuple[str, ...]
+    allow_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the device's file says. Paths are absolute."""
 
@@ -123,6 +140,7 @@ class Config:
     slots: Mapping[str, SlotConfig]
     boot: BootConfig
     health: tuple[HealthCheck, ...]
+    agent: AgentConfig
     release_file: Path
     verity: Verity
     identity: IdentityMode
@@ -162,6 +180,16 @@ _SECTION_KEYS = {
     "device": ("id", "product", "hardware", "channel", "state"),
     "server": ("url", "root", "token_file", "ca_file"),
     "boot": ("adapter", "esp", "tries", "cmdline", "entry", "counting", "reboot"),
+    "agent": (
+        "time_zone",
+        "window",
+        "window_holds",
+        "inhibit_files",
+        "inhibit_holds",
+        "allow_command",
+        "allow_timeout_s",
+        "reboot_spread_s",
+    ),
     "health": ("name", "command", "timeout_s"),
     "release": ("file",),
     "install": ("verity", "identity", "memory"),
@@ -169,14 +197,14 @@ _SECTION_KEYS = {
 _KEYS = (*_SECTION_KEYS, "slots")
 
 
-def _check_keys(section: "_Section", known: tuple[str, ...]) -> None:
+def _check_keys(section: Section, known: tuple[str, ...]) -> None:
     for key in section.entries():
         if key not in known:
             section.refuse(key, known)
 
 
 def _parse(path: Path, text: str, document: dict[str, Any]) -> Config:
-    root = _Section(path, text, "", document)
+    root = Section(path, text, "", document)
     _check_keys(root, _KEYS)
     for name, keys in _SECTION_KEYS.items():
         for section in root.tables(name):
@@ -184,6 +212,7 @@ def _parse(path: Path, text: str, document: dict[str, Any]) -> Config:
     device = root.section("device")
     server = root.section("server")
     boot = root.section("boot")
+    agent = root.section("agent", optional=True)
     install = root.section("install", optional=True)
     release = root.section("release", optional=True)
     config = Config(
@@ -215,19 +244,20 @@ def _parse(path: Path, text: str, document: dict[str, Any]) -> Config:
             reboot=boot.words("reboot", ("systemctl", "reboot")),
         ),
         health=tuple(_health(section) for section in root.sections("health")),
+        agent=_agent(agent),
         release_file=release.path("file", str(DEFAULT_RELEASE_FILE)),
         verity=Verity(install.one_of("verity", tuple(Verity), Verity.NONE)),
         identity=IdentityMode(install.one_of("identity", tuple(IdentityMode), IdentityMode.NONE)),
         memory_bytes=install.size("memory", DEFAULT_MEMORY_BYTES),
     )
-    for section in (device, server, boot, install, release, root):
+    for section in (device, server, boot, agent, install, release, root):
         section.finish()
     _check_trees(root.section("slots"), config)
     _check_names(root.section("slots"), config)
     return config
 
 
-def _slots(section: "_Section") -> dict[str, SlotConfig]:
+def _slots(section: Section) -> dict[str, SlotConfig]:
     slots: dict[str, SlotConfig] = {}
     for name in section.entries():
         if not re.fullmatch(r"[a-z0-9]", name):
@@ -245,7 +275,7 @@ def _slots(section: "_Section") -> dict[str, SlotConfig]:
     return slots
 
 
-def _check_trees(slots: "_Section", config: Config) -> None:
+def _check_trees(slots: Section, config: Config) -> None:
     """With verity = "partition" every image's partition has one for its hash tree beside it."""
     if config.verity is not Verity.PARTITION:
         return
@@ -261,7 +291,7 @@ def _check_trees(slots: "_Section", config: Config) -> None:
                 section.fail(name, what, f'{tree_name(name)} = "/dev/..."', None)
 
 
-def _check_names(slots: "_Section", config: Config) -> None:
+def _check_names(slots: Section, config: Config) -> None:
     """With identity = "gpt" labels and UUIDs change: links that are named by them would go."""
     if config.identity is not IdentityMode.GPT:
         return
@@ -276,7 +306,7 @@ def _check_names(slots: "_Section", config: Config) -> None:
                 )
 
 
-def _place(slot: "_Section", image: str) -> PartitionPlace:
+def _place(slot: Section, image: str) -> PartitionPlace:
     value = slot.peek(image)
     if isinstance(value, str):
         return PartitionPlace(slot.path(image))
@@ -293,7 +323,7 @@ def _place(slot: "_Section", image: str) -> PartitionPlace:
     return place
 
 
-def _health(section: "_Section") -> HealthCheck:
+def _health(section: Section) -> HealthCheck:
     check = HealthCheck(
         name=section.name("name"),
         command=section.words("command", None),
@@ -303,159 +333,31 @@ def _health(section: "_Section") -> HealthCheck:
     return check
 
 
-class _Section:
-    """A table of the file that knows where it stands, for errors, and what was asked of it."""
-
-    def __init__(
-        self, path: Path, text: str, name: str, table: dict[str, Any], row: int = 0
-    ) -> None:
-        self._path = path
-        self._text = text
-        self._name = name
-        self._table = table
-        self._row = row
-        self._asked: set[str] = set()
-
-    def fail(self, key: str | None, what: str, expected: str | None, got: str | None) -> NoReturn:
-        """Raise UsageError at `key` of this section."""
-        line = _line_of(self._text, self._name, self._row, key)
-        full = ".".join(part for part in (self._name, key) if part)
-        raise UsageError(
-            f"{full}: {what}", where=f"{self._path}:{line}", expected=expected, got=got
-        )
-
-    def entries(self) -> tuple[str, ...]:
-        return tuple(self._table)
-
-    def finish(self) -> None:
-        """Refuse keys that nothing asked for."""
-        for key in self._table:
-            if key not in self._asked:
-                self.refuse(key, self._asked)
-
-    def refuse(self, key: str, known: Iterable[str]) -> NoReturn:
-        """Raise UsageError for a key that is not known; with the near name, if there is one."""
-        names = sorted(known)
-        near = difflib.get_close_matches(key, names, 1)
-        what = f"unknown key, did you mean {near[0]}?" if near else "unknown key"
-        self.fail(key, what, f"one of {', '.join(names)}", None)
-
-    def tables(self, key: str) -> list["_Section"]:
-        """The table or the tables of that name; none where it is missing or not a table."""
-        value = self._table.get(key)
-        if isinstance(value, dict):
-            return [_Section(self._path, self._text, key, value)]
-        rows = value if isinstance(value, list) else []
-        return [
-            _Section(self._path, self._text, key, row, n)
-            for n, row in enumerate(rows)
-            if isinstance(row, dict)
-        ]
-
-    def peek(self, key: str) -> Any:
-        self._asked.add(key)
-        return self._table.get(key)
-
-    def section(self, key: str, *, optional: bool = False) -> "_Section":
-        value = self.peek(key)
-        if value is None and not optional:
-            self.fail(key, "missing", f"a section [{key}]", None)
-        value = {} if value is None else value
-        if not isinstance(value, dict):
-            self.fail(key, "wrong type", "a table", repr(value))
-        name = f"{self._name}.{key}" if self._name else key
-        return _Section(self._path, self._text, name, value)
-
-    def sections(self, key: str) -> list["_Section"]:
-        value = self.peek(key)
-        value = [] if value is None else value
-        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-            self.fail(key, "wrong type", f"tables [[{key}]]", repr(value))
-        return [_Section(self._path, self._text, key, row, n) for n, row in enumerate(value)]
-
-    def text(self, key: str, default: str | None) -> str:
-        value = self.peek(key)
-        if value is None:
-            if default is None:
-                self.fail(key, "missing", "a string", None)
-            return default
-        if not isinstance(value, str) or not value:
-            self.fail(key, "wrong type", "a string that is not empty", repr(value))
-        return str(value)
-
-    def name(self, key: str, default: str | None = None) -> str:
-        value = self.text(key, default)
-        if not _NAME.fullmatch(value) or len(value) > NAME_CHARS_MAX:
-            self.fail(key, "not a name", "letters, digits and . _ + - (at most 64)", repr(value))
-        return value
-
-    def path(self, key: str, default: str | None = None) -> Path:
-        return self._path.parent / self.text(key, default)
-
-    def path_or_none(self, key: str) -> Path | None:
-        return None if self.peek(key) is None else self.path(key)
-
-    def url(self, key: str) -> str:
-        value = self.text(key, None)
-        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
-            self.fail(key, "not an address", "http:// or https://HOST[:PORT][/PATH]", repr(value))
-        return value.rstrip("/")
-
-    def one_of(self, key: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.text(key, default)
-        if value not in choices:
-            self.fail(key, "not a choice", " or ".join(choices), repr(value))
-        return value
-
-    def integer(self, key: str, default: int, low: int, high: int) -> int:
-        value = self.peek(key)
-        value = default if value is None else value
-        if type(value) is not int or not low <= value <= high:
-            self.fail(key, "not a number in range", f"{low} to {high}", repr(value))
-        return int(value)
-
-    def words(self, key: str, default: tuple[str, ...] | None) -> tuple[str, ...]:
-        value = self.peek(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, list) or not value or not all(isinstance(w, str) for w in value):
-            self.fail(key, "not a command", "a list of strings", repr(value))
-        return tuple(value)
-
-    def size(self, key: str, default: int | None) -> Any:
-        value = self.peek(key)
-        if value is None:
-            return default
-        if type(value) is int and value >= 0:
-            return value
-        found = (
-            re.fullmatch(r"(\d{1,12}) ?(KiB|MiB|GiB|)", value) if isinstance(value, str) else None
-        )
-        if found is None:
-            self.fail(key, "not a size", 'bytes, or a text like "96MiB"', repr(value))
-        return int(found[1]) * _SIZES[found[2]]
+def _agent(section: Section) -> AgentConfig:
+    zone_name, zone = section.time_zone("time_zone", "UTC")
+    windows = tuple(_window(one) for one in section.sections("window"))
+    if len(windows) > WINDOWS_MAX:
+        section.fail("window", "too many windows", f"at most {WINDOWS_MAX}", str(len(windows)))
+    steps = tuple(Step)
+    return AgentConfig(
+        policy=Policy(
+            schedule=Schedule(windows, zone, zone_name),
+            window_holds=Step(section.one_of("window_holds", steps, Step.REBOOT)),
+            inhibit_holds=Step(section.one_of("inhibit_holds", steps, Step.REBOOT)),
+            reboot_spread_s=float(section.integer("reboot_spread_s", 0, 0, SPREAD_S_MAX)),
+        ),
+        inhibit_files=section.paths("inhibit_files", DEFAULT_INHIBIT_FILES),
+        allow_command=section.words("allow_command", ()),
+        allow_timeout_s=float(section.integer("allow_timeout_s", 30, 1, int(HEALTH_TIMEOUT_S_MAX))),
+    )
 
 
-def _line_of(text: str, section: str, row: int, key: str | None) -> int:
-    """Line (from 1) of `key` in the `row`-th table of that name. For messages only.
-
-    Where the key is missing: the line of the table, or of the key that holds it.
-    """
-    inside = not section
-    line_of_section = None if section else 1
-    rows = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
-        if header:
-            inside = header[1] == section and rows == row
-            rows += header[1] == section
-            if inside:
-                line_of_section = number
-            elif key is not None and header[1] == (f"{section}.{key}" if section else key):
-                return number
-        elif inside and key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-            return number
-    if line_of_section is not None:
-        return line_of_section
-    parent, _, last = section.rpartition(".")
-    return _line_of(text, parent, 0, last)
+def _window(section: Section) -> Window:
+    _check_keys(section, ("days", "start_time", "length_minutes"))
+    window = Window(
+        days=section.days("days"),
+        start=section.time_of_day("start_time"),
+        length_minutes=section.integer("length_minutes", None, 1, LENGTH_MINUTES_MAX),
+    )
+    section.finish()
+    return window

@@ -32,6 +32,7 @@ class Answer:
 
     install: bool
     release: str | None = None
+    counter: int | None = None
     reason: str = ""
     interval_s: float | None = None
 
@@ -68,7 +69,8 @@ class Contact:
         if answer.offer is None:
             reason = answer.reason or "the server offers nothing"
             return Answer(install=False, reason=reason, interval_s=interval_s)
-        return Answer(install=True, release=answer.offer.release, interval_s=interval_s)
+        offer = answer.offer
+        return Answer(True, offer.release, offer.counter, interval_s=interval_s)
 
 
 @asynccontextmanager

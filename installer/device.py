@@ -99,6 +99,13 @@ class Device:
         built = datetime.fromtimestamp(self.running.issued, UTC)
         return trusted_time(self.clock.now(), self.times, built)
 
+    def signed_time(self) -> datetime:
+        """The latest time that was signed, or built into the running release: a clock that shows
+        an earlier one is wrong.
+        """
+        built = datetime.fromtimestamp(self.running.issued, UTC)
+        return trusted_time(built, self.times, built)
+
     def floor(self) -> int:
         """The lowest release counter that is accepted.
 

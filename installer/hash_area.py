@@ -5,12 +5,13 @@ from the image it has just verified: it costs no download. With it `veritysetup 
 hash alone, and behind the image `--hash-offset=<image blocks * 4096>`.
 """
 
-import asyncio
 import hashlib
+from functools import partial
 
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.limits import BLOCK_BYTES
 from slipstream.delta.tree import ChunkList, VerityTuple, dump_superblock, leaf_hash_block
+from slipstream.installer.blocking import GoOn, in_thread
 from slipstream.installer.ports import SlotTarget
 
 
@@ -30,7 +31,8 @@ async def append_hash_area(target: SlotTarget, chunks: ChunkList) -> None:
     The image must have been verified; the leaf level is hashed from it once more. Raises
     DeviceFault when the medium gives back something else.
     """
-    await asyncio.to_thread(_write, target, target, hash_area_offset(chunks.tuple), chunks)
+    begin = hash_area_offset(chunks.tuple)
+    await in_thread(partial(_write, target, target, begin, chunks))
 
 
 async def write_hash_partition(image: SlotTarget, target: SlotTarget, chunks: ChunkList) -> None:
@@ -38,7 +40,7 @@ async def write_hash_partition(image: SlotTarget, target: SlotTarget, chunks: Ch
 
     As append_hash_area; `target` has room for `hash_partition_size`.
     """
-    await asyncio.to_thread(_write, image, target, 0, chunks)
+    await in_thread(partial(_write, image, target, 0, chunks))
 
 
 def hash_partition_size(tree: VerityTuple) -> int:
@@ -46,7 +48,9 @@ def hash_partition_size(tree: VerityTuple) -> int:
     return BLOCK_BYTES + tree.hash_area_size
 
 
-def _write(image: SlotTarget, target: SlotTarget, begin: int, chunks: ChunkList) -> None:
+def _write(
+    image: SlotTarget, target: SlotTarget, begin: int, chunks: ChunkList, go_on: GoOn
+) -> None:
     tree = chunks.tuple
     upper = chunks.levels_above_leaves() if tree.data_blocks > 1 else b""
     # The file system's UUID is nobody's secret and must not differ between two installs.
@@ -55,6 +59,7 @@ def _write(image: SlotTarget, target: SlotTarget, begin: int, chunks: ChunkList)
     target.write(begin, head)
     offset = begin + len(head)
     for index in range(chunks.count if tree.data_blocks > 1 else 0):
+        go_on()
         span = tree.chunk_range(index)
         block = leaf_hash_block(image.read(span.offset, span.size), tree.salt)
         digest.update(block)
@@ -63,6 +68,7 @@ def _write(image: SlotTarget, target: SlotTarget, begin: int, chunks: ChunkList)
     got = hashlib.sha256()
     position = 0
     for piece in target.read_back(offset):
+        go_on()
         end = position + len(piece)
         if end > begin:
             got.update(piece[max(0, begin - position) :])

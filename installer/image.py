@@ -26,11 +26,11 @@ from slipstream.installer.hash_area import (
 from slipstream.installer.plan import BASE_MEMORY_BYTES, ImagePlan, PayloadChoice
 from slipstream.installer.ports import SlotTarget
 from slipstream.installer.prepare import Prepared, source_place
-from slipstream.installer.progress import InstallEvent, OnEvent, Stage
+from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage
 from slipstream.installer.refresh import fetch_target
 from slipstream.installer.release_set import ReleaseSet
 from slipstream.installer.slot import open_boot_file, open_partition, open_source
-from slipstream.installer.stream import Counts, ImageWriter, Payloads
+from slipstream.installer.stream import ImageWriter, Payloads
 
 
 @dataclass(frozen=True, slots=True)

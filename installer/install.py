@@ -12,14 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError
+from slipstream.installer.attempts import (
+    begin_attempt,
+    ends_by_itself,
+    forget_attempts,
+    give_up,
+)
 from slipstream.installer.boot.command_line import command_line_of
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import boot_files
 from slipstream.installer.identity import publish, unpublish
-from slipstream.installer.image import ImageInstall
 from slipstream.installer.plan import Plan
 from slipstream.installer.prepare import Prepared, check_boot_options, gather
-from slipstream.installer.progress import InstallEvent, OnEvent, Stage, ignore
+from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage, ignore
+from slipstream.installer.reboots import forget_reboots
 from slipstream.installer.release_set import ReleaseSet, parts_of
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import SlotRecord, SlotState
@@ -33,7 +39,6 @@ from slipstream.installer.states import (
     Transaction,
     transaction_id,
 )
-from slipstream.installer.stream import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,46 +73,72 @@ async def install(
     with device.lock():
         on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
         prepared = await gather(device, release, attended=attended)
-        plan = prepared.plan
-        parts = ReleaseSet(parts_of(plan.manifest, device.config.verity))
-        transaction = _open(device, plan)
-        try:
-            _retire(device, plan, on_event)
-            counts = await _write_images(device, prepared, transaction, parts, on_event)
-            notes = (*plan.passed_over, *counts.notes, *prepared.risks)
-            _name_partitions(device, plan, parts, on_event)
-            _stage(device, plan, notes, on_event)
-        except (Rejected, DeviceFault) as error:
-            _record_failure(device, transaction, error)
-            raise
-        parts.check_complete(plan.slot)
-        _commit(device, plan, transaction, notes, on_event)
-        return _result(plan, counts)
+        transaction = _transaction_of(prepared.plan)
+        _count_attempt(device, transaction)
+        with ends_by_itself(device):
+            counts = await _install(device, prepared, transaction, on_event)
+        forget_attempts(device)
+        return _result(prepared.plan, counts)
 
 
-def _open(device: Device, plan: Plan) -> Transaction:
-    """S3: the transaction is on record. A cut boots the old release; an install begins again."""
-    digest = device.slots.keep_manifest(plan.manifest_raw)
-    transaction = Transaction(
-        id=transaction_id(digest, plan.slot),
-        manifest=digest,
+async def _install(
+    device: Device, prepared: Prepared, transaction: Transaction, on_event: OnEvent
+) -> Counts:
+    """From the first write to the commit: the steps of docs/boot.md, "The write order"."""
+    plan = prepared.plan
+    parts = ReleaseSet(parts_of(plan.manifest, device.config.verity))
+    _open(device, plan, transaction)
+    try:
+        _retire(device, plan, on_event)
+        counts = await _write_images(device, prepared, transaction, parts, on_event)
+        notes = (*plan.passed_over, *counts.notes, *prepared.risks)
+        _name_partitions(device, plan, parts, on_event)
+        _stage(device, plan, notes, on_event)
+    except (Rejected, DeviceFault) as error:
+        _record_failure(device, transaction, error)
+        raise
+    parts.check_complete(plan.slot)
+    _commit(device, plan, transaction, notes, on_event)
+    return counts
+
+
+def _count_attempt(device: Device, transaction: Transaction) -> None:
+    """Durably, before anything else is written. Raises DeviceFault when it died too often."""
+    attempts = begin_attempt(device, transaction)
+    if attempts.hopeless:
+        raise DeviceFault(
+            f"release {transaction.release}: {give_up(device, transaction, attempts)}",
+            hint="It is not tried again; a newer one is, or this one by `slipstream device install "
+            f"--release {transaction.release} --retry`",
+        )
+
+
+def _transaction_of(plan: Plan) -> Transaction:
+    return Transaction(
+        id=transaction_id(plan.digest, plan.slot),
+        manifest=plan.digest,
         release=plan.manifest.release,
         counter=plan.manifest.counter,
         slot=plan.slot,
         images=tuple(one.image.name for one in plan.images),
     )
+
+
+def _open(device: Device, plan: Plan, transaction: Transaction) -> None:
+    """S3: the transaction is on record. A cut boots the old release; an install begins again."""
+    device.slots.keep_manifest(plan.manifest_raw)
     device.journal.begin_checkpoints(transaction.id)
     _tidy(device, transaction)
+    forget_reboots(device)
     device.journal.record(Open(transaction))
-    return transaction
 
 
 def _tidy(device: Device, transaction: Transaction) -> None:
     """Remove what images of other names left behind: room on the state partition is scarce."""
     for folder in (device.state / "spool", device.state / "files" / transaction.slot):
-        for path in folder.glob("*"):
-            if path.name not in transaction.images:
-                with contextlib.suppress(OSError):  # the next install tries again
+        with contextlib.suppress(OSError):  # the next install tries again
+            for path in folder.glob("*"):
+                if path.name not in transaction.images:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -135,6 +166,9 @@ async def _write_images(
 
     A cut boots the old release; the next install finds by their digests what chunks stand.
     """
+    # Not before there is something to write: a look that finds nothing new needs no decoders.
+    from slipstream.installer.image import ImageInstall  # noqa: PLC0415
+
     counts = Counts()
     for risk in prepared.risks:
         on_event(InstallEvent(Stage.WRITE, f"at risk: {risk}"))

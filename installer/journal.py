@@ -89,8 +89,8 @@ class Journal:
         """Append a checkpoint durably. What it describes must be durable before."""
         body = msgspec.json.encode(_WirePoint(*_fields(point)))
         line = f"{zlib.crc32(body):08x} ".encode() + body + b"\n"
-        fresh = not self._log.exists()
         try:
+            fresh = not self._log.exists()
             descriptor = os.open(
                 self._log,
                 os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,

@@ -45,8 +45,8 @@ class MetadataStore:
     def remove(self, role: str) -> None:
         """Forget the role; one that is not there is fine."""
         path = self._path(role)
-        if path.exists():
-            with _device_fault(path):
+        with _device_fault(path):
+            if path.exists():
                 remove_durably(path)
 
     def read_root(self, version: int) -> bytes | None:

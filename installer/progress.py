@@ -1,7 +1,7 @@
 """What an install says while it works: for progress bars, logs and the agent."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -33,6 +33,22 @@ class InstallEvent:
     done_bytes: int = 0
     total_bytes: int = 0
     fetched_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What an install cost, summed over its images. Bytes, but for the chunk counts.
+
+    `notes` say in words what did not go as planned, for the device's status and its report.
+    """
+
+    bytes_fetched: int = 0
+    bytes_refetched: int = 0
+    bytes_reused: int = 0
+    bytes_written: int = 0
+    chunks: int = 0
+    chunks_standing: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 OnEvent = Callable[[InstallEvent], None]

@@ -1,10 +1,11 @@
-"""A report of a transaction, queued for the server: the one place where its key is made.
+"""Reports, queued for the server: the one place where their keys are made.
 
-The key depends on nothing but the transaction and the kind, so that an act that is done again
+A key depends on nothing but what it is about and the kind, so that an act that is done again
 after a power cut is told once. contact.py delivers what is queued here.
 """
 
 from slipstream.installer.device import Device
+from slipstream.installer.holds import Hold
 from slipstream.installer.slots import Report
 from slipstream.installer.states import Transaction
 
@@ -21,5 +22,24 @@ def queue_report(device: Device, transaction: Transaction, kind: str, reason: st
             reason=reason,
             at=int(device.now().timestamp()),
             booted_root="" if root is None else root.hex,
+        )
+    )
+
+
+def queue_hold_report(device: Device, hold: Hold, release: str, counter: int) -> None:
+    """Say, once for each release, step and kind, what the step waits for. Raises DeviceFault."""
+    now = device.clock.now()
+    details = {"waits_for": hold.kind.value, "step": hold.step.value}
+    if hold.until is not None:
+        details["until"] = f"{hold.until:%Y-%m-%dT%H:%M:%SZ}"
+    device.slots.report(
+        Report(
+            key=f"{counter}-{hold.step}-waits-{hold.kind}",
+            kind="progress",
+            release=release,
+            counter=counter,
+            reason=hold.words(now),
+            at=int(device.now().timestamp()),
+            details=details,
         )
     )

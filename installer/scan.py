@@ -44,7 +44,11 @@ def missing_chunks(
 
     # A thread reads and hashes a chunk piece by piece: little memory, and no handing over.
     with ThreadPoolExecutor(SCAN_THREADS, "scan") as pool:
-        return _missing(pool.map(stands, range(chunks.count)), chunks, on_progress)
+        try:
+            return _missing(pool.map(stands, range(chunks.count)), chunks, on_progress)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or it would scan to the end first
+            raise
 
 
 def wrong_chunks(

@@ -13,9 +13,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -30,6 +31,7 @@ from slipstream.delta.limits import (
 )
 from slipstream.delta.manifest import Manifest, parse_manifest
 from slipstream.installer.state_file import read_state, state_fault, write_state
+from slipstream.installer.states import Transaction
 
 
 class SlotState(StrEnum):
@@ -66,6 +68,12 @@ class Denied:
     manifest: Digest
     reason: str
     at: int
+
+    @classmethod
+    def of(cls, transaction: Transaction, reason: str, now: datetime) -> Self:
+        """The denial of a transaction's release."""
+        seconds = int(now.timestamp())
+        return cls(transaction.release, transaction.counter, transaction.manifest, reason, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,15 @@ class Slots:
         kept = [one for one in self.denied() if one.manifest != denied.manifest]
         rows = [*kept, denied][-DENIED_RELEASES_MAX:]
         write_state(self._folder / "denied.json", _WireDeniedList([_dump_denied(r) for r in rows]))
+
+    def forgive(self, release: str) -> bool:
+        """Let this release be tried again; False if it was not denied."""
+        denied = self.denied()
+        kept = [one for one in denied if one.release != release]
+        if len(kept) == len(denied):
+            return False
+        write_state(self._folder / "denied.json", _WireDeniedList([_dump_denied(r) for r in kept]))
+        return True
 
     # --- reports
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from slipstream.delta.durable import rename_durably, write_durably
+from slipstream.delta.durable import rename_durably, sync_folder, write_durably
 from slipstream.delta.errors import DeviceFault, Rejected
 from slipstream.delta.limits import STATE_FILE_BYTES_MAX
 
@@ -54,6 +54,17 @@ def write_state(path: Path, value: msgspec.Struct) -> None:
         write_durably(path, msgspec.json.encode(value))
     except OSError as error:
         raise state_fault(path, "written", error) from error
+
+
+def remove_state(path: Path) -> None:
+    """Remove a state file durably; one that is not there is fine. Raises DeviceFault."""
+    try:
+        path.unlink()
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise state_fault(path, "removed", error) from error
 
 
 def state_fault(path: Path, verb: str, error: OSError) -> DeviceFault:

@@ -11,6 +11,8 @@ from typing import Any
 from slipstream.delta.errors import SlipstreamError
 from slipstream.installer.counting import Proof, read_proof
 from slipstream.installer.device import Device
+from slipstream.installer.holds import Hold, Step
+from slipstream.installer.permission import remembered_hold
 from slipstream.installer.ports import Booted, BootEntry, EntryState
 from slipstream.installer.prepare import check_root, check_slots
 from slipstream.installer.slots import Denied, SlotRecord, SlotState
@@ -49,6 +51,8 @@ class Status:
     metadata_stored: datetime | None
     written_bytes: int
     notices: tuple[str, ...]
+    hold: Hold | None
+    clock: datetime
 
     @property
     def transaction(self) -> Transaction | None:
@@ -83,6 +87,7 @@ class Status:
                 **_transaction_json(last.transaction),
             },
             "slots": [self._slot_json(record) for record in self.records],
+            "waits": None if self.hold is None else self._hold_json(self.hold),
             "failed": [
                 {"release": one.release, "counter": one.counter, "reason": one.reason}
                 for one in self.denied
@@ -112,6 +117,8 @@ class Status:
                 lines.append(f"  {self.written_bytes:,} bytes of it stand in the slot")
         elif last is not None:
             lines.append(last_words(last))
+        if self.hold is not None:
+            lines.append(f"Waits: {self.hold.words(self.clock)}")
         lines += [f"Not tried again: release {one.release}: {one.reason}" for one in self.denied]
         lines.append(_COUNTING_WORDS[self.counting])
         lines.append(f"Accepts releases with a counter of at least {self.floor}")
@@ -122,6 +129,15 @@ class Status:
         lines.append(f"Newest metadata of the repository: {when}")
         lines += [f"Note: {notice}" for notice in self.notices]
         return "\n".join(lines)
+
+    def _hold_json(self, hold: Hold) -> dict[str, Any]:
+        return {
+            "step": hold.step,
+            "for": hold.kind,
+            "reason": hold.reason,
+            "until": None if hold.until is None else hold.until.isoformat(),
+            "words": hold.words(self.clock),
+        }
 
     def _on_trial(self) -> bool:
         """Whether the booted entry still has to prove itself: its file name on the ESP says so.
@@ -216,8 +232,17 @@ def read_status(device: Device) -> Status:
         reports_waiting=len(device.slots.reports()),
         metadata_stored=_metadata_stored(device),
         written_bytes=sum(written.values()),
+        hold=_hold_of(device),
+        clock=device.clock.now(),
         notices=tuple(dict.fromkeys(device.notices)),
     )
+
+
+def _hold_of(device: Device) -> Hold | None:
+    """What the agent waits for, unless that has passed: it may have been stopped since."""
+    hold = remembered_hold(device)
+    waits = isinstance(device.journal.state, Committed)
+    return hold if hold is None or waits or hold.step is Step.INSTALL else None
 
 
 def _metadata_stored(device: Device) -> datetime | None:

@@ -5,10 +5,10 @@ or the medium under the source fails) loses nothing: those chunks alone come fro
 payload. The pipe itself is pipe.py.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from slipstream.delta.digest import Digest
@@ -21,10 +21,12 @@ from slipstream.delta.limits import (
 )
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList
+from slipstream.installer.blocking import GoOn, in_thread
 from slipstream.installer.frames import FrameSource
 from slipstream.installer.journal import Checkpoint, Journal
 from slipstream.installer.pipe import FramePipe, frames_of
 from slipstream.installer.ports import Fetcher, SlotTarget
+from slipstream.installer.progress import Counts
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
 from slipstream.installer.slot import PIECE_BYTES
 from slipstream.installer.spool import Spool, keep_spools, spool_folder
@@ -34,22 +36,6 @@ PROGRESS_STEP_BYTES = 4 * MIB
 
 Say = Callable[[str], None]
 OnProgress = Callable[[str, int, int, int], None]
-
-
-@dataclass(slots=True)
-class Counts:
-    """What an install cost, summed over its images. Bytes, but for the chunk counts.
-
-    `notes` say in words what did not go as planned, for the device's status and its report.
-    """
-
-    bytes_fetched: int = 0
-    bytes_refetched: int = 0
-    bytes_reused: int = 0
-    bytes_written: int = 0
-    chunks: int = 0
-    chunks_standing: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +102,23 @@ class ImageWriter:
         )
 
     async def _missing(self) -> list[int]:
-        def blocking() -> list[int]:
-            return missing_chunks(self.target, self.chunks, self._progress("scan"))
-
-        return await asyncio.to_thread(blocking)
+        return await in_thread(
+            lambda go_on: missing_chunks(self.target, self.chunks, self._progress("scan", go_on))
+        )
 
     async def _wrong(self) -> list[int]:
-        def blocking() -> list[int]:
-            return wrong_chunks(self.target, self.chunks, self._progress("read back"))
+        return await in_thread(
+            lambda go_on: wrong_chunks(self.target, self.chunks, self._progress("read back", go_on))
+        )
 
-        return await asyncio.to_thread(blocking)
-
-    def _progress(self, stage: str) -> Callable[[int], None]:
+    def _progress(self, stage: str, go_on: GoOn) -> Callable[[int], None]:
         """For a pass over the image: a word each PROGRESS_STEP_BYTES and at the end."""
         size = self.chunks.tuple.image_size
         said = 0
 
         def progress(done: int) -> None:
             nonlocal said
+            go_on()
             if done - said >= PROGRESS_STEP_BYTES or done == size:
                 said = done
                 self.on_progress(stage, done, size, 0)
@@ -147,11 +132,11 @@ class ImageWriter:
             index, source = self.payloads.delta
             repacked = await self._stream(index, source, left)
             if left:
-                fault = await asyncio.to_thread(_fault_of_source, index, source)
+                fault = await in_thread(partial(_fault_of_source, index, source))
                 self._say_lost(index, left, repacked, fault)
         if left:
             await self._stream(await self.payloads.full(), None, left)
-        await asyncio.to_thread(self._finish_tail)
+        await in_thread(lambda _: self._finish_tail())
 
     def _say_lost(self, index: Index, left: set[int], repacked: set[int], fault: str) -> None:
         """Chunks that the delta could not make, and whose fault it is: the source's, if it has any."""
@@ -221,7 +206,7 @@ class ImageWriter:
         self.journal.checkpoint(Checkpoint(self.transaction, self.name, frame, done_bytes))
 
 
-def _fault_of_source(index: Index, source: SlotTarget) -> str:
+def _fault_of_source(index: Index, source: SlotTarget, go_on: GoOn) -> str:
     """Why a delta cannot be made from this source, in words; "" if it is the right one.
 
     Reads all of it, which takes seconds: only once something is known to be wrong.
@@ -229,6 +214,7 @@ def _fault_of_source(index: Index, source: SlotTarget) -> str:
     hasher = hashlib.sha256()
     try:
         for offset in range(0, index.source_size, PIECE_BYTES):
+            go_on()
             hasher.update(source.read(offset, min(PIECE_BYTES, index.source_size - offset)))
     except (DeviceFault, WrongDevice) as error:
         return f"the running slot cannot be read: {error}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected
+from slipstream.delta.limits import REBOOTS_ALL_MAX, REBOOTS_MAX
+from slipstream.installer.attempts import begin_attempt, ends_by_itself, forget_attempts, give_up
 from slipstream.installer.counting import STUCK, observe_counting
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import (
@@ -26,6 +28,7 @@ from slipstream.installer.evidence import (
 from slipstream.installer.findings import (
     LOST_TWICE,
     NEVER_FINISHED,
+    NEVER_LEFT,
     NEVER_REACHED,
     NEVER_STARTED,
     Finding,
@@ -34,7 +37,7 @@ from slipstream.installer.findings import (
 )
 from slipstream.installer.health import HealthResult, reason_of, run_health
 from slipstream.installer.ports import BootEntry, EntryState
-from slipstream.installer.reboots import REBOOTS_MAX, reboots_of
+from slipstream.installer.reboots import reboots_of
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import Denied
 from slipstream.installer.states import (
@@ -295,15 +298,7 @@ def _confirm(
 
 def _fell_back(device: Device, transaction: Transaction, reason: str) -> Outcome:
     """Remember why, deny, report: the other release runs, and this one is not tried again."""
-    device.slots.deny(
-        Denied(
-            transaction.release,
-            transaction.counter,
-            transaction.manifest,
-            reason,
-            int(device.now().timestamp()),
-        )
-    )
+    device.slots.deny(Denied.of(transaction, reason, device.now()))
     queue_report(device, transaction, "fell_back", reason)
     if not isinstance(device.journal.state, Idle):
         device.journal.record(FellBack(reason))
@@ -315,9 +310,15 @@ def _condemn_again(device: Device, state: Condemned) -> Outcome:
     transaction = state.transaction
     device.boot.condemn(transaction.slot, transaction.counter)
     entry = entry_of(transaction, device.boot.entries())
-    # Without another good release it would come back for ever: then stay, and say so.
-    verdict = Verdict.CONDEMNED if other_good(device, entry) else Verdict.UNHEALTHY
-    return Outcome(verdict, transaction.release, transaction.counter, state.reason)
+    # Without another good release it would come back for ever, and with one where the boot loader
+    # does not leave it: then stay, and say so.
+    reason, verdict = state.reason, Verdict.CONDEMNED
+    if not other_good(device, entry):
+        verdict = Verdict.UNHEALTHY
+    elif reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
+        verdict, reason = Verdict.UNHEALTHY, f"{NEVER_LEFT}: {reason}"
+        queue_report(device, transaction, "failed", reason)
+    return Outcome(verdict, transaction.release, transaction.counter, reason)
 
 
 def _wait(device: Device, state: Staged | Committed | Trial | Condemned) -> Outcome:
@@ -334,6 +335,17 @@ def _wait(device: Device, state: Staged | Committed | Trial | Condemned) -> Outc
 
 def _restage(device: Device, transaction: Transaction) -> Outcome:
     """Put a lost boot entry back, from the boot files that are kept on the state partition."""
+    attempts = begin_attempt(device, transaction)
+    if attempts.hopeless:
+        reason = give_up(device, transaction, attempts)
+        return Outcome(Verdict.NOTHING, transaction.release, transaction.counter, reason)
+    with ends_by_itself(device):
+        outcome = _put_back(device, transaction)
+    forget_attempts(device)
+    return outcome
+
+
+def _put_back(device: Device, transaction: Transaction) -> Outcome:
     manifest = device.slots.manifest(transaction.manifest)
     try:
         if manifest is None:
@@ -382,6 +394,9 @@ async def _settle_unrecorded(device: Device, on_event: OnEvent) -> Outcome:
     if reason is None:
         return _confirm_unrecorded(device, running, results)
     release = "" if transaction is None else transaction.release
+    if reboots_of(device, running) >= REBOOTS_ALL_MAX:
+        reason = f"{NEVER_LEFT}: {reason}"
+        return Outcome(Verdict.UNHEALTHY, release, running.counter, reason, results)
     if not other_good(device, running):
         return Outcome(Verdict.UNHEALTHY, release, running.counter, reason, results)
     if transaction is not None:

@@ -35,7 +35,7 @@ _KINDS = {
     "confirmed": "Confirmed {release}",
     "fell_back": "Fell back from {release}",
     "failed": "Could not install {release}",
-    "progress": "Installing {release}",
+    "progress": "On its way to {release}",
 }
 _BAD = frozenset({"fell_back", "failed"})
 

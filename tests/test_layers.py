@@ -33,6 +33,17 @@ BUILD_ONLY = {
     "detools",
 }
 
+INSTALL_ONLY = {
+    "rich",
+    "tuf",
+    "securesystemslib",
+    "cryptography",
+    "construct",
+    "zstandard",
+    "bsdiff4",
+}
+NOT_WAITING = ("slipstream.server", "slipstream.delta.decode", "slipstream.installer.pipe")
+
 
 def imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
@@ -105,6 +116,25 @@ def test_device_loads_neither_numpy_nor_server() -> None:
     assert "slipstream.delta.errors" in loaded
     assert BUILD_ONLY.intersection(name.split(".")[0] for name in loaded) == set()
     assert [name for name in loaded if name.startswith("slipstream.server")] == []
+
+
+def test_an_agent_that_waits_loads_little() -> None:
+    """Trust, codecs and decoders are loaded when there is something to install: 14 MiB resident."""
+    program = (
+        "import sys\n"
+        "import slipstream.installer.agent\n"
+        "from slipstream.cli import main\n"
+        "try: main(['device', 'run', '--help'])\n"
+        "except SystemExit: print(*sys.modules)\n"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert "slipstream.installer.trial" in loaded
+    tops = {name.split(".")[0] for name in loaded}
+    assert tops & (BUILD_ONLY | INSTALL_ONLY) == set()
+    assert [name for name in loaded if name.startswith(NOT_WAITING)] == []
 
 
 def test_every_package_is_in_the_wheel() -> None:

@@ -50,7 +50,7 @@ class Esp:
     def make_folder(self, folder: Path) -> None:
         """Make a folder and its parents; their names are durable."""
         missing = []
-        while not folder.is_dir() and folder != self.root:
+        while not self.is_folder(folder) and folder != self.root:
             missing.append(folder)
             folder = folder.parent
         for path in reversed(missing):
@@ -111,6 +111,16 @@ class Esp:
                 folder.rmdir()
 
     # --- reading
+
+    def is_file(self, path: Path) -> bool:
+        """Whether there is a file of that name."""
+        with translated("cannot look for", path):
+            return path.is_file()
+
+    def is_folder(self, path: Path) -> bool:
+        """Whether there is a folder of that name."""
+        with translated("cannot look for", path):
+            return path.is_dir()
 
     def names(self, folder: Path) -> tuple[str, ...]:
         """The names in a folder, sorted; none if there is no such folder."""

@@ -16,7 +16,7 @@ from slipstream.installer.ports import EntryState
 
 def check_partition(esp: Esp) -> None:
     """The boot partition is there: a folder with EFI or loader in it, not an empty mount point."""
-    if not esp.root.is_dir():
+    if not esp.is_folder(esp.root):
         raise DeviceFault(
             "no boot partition", where=esp.root, hint="Mount it, or correct [boot] esp"
         )

@@ -223,7 +223,9 @@ class SystemdBoot:
                 target = self._esp.root / UKI_FOLDER / hidden_name(name.counter, name.slot)
             if not self._esp.equal(source, target):
                 needed += self._esp.size(source)
-                freed += self._esp.size(target) if target.is_file() else 0  # a cut copy, emptied
+                freed += (
+                    self._esp.size(target) if self._esp.is_file(target) else 0
+                )  # a cut copy, emptied
         check_room(self._esp, needed, freed)
 
     def _check_order(self, name: EntryName, hidden: Path) -> None:
@@ -269,7 +271,7 @@ class SystemdBoot:
                 )
         for suffix, folder in self._folders():
             hidden = folder / hidden_name(counter, slot)
-            if hidden.is_file():
+            if self._esp.is_file(hidden):
                 name = EntryName(counter, slot, None, suffix).trial(self._tries)
                 self._rename(hidden, folder / dump_entry_name(name))
                 return

@@ -1,4 +1,8 @@
-"""`slipstream device`: what a device, or the person in front of it, can do."""
+"""`slipstream device`: what a device, or the person in front of it, can do.
+
+What only some commands need is imported in them: `run` stays in memory, and loads no more than
+an agent that waits (docs/device.md, "Memory").
+"""
 
 import asyncio
 import json
@@ -6,26 +10,31 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, assert_never
 
 import click
 
 from slipstream.cli.progress import Steps, megabytes
-from slipstream.delta.errors import Interrupted, NothingToDo, SlipstreamError
+from slipstream.delta.errors import Interrupted, NothingToDo, SlipstreamError, UsageError
 from slipstream.installer import agent, trial
 from slipstream.installer.allocator import give_memory_back
-from slipstream.installer.config import load_config
+from slipstream.installer.config import Config, load_config
 from slipstream.installer.contact import open_contact
 from slipstream.installer.device import Device, open_device
-from slipstream.installer.install import install as install_release
 from slipstream.installer.notify import Notifier
-from slipstream.installer.prepare import check_configuration, prepare
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.states import Idle, Refused
-from slipstream.installer.status import last_words, read_status
 from slipstream.installer.trial import Outcome, Verdict
+
+UNITS = (
+    "slipstream.service",
+    "slipstream-trial.timer",
+    "slipstream-trial.service",
+    "slipstream-health.service",
+)
+TRIAL_BOOT_S = 300.0  # for a release on trial to boot, before its health checks begin
+TRIAL_S_MIN = 900.0
 
 config_option = click.option(
     "--config",
@@ -51,6 +60,8 @@ def device() -> None:
 @json_option
 def status(config: Path, as_json: bool) -> None:
     """Say what is booted, on trial, installed, failed and why, from what is on disk."""
+    from slipstream.installer.status import read_status  # noqa: PLC0415
+
     found = read_status(open_device(load_config(config)))
     click.echo(json.dumps(found.to_json()) if as_json else found.to_words())
 
@@ -63,6 +74,8 @@ def check(config: Path, as_json: bool) -> None:
 
     Not while a release waits for its trial or is in it: that comes first.
     """
+
+    from slipstream.installer.prepare import check_configuration, prepare  # noqa: PLC0415
 
     async def job(found: Device) -> None:
         check_configuration(found)
@@ -89,6 +102,8 @@ def check(config: Path, as_json: bool) -> None:
 def plan(config: Path, release: str | None, as_json: bool) -> None:
     """Say what an install would fetch and do. Does nothing."""
 
+    from slipstream.installer.prepare import check_configuration, prepare  # noqa: PLC0415
+
     async def job(found: Device) -> None:
         check_configuration(found)
         made = await prepare(found, await _wanted(found, release))
@@ -100,8 +115,9 @@ def plan(config: Path, release: str | None, as_json: bool) -> None:
 @device.command()
 @config_option
 @release_option
+@click.option("--retry", is_flag=True, help="Though it was given up or fell back here.")
 @json_option
-def install(config: Path, release: str | None, as_json: bool) -> None:
+def install(config: Path, release: str | None, retry: bool, as_json: bool) -> None:
     """Install a release into the inactive slot; the next boot tries it. Resumes what was cut off.
 
     Before that it settles a trial that the last boot left, as `confirm` does: it runs the health
@@ -110,8 +126,14 @@ def install(config: Path, release: str | None, as_json: bool) -> None:
     With --json: a line for each event, the last one is the result.
     """
 
+    if retry and release is None:
+        raise UsageError("--retry needs --release: which release shall be tried again?")
+    from slipstream.installer.install import install as install_release  # noqa: PLC0415
+
     async def job(found: Device) -> None:
         await _settle(found)
+        if release is not None and retry and found.slots.forgive(release):
+            _note(f"release {release} is tried again")
         watch = _json_events if as_json else _Watch()
         try:
             result = await install_release(found, await _wanted(found, release), watch)
@@ -152,6 +174,8 @@ def confirm(config: Path, force: bool, as_json: bool) -> None:
     async def job(found: Device) -> None:
         say = _note if not as_json else _silent
         outcome = await (trial.confirm(found) if force else trial.settle(found, say))
+        stays = outcome.verdict is Verdict.UNHEALTHY
+        Notifier.of_environment(os.environ).say_stays(stays)
         async with open_contact(found) as contact:
             await contact.deliver(_note)
         _tell(found, outcome, as_json=as_json)
@@ -182,12 +206,7 @@ def run(config: Path) -> None:
     """Run the agent: settle the last boot, then poll, install, reboot, report. For a service."""
 
     async def job(found: Device) -> None:
-        # What systemd tells a service of Type=notify (man sd_notify, man sd_watchdog_enabled).
-        watchdog_us = os.environ.get("WATCHDOG_USEC", "")
-        notifier = Notifier(
-            os.environ.get("NOTIFY_SOCKET"),
-            watchdog_s=int(watchdog_us) / 1e6 if watchdog_us.isdigit() else None,
-        )
+        notifier = Notifier.of_environment(os.environ)
         await agent.run(found, say=click.echo, notifier=notifier)
 
     _run(config, job)
@@ -195,23 +214,47 @@ def run(config: Path) -> None:
 
 @device.command()
 @config_option
-def unit(config: Path) -> None:
-    """Print the systemd unit of the agent, for this installation and this configuration.
+@click.argument("name", type=click.Choice(UNITS), default=UNITS[0])
+@click.option("--all", "every", is_flag=True, help="All of them, each below its path.")
+def unit(config: Path, name: str, every: bool) -> None:
+    """Print a systemd unit, for this installation and this configuration.
+
+    slipstream.service is the agent; slipstream-trial.timer and .service reset a release on trial
+    that does not prove itself in time; slipstream-health.service is the gate of a device that does
+    not run the agent.
 
     slipstream device unit > /etc/systemd/system/slipstream.service
     """
-    load_config(config)  # a unit for a configuration that does not load would only fail later
-    lines = files("slipstream.installer").joinpath("dist/slipstream.service").read_text()
+    loaded = load_config(config)  # a unit for a configuration that does not load would only fail
+    for one in UNITS if every else (name,):
+        if every:
+            click.echo(f"# /etc/systemd/system/{one}")
+        click.echo(_unit_text(one, loaded, config.absolute()))
+
+
+def _unit_text(name: str, config: Config, path: Path) -> str:
+    """A unit of installer/dist with the paths, and the deadline, of this device."""
+    from importlib.resources import files  # noqa: PLC0415
+
     program = Path(sys.executable).parent / "slipstream"  # the script of this environment
-    command = f"ExecStart={_quoted(program)} device run --config {_quoted(config.absolute())}"
-    for line in lines.splitlines():
-        click.echo(command if line.startswith("ExecStart=") else line)
+    # Time to boot, and for every check to take as long as it may.
+    deadline_s = TRIAL_BOOT_S + sum(check.timeout_s for check in config.health)
+    mounts = " ".join(_quoted(one, command=False) for one in (config.state, config.boot.esp))
+    text = files("slipstream.installer").joinpath("dist", name).read_text()
+    for shipped, ours in (
+        ("/usr/bin/slipstream", _quoted(program)),
+        ("/etc/slipstream/device.toml", _quoted(path)),
+        ("For=/var/lib/slipstream /efi", f"For={mounts}"),
+        ("OnBootSec=15min", f"OnBootSec={max(deadline_s, TRIAL_S_MIN):.0f}s"),
+    ):
+        text = text.replace(shipped, ours)
+    return text.rstrip()
 
 
-def _quoted(path: Path) -> str:
-    """A path as systemd reads it in ExecStart (man systemd.service, "Command lines")."""
+def _quoted(path: Path, *, command: bool = True) -> str:
+    """A path as systemd reads it (man systemd.syntax; in ExecStart man systemd.service)."""
     text = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
-    text = text.replace("$", "$$")
+    text = text.replace("$", "$$") if command else text
     return f'"{text}"' if " " in text or text != str(path) else text
 
 
@@ -260,6 +303,8 @@ def _tell(found: Device, outcome: Outcome, *, as_json: bool) -> None:
             if not as_json:
                 click.echo(f"{name} is confirmed")
         case Verdict.NOTHING:
+            from slipstream.installer.status import last_words  # noqa: PLC0415
+
             state = found.journal.state
             last = state.last if isinstance(state, Idle) else None
             raise NothingToDo("no release is on trial", hint=last_words(last) if last else None)

@@ -1,6 +1,8 @@
 """`slipstream device`: exit codes and words, for whoever stands in front of the device."""
 
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from slipstream.cli import main
+from slipstream.cli.device import UNITS
+from slipstream.installer.config import load_config
 from tests.installer.test_trial import DOWN, Rig, rig, template
 
 __all__ = ["rig", "template"]  # fixtures
 
+SLOW = '[[health]]\nname = "slow"\ncommand = ["true"]\ntimeout_s = 3000\n'
 Say = Callable[..., tuple[int, str, str]]
 
 
@@ -128,6 +133,37 @@ def test_unit_names_this_installation_and_this_configuration(rig: Rig, say: Say)
     start = f"ExecStart={program} device run --config {rig.lab.config_path}"
     assert [line for line in out.splitlines() if line.startswith("ExecStart=")] == [start]
     assert "RequiredBy=boot-complete.target" in out
+
+
+def test_units_wait_for_the_places_and_the_checks_of_this_device(rig: Rig, say: Say) -> None:
+    path = rig.lab.config_path
+    path.write_text(path.read_text() + SLOW)
+    config = load_config(path)
+
+    code, out, _ = say("unit", "--all")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("# /etc/systemd/system/")] == [
+        f"# /etc/systemd/system/{name}" for name in UNITS
+    ]
+    assert out.count(f"RequiresMountsFor={config.state} {config.boot.esp}") == 2
+    timer = say("unit", "slipstream-trial.timer")[1]
+    assert f"OnBootSec={300 + 60 + 3000}s" in timer
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_accepts_the_units(rig: Rig, say: Say, tmp_path: Path) -> None:
+    files = []
+    for name in UNITS:
+        files.append(tmp_path / name)
+        files[-1].write_text(say("unit", name)[1])
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *files],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ours = [line for line in done.stderr.splitlines() if "slipstream" in line]
+    assert (done.returncode, ours) == (0, [])
 
 
 def test_an_interrupted_install_says_how_to_go_on(

@@ -492,6 +492,23 @@ def test_ready_waits_for_a_settled_trial(static: Rig, manager: socket.socket) ->
     assert "READY=1" not in heard(manager)
 
 
+def test_a_release_with_nothing_to_fall_back_to_is_not_reset(static: Rig, tmp_path: Path) -> None:
+    """slipstream-trial.service looks for the file: the deadline would bring it back for ever."""
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    static.publish(1)
+    static.round()
+    static.boot()
+    static.agent.notifier = Notifier.of_environment({"RUNTIME_DIRECTORY": f"{runtime}:/other"})
+    static.well.unlink()
+    with pytest.raises(SlipstreamError):
+        static.round()
+    assert (runtime / "stays").exists()
+    static.well.touch()
+    static.round()
+    assert not (runtime / "stays").exists()
+
+
 def test_a_manager_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
     Notifier(str(tmp_path / "gone")).send(READY="1")
     Notifier("@slipstream-nobody").send(STATUS="x")

@@ -1,13 +1,16 @@
 """The device's configuration: what it gives, and where its errors point."""
 
 import tomllib
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import MIB
+from slipstream.installer import section
 from slipstream.installer.config import PartitionPlace, Verity, load_config
+from slipstream.installer.holds import Policy, Step
 
 FULL = """\
 [device]
@@ -51,6 +54,25 @@ file = "release.json"
 [install]
 verity = "append"
 memory = "128MiB"
+
+[agent]
+time_zone = "Europe/Berlin"
+window_holds = "install"
+inhibit_files = ["inhibit.d"]
+inhibit_holds = "install"
+allow_command = ["may-update", "--quiet"]
+allow_timeout_s = 10
+reboot_spread_s = 600
+
+[[agent.window]]
+days = ["Sat", "sunday"]
+start_time = "23:30"
+length_minutes = 60
+
+[[agent.window]]
+days = ["Wed"]
+start_time = "01:00"
+length_minutes = 30
 """
 
 
@@ -83,6 +105,16 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert [(one.name, one.timeout_s) for one in config.health] == [("web", 10), ("disk", 60)]
     assert config.release_file == tmp_path / "release.json"
     assert (config.verity, config.memory_bytes) == (Verity.APPEND, 128 * MIB)
+    agent, policy = config.agent, config.agent.policy
+    assert (policy.window_holds, policy.inhibit_holds) == (Step.INSTALL, Step.INSTALL)
+    assert policy.reboot_spread_s == 600
+    assert policy.schedule.zone_name == "Europe/Berlin"
+    assert [str(one) for one in policy.schedule.windows] == [
+        "Sat,Sun 23:30-00:30",
+        "Wed 01:00-01:30",
+    ]
+    assert agent.inhibit_files == (tmp_path / "inhibit.d",)
+    assert (agent.allow_command, agent.allow_timeout_s) == (("may-update", "--quiet"), 10)
 
 
 def test_what_may_be_left_out_has_a_default(tmp_path: Path) -> None:
@@ -101,6 +133,21 @@ def test_what_may_be_left_out_has_a_default(tmp_path: Path) -> None:
     assert config.boot.reboot == ("systemctl", "reboot")
     assert config.health == ()
     assert (config.verity, config.memory_bytes) == (Verity.NONE, 96 * MIB)
+    assert config.agent.policy == Policy()
+    assert config.agent.inhibit_files == (Path("/run/slipstream/inhibit"),)
+    assert config.agent.allow_command == ()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "localtime", "America/Argentina/Buenos_Aires"])
+def test_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    monkeypatch.setattr(section, "LOCALTIME", Path("/usr/share/zoneinfo/Asia/Tokyo"))
+    (tmp_path / "device.toml").write_text(FULL.replace("Europe/Berlin", zone))
+    schedule = load_config(tmp_path / "device.toml").agent.policy.schedule
+    moment = datetime(2026, 1, 1, tzinfo=schedule.zone)
+    assert schedule.zone_name == zone
+    assert moment.utcoffset() == timedelta(
+        hours={"UTC": 0, "localtime": 9, "America/Argentina/Buenos_Aires": -3}[zone]
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +188,19 @@ def test_what_may_be_left_out_has_a_default(tmp_path: Path) -> None:
         ),
         ('verity = "append"', 'verity = "yes"', 40, "install.verity"),
         ('memory = "128MiB"', "memory = -1", 41, "install.memory"),
+        ("Europe/Berlin", "Europe/Bonn", 44, "agent.time_zone: no such time zone"),
+        ("Europe/Berlin", "../../etc/passwd", 44, "agent.time_zone: no such time zone"),
+        ('window_holds = "install"', 'window_holds = "both"', 45, "agent.window_holds: not a choi"),
+        ('["inhibit.d"]', '"inhibit.d"', 46, "agent.inhibit_files: wrong type"),
+        ('["may-update", "--quiet"]', "[]", 48, "agent.allow_command: not a command"),
+        ("reboot_spread_s = 600", "reboot_spread_s = -1", 50, "agent.reboot_spread_s: not a num"),
+        ('["Sat", "sunday"]', '["Sat", "Sonntag"]', 53, "agent.window.days: not weekdays"),
+        ('["Sat", "sunday"]', "[]", 53, "agent.window.days: not weekdays"),
+        ('"23:30"', '"24:00"', 54, "agent.window.start_time: not a time of day"),
+        ('"01:00"', '"1:00"', 59, "agent.window.start_time: not a time of day"),
+        ("length_minutes = 30", "length_minutes = 0", 60, "agent.window.length_minutes: not a"),
+        ("length_minutes = 30", "lenght_minutes = 30", 60, "did you mean length_minutes?"),
+        ('days = ["Wed"]', "", 57, "agent.window.days: not weekdays"),
         ("[boot]", "[boot", 19, "not TOML"),
         ("[install]", "[instal]", 39, "instal: unknown key"),
     ],
@@ -185,10 +245,11 @@ def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
 def test_every_setting_is_documented() -> None:
     """The sample above has every key there is: unknown ones are refused, and so are missing ones."""
     settings = tomllib.loads(FULL)
-    for name, section in settings.items():
+    settings["agent.window"] = settings["agent"]["window"]
+    for name, table in settings.items():
         if name == "slots":
             continue
-        rows = section if isinstance(section, list) else [section]
+        rows = table if isinstance(table, list) else [table]
         for key in {key for row in rows for key in row}:
             assert f"| `{key}` |" in DOCUMENT, f"{name}.{key} is not in docs/device.md"
     for key in settings["slots"]["b"]["rootfs"]:

@@ -11,6 +11,7 @@ import pytest
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import Busy, DeviceFault, NothingToDo, Rejected
+from slipstream.delta.limits import REBOOTS_MAX
 from slipstream.installer import trial
 from slipstream.installer.boot import chooser
 from slipstream.installer.boot.esp import Esp
@@ -18,7 +19,7 @@ from slipstream.installer.boot.systemd_boot import SystemdBoot
 from slipstream.installer.device import Device
 from slipstream.installer.findings import LOST_TWICE, NEVER_FINISHED, NEVER_REACHED, NEVER_STARTED
 from slipstream.installer.ports import EntryState
-from slipstream.installer.reboots import REBOOTS_MAX, note_reboot
+from slipstream.installer.reboots import note_reboot
 from slipstream.installer.slots import Slots
 from slipstream.installer.states import Condemned, Idle, Outcome, Refused, Trial
 from slipstream.installer.trial import Verdict

@@ -1,0 +1,229 @@
+"""Deaths are counted, and end: of installs, of putting an entry back, of the agent's starts."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slipstream.delta.errors import (
+    DeviceFault,
+    NothingToDo,
+    Rejected,
+    SlipstreamError,
+    Unavailable,
+)
+from slipstream.delta.limits import DEATHS_MAX, REBOOTS_ALL_MAX, START_DELAY_S_MAX
+from slipstream.installer.attempts import (
+    Attempts,
+    Progress,
+    attempts_of,
+    begin_start,
+    end_start,
+    next_attempts,
+)
+from slipstream.installer.findings import NEVER_LEFT
+from slipstream.installer.states import Committed, Condemned, Idle
+from slipstream.installer.trial import Verdict
+from tests.installer.lab import Lab, change, make_image
+from tests.installer.test_agent import Rig as AgentRig
+from tests.installer.test_trial import Rig, rig, template
+
+__all__ = ["rig", "template"]  # fixtures
+
+IMAGE = make_image(1)
+NOWHERE = Progress()
+STREAMING = Progress("streaming", 100)
+
+
+class Died(Exception):
+    """Stands for the end of the process: an error of nobody's, which nothing records."""
+
+
+@pytest.mark.parametrize(
+    "before, here, deaths",
+    [
+        (None, NOWHERE, 0),
+        (Attempts("other", STREAMING, 7, running=True), NOWHERE, 0),
+        (Attempts("t", NOWHERE, 2, running=True), NOWHERE, 3),
+        (Attempts("t", NOWHERE, 2, running=False), NOWHERE, 2),  # it ended by itself
+        (Attempts("t", NOWHERE, 2, running=True), STREAMING, 1),  # it came farther, and died
+        (Attempts("t", NOWHERE, 2, running=False), STREAMING, 0),
+        (Attempts("t", STREAMING, 2, running=True), NOWHERE, 3),  # and not as far again
+        (Attempts("t", STREAMING, 2, running=True), STREAMING, 3),
+        (Attempts("t", STREAMING, 2, running=True), Progress("streaming", 101), 1),
+        (Attempts("t", STREAMING, 2, running=True), Progress("verified"), 1),
+        (Attempts("t", Progress("verified"), 2, running=True), Progress("streaming", 10**9), 3),
+    ],
+)
+def test_next_attempts(before: Attempts | None, here: Progress, deaths: int) -> None:
+    found = next_attempts(before, "t", here)
+    assert (found.transaction, found.deaths, found.running) == ("t", deaths, True)
+    assert found.hopeless == (deaths >= DEATHS_MAX)
+
+
+def dying_lab(folder: Path) -> Lab:
+    """A device that dies in every install, before anything is fetched of the payload."""
+    lab = Lab(folder)
+    lab.publish("1.0", 1, IMAGE)
+    lab.fetcher.hook = die_at("blobs/")
+    return lab
+
+
+def die_at(start: str) -> Callable[[str], None]:
+    def hook(path: str) -> None:
+        if path.startswith(start):
+            raise Died
+
+    return hook
+
+
+def install(lab: Lab, release: str | None = None) -> None:
+    asyncio.run(lab.install(release))
+
+
+def test_an_install_that_dies_in_one_place_is_given_up(tmp_path: Path) -> None:
+    lab = dying_lab(tmp_path)
+    for _ in range(DEATHS_MAX):
+        with pytest.raises(Died):
+            install(lab)
+    with pytest.raises(DeviceFault, match=f"died {DEATHS_MAX} times .*at streaming.*--retry"):
+        install(lab)
+
+    device = lab.device()
+    assert isinstance(device.journal.state, Idle)
+    (report,) = device.slots.reports()
+    assert (report.kind, report.release) == ("failed", "1.0")
+    assert f"given up: the device died {DEATHS_MAX} times" in report.reason
+    with pytest.raises(NothingToDo):
+        install(lab)
+    with pytest.raises(Rejected, match="given up"):
+        install(lab, "1.0")
+    lab.fetcher.hook = lambda _: None
+    lab.publish("2.0", 2, change(IMAGE, 4096))
+    install(lab)
+    assert isinstance(lab.device().journal.state, Committed)
+
+
+def test_an_operator_may_try_it_again(tmp_path: Path) -> None:
+    lab = dying_lab(tmp_path)
+    for _ in range(DEATHS_MAX):
+        with pytest.raises(Died):
+            install(lab)
+    with pytest.raises(DeviceFault):
+        install(lab)
+    assert lab.device().slots.forgive("1.0")
+    assert not lab.device().slots.forgive("1.0")
+    lab.fetcher.hook = lambda _: None
+    install(lab)
+    assert attempts_of(lab.device()) is None
+
+
+def test_what_ends_by_itself_is_no_death(tmp_path: Path) -> None:
+    lab = dying_lab(tmp_path)
+
+    def hook(path: str) -> None:
+        if path.startswith("blobs/"):
+            raise Unavailable("away")
+
+    lab.fetcher.hook = hook
+    for _ in range(DEATHS_MAX + 2):
+        with pytest.raises(Unavailable):
+            install(lab)
+    lab.fetcher.hook = lambda _: None
+    install(lab)
+
+
+def test_an_install_that_comes_farther_each_time_is_not_given_up(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.publish("1.0", 1, IMAGE)
+    died = 0
+    for _ in range(60):
+        left = 3
+
+        def hook(path: str) -> None:
+            nonlocal left
+            left -= path.endswith(".payload")
+            if not left:
+                raise Died
+
+        lab.fetcher.hook = hook
+        try:
+            install(lab)
+        except Died:
+            died += 1
+            continue
+        break
+    assert died > DEATHS_MAX
+    assert isinstance(lab.device().journal.state, Committed)
+
+
+def test_putting_an_entry_back_is_given_up_as_well(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.lose_entry("b")
+    rig.boot()
+
+    def die(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr("slipstream.installer.boot.systemd_boot.SystemdBoot.stage", die)
+        for _ in range(DEATHS_MAX):
+            with pytest.raises(Died):
+                rig.settle()
+        outcome = rig.settle()
+    assert outcome.verdict is Verdict.NOTHING
+    assert "given up: the device died" in outcome.reason
+    assert rig.reports()[-1][0] == "failed"
+    assert [release for release, _ in rig.denied()] == ["2.0"]
+    assert rig.settle().verdict is Verdict.NOTHING
+    rig.release(3)
+    rig.install()
+
+
+def test_a_bad_release_that_the_boot_loader_keeps_starting(tmp_path: Path) -> None:
+    """Reboots end after a number, and the device says why it stays."""
+    rig = AgentRig(tmp_path, None)
+    for counter in (1, 2):
+        rig.publish(counter)
+        rig.round()
+        rig.boot()
+        if counter == 1:
+            rig.round()
+    rig.well.unlink()
+    words = (tmp_path / "cmdline").read_text(), (tmp_path / "selected").read_text()
+    for _ in range(REBOOTS_ALL_MAX - 1):  # one took it there
+        rig.round()
+        rig.restart()  # the boot loader starts the bad one again
+        (tmp_path / "cmdline").write_text(words[0])
+        (tmp_path / "selected").write_text(words[1])
+    asked = rig.reboots
+    with pytest.raises(SlipstreamError, match=NEVER_LEFT):
+        rig.round()
+    assert rig.reboots == asked
+    assert isinstance(rig.device.journal.state, Condemned)
+    assert NEVER_LEFT in rig.device.slots.reports()[-1].reason
+
+
+def test_starts_that_die_wait_longer_each_time(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    waits = [begin_start(lab.device()) for _ in range(40)]
+    assert waits[:5] == [0, 10, 20, 40, 80]
+    assert waits[-1] == START_DELAY_S_MAX
+    end_start(lab.device())
+    assert begin_start(lab.device()) == 0
+
+
+def test_an_agent_that_died_waits_and_one_that_was_stopped_does_not(tmp_path: Path) -> None:
+    rig = AgentRig(tmp_path, None)
+    rig.lab.fetcher.hook = die_at("metadata/")
+    for _ in range(3):
+        rig.restart()
+        with pytest.raises(Died):
+            asyncio.run(rig.agent.run())
+    assert rig.lab.clock.slept_s == [10, 20]
+    assert "the agent died in its first round: waiting 20 s before this one" in rig.said
