@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from slipstream.delta.filesystem.fat_layout import FatLayout, parse_fat_layout
 from slipstream.delta.filesystem.fat_volume import FatFile, FatVolume, Read, read_fat_volume
 from tests.delta.filesystem.plain_images import MIB, run
 
@@ -70,6 +71,10 @@ class EspImage:
     def volume(self) -> FatVolume:
         return read_fat_volume(self.reader(), self.path.stat().st_size)
 
+    @property
+    def layout(self) -> FatLayout:
+        return parse_fat_layout(self.reader()(0, 512), self.path.stat().st_size)
+
     def file(self, name: str) -> FatFile:
         found = self.volume().find(name)
         assert found is not None
@@ -84,7 +89,7 @@ class EspImage:
 
     def set_next(self, cluster: int, value: int, copies: tuple[int, ...] = (0, 1)) -> None:
         """What stands at a cluster in the allocation table (FAT16 and FAT32)."""
-        layout = self.volume().layout
+        layout = self.layout
         width = layout.bits // 8
         value &= (1 << layout.bits) - 1
         for copy in copies:
