@@ -71,8 +71,12 @@ class _Look:
         self.looked_at: list[str] = []
 
     def at_everything(self) -> None:
+        boots = Boots({}, None, None, None, None)
         try:
             boots = self._boots()
+        except DeviceFault as error:
+            self._cannot(error)
+        try:
             self._look_at_partition(boots)
         except DeviceFault as error:
             self._cannot(error)

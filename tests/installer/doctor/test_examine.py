@@ -309,6 +309,13 @@ def test_the_disk_of_a_slot(lab: Lab) -> None:
     assert (found.check, found.where) == (Check.UNREADABLE, str(path))
 
 
+def test_what_cannot_be_read_does_not_hide_the_rest(lab: Lab) -> None:
+    lab.variable("LoaderFeatures").write_bytes(b"strange")
+    lab.image.put(TRIAL, b"")
+
+    assert [one.check for one in lab.findings()] == [Check.UNREADABLE, Check.TRUNCATED]
+
+
 def test_exit_code_and_json(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.image.put(TRIAL, b"")
     with pytest.raises(SystemExit) as ended:
