@@ -4,7 +4,7 @@ The shell around slot_plan.py: reads where names stand, makes the pads, removes 
 precaution that a rename can do without: where the bytes cannot be read, or there is no room for a
 pad, the rename goes on and a notice says what is not had.
 
-Also here: which files share clusters, for whoever is about to remove one.
+Also here: which files must not be unlinked, because they share clusters or are damaged.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from slipstream.delta.errors import DeviceFault, FormatError
 from slipstream.delta.filesystem.fat_layout import RECORD_BYTES
-from slipstream.delta.filesystem.fat_volume import FatFolder, FatVolume
+from slipstream.delta.filesystem.fat_volume import ChainEnd, FatFolder, FatVolume
 from slipstream.installer.boot.esp import Esp
 from slipstream.installer.boot.esp_bytes import NoBytes, find_esp_bytes
 from slipstream.installer.boot.slot_plan import (
@@ -25,7 +25,7 @@ from slipstream.installer.boot.slot_plan import (
     slots_of,
 )
 
-CrossLinks = Callable[[Path], tuple[str, ...]]  # a file -> what it shares clusters with
+Hazards = Callable[[Path], str]  # a file -> why it must not be unlinked, or nothing
 
 
 class EspSlots:
@@ -56,13 +56,27 @@ class EspSlots:
             self._notice(f"the boot partition's clusters and slots are not looked at: {error}")
             return NoBytes(str(error))
 
-    def cross_links(self) -> CrossLinks:
-        """Which files share clusters now. None where nothing can be read: a folder's share none."""
+    def hazards(self) -> Hazards:
+        """Which files must not be unlinked now. None where nothing can be read: in a plain folder a
+        file shares nothing with another.
+        """
         volume = self.look()
         if isinstance(volume, NoBytes):
-            return lambda _: ()
+            return lambda _: ""
         root = self._esp.root
-        return lambda path: volume.partners(path.relative_to(root).as_posix())
+
+        def why(path: Path) -> str:
+            name = path.relative_to(root).as_posix()
+            if others := volume.partners(name):
+                return f"shares clusters with {', '.join(others)}"
+            file = volume.find(name)
+            if file is not None and file.chain.end is not ChainEnd.END:
+                # Freeing it, Linux meets what is no chain and makes the file system read-only:
+                # fs/fat/fatent.c, fat_free_clusters.
+                return f"is damaged (its chain {file.chain.end.value})"
+            return ""
+
+        return why
 
     @contextmanager
     def staging(self, hidden: Path, final: Path) -> Iterator[None]:

@@ -9,7 +9,8 @@ What holds throughout:
 - no entry is visible unless all that it needs is durable and was read back;
 - one rename commits (S8), one rename confirms (S13), one rename condemns;
 - a file whose double is to live, or that shares clusters with another, is never unlinked: freeing
-  one would destroy the other. It is renamed to a hidden name;
+  one would destroy the other. It is renamed to a hidden name. So is one with a broken chain, on
+  which Linux would make the partition read-only;
 - a rename changes one sector of its folder, where that can be had (esp_slots.py).
 
 Not here: partition names (identity.py), what follows from the counters (counting.py), repair of a
@@ -40,7 +41,7 @@ from slipstream.installer.boot.entry import (
     parse_entry_name,
 )
 from slipstream.installer.boot.esp import Esp, translated
-from slipstream.installer.boot.esp_slots import CrossLinks, EspSlots
+from slipstream.installer.boot.esp_slots import EspSlots, Hazards
 from slipstream.installer.boot.loader_word import LoaderWord, parse_root
 from slipstream.installer.boot.preflight import (
     check_partition,
@@ -148,30 +149,30 @@ class SystemdBoot:
         The entry goes first and durably, then its files: never an entry without what it needs.
         A cut before the first unlink is durable: the old entries stand. After it: the other
         slot's entry boots, and calling again removes the rest. What shares clusters with another
-        file stays, hidden: fsck.vfat frees it.
+        file, or is damaged, stays, hidden: fsck.vfat frees it.
         """
         self._refuse_booted(slot, "remove")
-        links = self._slots.cross_links()
+        hazards = self._slots.hazards()
         for suffix, folder in self._folders():
             for name in self._names(suffix):
-                if name.slot == slot and links(folder / dump_entry_name(name)):
+                if name.slot == slot and hazards(folder / dump_entry_name(name)):
                     self._hide(name)
             self._remove(folder, self._entries_in(suffix, slot))
-        links = self._slots.cross_links()  # by the names that they have now
+        hazards = self._slots.hazards()  # by the names that they have now
         for _, folder in self._folders():
-            self._remove(folder, self._unlinkable(folder, self._hidden_in(folder, slot), links))
+            self._remove(folder, self._unlinkable(folder, self._hidden_in(folder, slot), hazards))
             self._slots.clear(folder)
         for folder in self._kernels_of(slot):
-            self._remove_files(folder, links)
+            self._remove_files(folder, hazards)
 
-    def _unlinkable(self, folder: Path, names: Iterable[str], links: CrossLinks) -> list[str]:
-        """Those of the names that share clusters with nothing; of the others a notice says it."""
+    def _unlinkable(self, folder: Path, names: Iterable[str], hazards: Hazards) -> list[str]:
+        """Those of the names that may be unlinked; of the others a notice says why not."""
         found = []
         for name in names:
-            if others := links(folder / name):
+            if why := hazards(folder / name):
                 self._notice(
-                    f"{folder / name} shares clusters with {', '.join(others)}: it is hidden and "
-                    "not removed. `slipstream device doctor` says how to mend it (fsck.vfat)"
+                    f"{folder / name} {why}: it is hidden and not removed. `slipstream device "
+                    "doctor` says how to mend it (fsck.vfat)"
                 )
             else:
                 found.append(name)
@@ -183,8 +184,8 @@ class SystemdBoot:
         if names:
             self._esp.sync_folder(folder)
 
-    def _remove_files(self, folder: Path, links: CrossLinks) -> None:
-        for name in self._unlinkable(folder, self._esp.names(folder), links):
+    def _remove_files(self, folder: Path, hazards: Hazards) -> None:
+        for name in self._unlinkable(folder, self._esp.names(folder), hazards):
             self._esp.unlink(folder / name)
         if not self._esp.names(folder):
             self._esp.remove_folder(folder)
@@ -223,8 +224,8 @@ class SystemdBoot:
         self._check_order(name, hidden)
 
     def _set_aside(self, target: Path) -> None:
-        """A file that shares clusters is not written over: that would free them, too."""
-        if self._slots.cross_links()(target):
+        """What must not be unlinked is not written over either: that frees its clusters, too."""
+        if self._slots.hazards()(target):
             taken, number = self._esp.names(target.parent), 0
             stem = f".{target.name.strip('.').removesuffix('.tmp')}.old"
             while f"{stem}{number}" in taken:
@@ -443,8 +444,8 @@ class SystemdBoot:
         ]
         for folder in self._kernels_of(slot):
             paths += [folder / name for name in self._esp.names(folder)]
-        links = self._slots.cross_links()
-        return sum(self._esp.size(path) for path in paths if not links(path))
+        hazards = self._slots.hazards()
+        return sum(self._esp.size(path) for path in paths if not hazards(path))
 
     def _visible(self, slot: str, counter: int) -> list[EntryName]:
         return [name for name in self._listed() if (name.slot, name.counter) == (slot, counter)]

@@ -177,6 +177,17 @@ def test_a_file_that_shares_clusters_is_hidden_and_not_unlinked(tmp_path: Path, 
     )
 
 
+def test_a_file_with_a_broken_chain_is_hidden_and_not_unlinked(tmp_path: Path) -> None:
+    rig = Lab(tmp_path)
+    install_good(rig, "b", 1)  # type: ignore[arg-type]
+    install_good(rig, "a", 2)  # type: ignore[arg-type]
+    rig.image.set_next(rig.image.file(f"{LINUX}/0001b.efi").record.cluster + 1, 0)
+    rig.control().retire("b")
+
+    assert set(rig.mirror.names(rig.esp / LINUX)) == {".0001b.old0", "0002a.efi"}
+    assert "is damaged (its chain leads to a cluster that is marked as free)" in rig.notices[-1]
+
+
 def test_a_staged_file_that_shares_clusters_is_not_written_over(tmp_path: Path) -> None:
     rig = Lab(tmp_path)
     install_good(rig, "a", 2)  # type: ignore[arg-type]
@@ -239,5 +250,5 @@ def test_a_folder_says_that_it_has_no_bytes(tmp_path: Path) -> None:
     found = slots.look()
     assert isinstance(found, NoBytes)
     assert "is not a mounted FAT file system" in found.reason
-    assert slots.cross_links()(rig.esp / LINUX / "0001a.efi") == ()
+    assert slots.hazards()(rig.esp / LINUX / "0001a.efi") == ""
     assert notices == []
