@@ -4,6 +4,7 @@ The only file of delta/ that touches the operating system. It is here because bo
 publisher and the device need it, and the two never import each other.
 """
 
+import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -53,5 +54,24 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Write out everything of the file system that holds `folder`: names, inodes and contents.
+
+    Python has no syncfs(2) of its own. Raises OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+        except (OSError, AttributeError):  # no such C library: all file systems, then
+            os.sync()
+            return
+        if syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
     finally:
         os.close(descriptor)

@@ -8,12 +8,13 @@ probable until `verify_runs` has compared their bytes. Not here: bytes that are 
 
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from slipstream.delta.limits import KIB, MIB
+from slipstream.delta.reader import Reader
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -24,19 +25,6 @@ _PROBE_GRAINS = 256  # how far candidates are compared before the longest is tak
 _VERIFY_BYTES = 4 * MIB
 # Odd 64-bit multipliers, one for each word of a grain (SplitMix64's sequence from 1 on).
 _GOLDEN = 0x9E3779B97F4A7C15
-
-
-class Reader(Protocol):
-    """Random access to an image."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the image."""
-        ...
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes; the range is within the image."""
-        ...
 
 
 class RunKind(Enum):

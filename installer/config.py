@@ -101,6 +101,7 @@ class BootConfig:
     cmdline: Path
     entry: Path
     counting: Counting
+    esp_device: Path | None
     reboot: tuple[str, ...]
 
 
@@ -179,7 +180,7 @@ def load_config(path: Path) -> Config:
 _SECTION_KEYS = {
     "device": ("id", "product", "hardware", "channel", "state"),
     "server": ("url", "root", "token_file", "ca_file"),
-    "boot": ("adapter", "esp", "tries", "cmdline", "entry", "counting", "reboot"),
+    "boot": ("adapter", "esp", "tries", "cmdline", "entry", "counting", "esp_device", "reboot"),
     "agent": (
         "time_zone",
         "window",
@@ -241,6 +242,7 @@ def _parse(path: Path, text: str, document: dict[str, Any]) -> Config:
             counting=Counting(
                 boot.one_of("counting", tuple(Counting), Counting.PROVED),
             ),
+            esp_device=boot.path_or_none("esp_device"),
             reboot=boot.words("reboot", ("systemctl", "reboot")),
         ),
         health=tuple(_health(section) for section in root.sections("health")),

@@ -180,6 +180,8 @@ def open_device(
         cmdline=config.boot.cmdline,
         selected=config.boot.entry,
         tries=config.boot.tries,
+        device=config.boot.esp_device,
+        on_notice=notices.append,
     )
     return Device(
         config=config,

@@ -91,17 +91,24 @@ class Report:
 
 
 class Slots:
-    """The state folder's memory. Every change is durable when the call returns."""
+    """The state folder's memory. Every change is durable when the call returns.
 
-    def __init__(self, folder: Path, on_notice: Callable[[str], None]) -> None:
+    Without `repair`, reading changes nothing either: broken files are not set aside.
+    """
+
+    def __init__(
+        self, folder: Path, on_notice: Callable[[str], None], *, repair: bool = True
+    ) -> None:
         self._folder = folder
         self._notice = on_notice
+        self._repair = repair
 
     # --- slots
 
     def records(self) -> dict[str, SlotRecord]:
         """What is recorded, by slot name."""
-        found = read_state(self._folder / "slots.json", _WireSlots, _parse_slots, self._notice)
+        path = self._folder / "slots.json"
+        found = read_state(path, _WireSlots, _parse_slots, self._notice, repair=self._repair)
         return found or {}
 
     def record(self, slot: str) -> SlotRecord:
@@ -154,7 +161,8 @@ class Slots:
     def denied(self) -> tuple[Denied, ...]:
         """Oldest first."""
         path = self._folder / "denied.json"
-        return read_state(path, _WireDeniedList, _parse_denied, self._notice) or ()
+        notice, repair = self._notice, self._repair
+        return read_state(path, _WireDeniedList, _parse_denied, notice, repair=repair) or ()
 
     def is_denied(self, manifest: Digest) -> Denied | None:
         """Why the release with this manifest is not tried again; None when it may be."""

@@ -21,9 +21,16 @@ T = TypeVar("T")
 
 
 def read_state(
-    path: Path, wire: type[W], parse: Callable[[W], T], on_notice: Callable[[str], None]
+    path: Path,
+    wire: type[W],
+    parse: Callable[[W], T],
+    on_notice: Callable[[str], None],
+    *,
+    repair: bool = True,
 ) -> T | None:
     """The value in a state file; None when there is none or it is broken.
+
+    Without `repair` a broken one stays where it is.
 
     Raises DeviceFault when the disk does not answer.
     """
@@ -39,6 +46,9 @@ def read_state(
             raise ValueError(f"larger than {STATE_FILE_BYTES_MAX} bytes")
         return parse(msgspec.json.decode(raw, type=wire, strict=True))
     except (msgspec.DecodeError, ValueError, Rejected) as error:
+        if not repair:
+            on_notice(f"{path.name} is not readable ({error})")
+            return None
         broken = path.with_name(f"{path.name}.broken")
         try:
             rename_durably(path, broken)

@@ -22,8 +22,8 @@ from slipstream.delta.limits import (
     MIB,
     UNPACK_MEMORY_BYTES_MAX,
 )
-from slipstream.delta.match import Reader
 from slipstream.delta.packing.unpack import UnpackCursor
+from slipstream.delta.reader import Reader
 
 _FILE_BYTES_MIN = 64 * KIB  # packed: what a smaller archive costs needs no list of files
 

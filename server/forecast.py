@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from slipstream.delta.codec import Codec, compress
 from slipstream.delta.limits import BLOCK_BYTES, KIB, MIB
-from slipstream.delta.match import Reader
 from slipstream.delta.packing.recipe import Recipe
 from slipstream.delta.payload import Index
+from slipstream.delta.reader import Reader
 from slipstream.server.packing_speed import moving_s, packing_s
 
 _COMPARED_BYTES = MIB  # of two images, read at a time

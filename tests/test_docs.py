@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from slipstream.installer.doctor.finding import Check
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,7 +23,10 @@ def test_command_line_page_is_current() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("package", ["delta", "installer", "installer/boot", "server"])
+@pytest.mark.parametrize(
+    "package",
+    ["delta", "delta/filesystem", "installer", "installer/boot", "installer/doctor", "server"],
+)
 def test_every_file_is_on_the_map(package: str) -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     heading = text.index(f"### {package}/\n")
@@ -30,6 +35,12 @@ def test_every_file_is_on_the_map(package: str) -> None:
 
     assert files
     assert [name for name in sorted(files) if f"| {name} |" not in section] == []
+
+
+def test_every_finding_has_its_paragraph() -> None:
+    text = (ROOT / "docs/doctor.md").read_text()
+
+    assert [check for check in Check if f"| `{check}` |" not in text] == []
 
 
 def test_every_decision_has_its_number_once() -> None:

@@ -12,7 +12,7 @@ from slipstream.delta.errors import FormatError
 from slipstream.delta.filesystem.collect import Collector
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.limits import KIB, MAP_PATH_CHARS_MAX
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 MAGICS = (b"070701", b"070702")  # the second has checksums, which the kernel does not check either
 

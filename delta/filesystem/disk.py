@@ -14,7 +14,7 @@ from typing import NamedTuple
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.errors import FormatError
 from slipstream.delta.filemap import Block, Entry, FileMap
-from slipstream.delta.filesystem.fat import SIGNATURE, SIGNATURE_OFFSET
+from slipstream.delta.filesystem.fat_layout import SIGNATURE, SIGNATURE_OFFSET
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.filesystem.volume import read_volume
 from slipstream.delta.gpt import (
@@ -26,7 +26,7 @@ from slipstream.delta.gpt import (
     parse_label,
 )
 from slipstream.delta.limits import MAP_NAMES_MAX, MAP_PATHS_CHARS_MAX, PARTITIONS_MAX
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 _GPT_ENTRY_BYTES_MAX = 4096
 

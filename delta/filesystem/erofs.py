@@ -18,7 +18,7 @@ from slipstream.delta.filesystem.erofs_superblock import SUPERBLOCK_PLACE, read_
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.filesystem.traced import TracedPart
 from slipstream.delta.limits import EROFS_DIRECTORY_BYTES_MAX
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 
 def read_erofs(image: Reader) -> FileMap:

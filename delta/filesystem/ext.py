@@ -18,7 +18,7 @@ from slipstream.delta.filesystem.ext_features import Incompat
 from slipstream.delta.filesystem.ext_layout import Layout, read_layout
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.limits import MIB
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 _ROOT_INODE = 2
 _ENCRYPTED_FLAG = 0x800

@@ -1,5 +1,7 @@
 """The records of a FAT directory: 32 bytes each, long names in records before the short one.
 
+A slot is the place of 32 bytes, counted from 0 in its directory.
+
 Names are as Linux shows them: the long name where it belongs to the record, else the short one
 in the case that its flags ask for.
 
@@ -11,8 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from slipstream.delta.errors import FormatError
-
-RECORD_BYTES = 32
+from slipstream.delta.filesystem.fat_layout import RECORD_BYTES
 
 # Name and extension, attributes, case flags, cluster (high), cluster (low), size.
 _RECORD = struct.Struct("<8s3sBB7xH4xHI")
@@ -27,43 +28,96 @@ _PIECES_MAX = 20  # 255 characters, 13 in a record
 
 
 class Record(NamedTuple):
-    """A file or directory: `size` in bytes is 0 for a directory, `cluster` starts its chain."""
+    """A file or directory: `size` in bytes as recorded, `cluster` starts its chain.
+
+    It takes `slot_count` slots from `slot` on, the short name in the last of them. Behind the
+    first record that says that no more follow, firmware does not look; Linux does.
+    """
 
     name: str
+    short_name: str
     is_directory: bool
     cluster: int
     size: int
+    slot: int
+    slot_count: int
+    is_behind_end: bool
+
+    @property
+    def slots(self) -> range:
+        """Its slots."""
+        return range(self.slot, self.slot + self.slot_count)
+
+
+class Slots(NamedTuple):
+    """The slots of a directory, a byte for each: 0 where it is free, as Linux looks for room."""
+
+    taken: bytes
+    records: tuple[Record, ...]
+    strays: tuple[int, ...]  # taken by pieces of long names that belong to no record
 
 
 def read_records(content: bytes) -> Iterator[Record]:
     """The files and directories of a directory, without `.` and `..`; FormatError."""
-    pieces: dict[int, bytes] = {}
-    checksum = -1
-    for at in range(0, len(content) - RECORD_BYTES + 1, RECORD_BYTES):
-        first, attributes = content[at], content[at + _ATTRIBUTES_OFFSET]
-        if first == _END:
+    for record in read_slots(content).records:
+        if record.is_behind_end:
             return
-        if first != _DELETED and attributes & _LONG_NAME_MASK == _LONG_NAME:
+        if not record.name or "/" in record.name or "\0" in record.name:
+            raise FormatError("directory with an impossible name", got=record.name)
+        yield record._replace(size=0) if record.is_directory else record
+
+
+def read_slots(content: bytes) -> Slots:
+    """All slots of a directory, and what stands in them: `.`, `..` and labels are no records."""
+    taken = bytearray(len(content) // RECORD_BYTES)
+    records: list[Record] = []
+    strays: list[int] = []
+    pieces: dict[int, bytes] = {}
+    piece_slots: list[int] = []
+    checksum = -1
+    is_behind_end = False
+    for slot in range(len(taken)):
+        at = slot * RECORD_BYTES
+        first, attributes = content[at], content[at + _ATTRIBUTES_OFFSET]
+        if first in (_END, _DELETED):
+            is_behind_end |= first == _END
+            strays += piece_slots
+            pieces, piece_slots = {}, []
+            continue
+        taken[slot] = 1
+        if attributes & _LONG_NAME_MASK == _LONG_NAME:
             sequence, head, piece_checksum, middle, tail = _LONG.unpack_from(content, at)
             if sequence & _LAST_PIECE:
-                pieces, checksum = {}, piece_checksum
+                strays += piece_slots
+                pieces, piece_slots, checksum = {}, [], piece_checksum
+            piece_slots.append(slot)
             if piece_checksum == checksum:
                 pieces[sequence & _SEQUENCE_MASK] = head + middle + tail
             continue
         long_pieces, pieces = pieces, {}
-        if first == _DELETED or attributes & _LABEL:
-            continue
+        long_slots, piece_slots = piece_slots, []
         name, extension, _, case, high, low, size = _RECORD.unpack_from(content, at)
-        if name.startswith(b"."):
-            continue
+        short_name = _short_name(name, extension, case)
         text = None
-        if long_pieces and checksum == _checksum(name + extension):
-            text = _long_name(long_pieces)
-        text = text or _short_name(name, extension, case)
-        if not text or "/" in text or "\0" in text:
-            raise FormatError("directory with an impossible name", got=text)
-        is_directory = bool(attributes & _DIRECTORY)
-        yield Record(text, is_directory, high << 16 | low, 0 if is_directory else size)
+        if not attributes & _LABEL and not name.startswith(b"."):
+            if long_pieces and checksum == _checksum(name + extension):
+                text = _long_name(long_pieces)
+            start = slot - len(long_slots) if text else slot
+            records.append(
+                Record(
+                    name=text or short_name,
+                    short_name=short_name,
+                    is_directory=bool(attributes & _DIRECTORY),
+                    cluster=high << 16 | low,
+                    size=size,
+                    slot=start,
+                    slot_count=slot - start + 1,
+                    is_behind_end=is_behind_end,
+                )
+            )
+        if not text:
+            strays += long_slots
+    return Slots(bytes(taken), tuple(records), tuple(strays + piece_slots))
 
 
 def _checksum(short_name: bytes) -> int:

@@ -5,7 +5,7 @@ the image's fault: FormatError, not the reader's own complaint.
 """
 
 from slipstream.delta.errors import FormatError
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 
 class Part:

@@ -6,9 +6,9 @@ map of the kind `raw`, and an image without a map still gets a delta by its cont
 
 from slipstream.delta.filemap import FileMap
 from slipstream.delta.filesystem.disk import read_disk
-from slipstream.delta.filesystem.fat import SIGNATURE, SIGNATURE_OFFSET
+from slipstream.delta.filesystem.fat_layout import SIGNATURE, SIGNATURE_OFFSET
 from slipstream.delta.filesystem.volume import EXECUTABLE, VOLUMES, Format, read_first
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 # Behind the volumes: the boot sector of a FAT has the same signature as a partition table, but
 # the parameters of a FAT are hard to hit by chance.

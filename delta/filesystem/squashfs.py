@@ -19,7 +19,7 @@ from slipstream.delta.filesystem.part import Part
 from slipstream.delta.filesystem.squashfs_metadata import MetadataReader, Table, index_bytes
 from slipstream.delta.filesystem.squashfs_superblock import MISSING, read_superblock
 from slipstream.delta.filesystem.squashfs_tree import NO_FRAGMENT, SquashfsFile, SquashfsTree
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 _STORED = 1 << 24  # in the size of a data block or fragment: not packed
 _WORD = struct.Struct("<I")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from slipstream.delta.filesystem.part import Part
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 
 class TracedPart(Part):

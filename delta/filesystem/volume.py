@@ -12,11 +12,11 @@ from slipstream.delta.filesystem.erofs import read_erofs
 from slipstream.delta.filesystem.ext import read_ext
 from slipstream.delta.filesystem.ext_layout import MAGIC as EXT_MAGIC
 from slipstream.delta.filesystem.ext_layout import MAGIC_OFFSET as EXT_MAGIC_OFFSET
-from slipstream.delta.filesystem.fat import SIGNATURE as FAT_SIGNATURE
-from slipstream.delta.filesystem.fat import SIGNATURE_OFFSET as FAT_SIGNATURE_OFFSET
 from slipstream.delta.filesystem.fat import read_fat
+from slipstream.delta.filesystem.fat_layout import SIGNATURE as FAT_SIGNATURE
+from slipstream.delta.filesystem.fat_layout import SIGNATURE_OFFSET as FAT_SIGNATURE_OFFSET
 from slipstream.delta.filesystem.squashfs import read_squashfs
-from slipstream.delta.match import Reader
+from slipstream.delta.reader import Reader
 
 
 class Format(NamedTuple):

@@ -8,14 +8,17 @@ What holds throughout:
 - nothing here writes, renames or removes anything of the booted slot, but its tries;
 - no entry is visible unless all that it needs is durable and was read back;
 - one rename commits (S8), one rename confirms (S13), one rename condemns;
-- a file whose double is to live is never unlinked: after an unclean rename on FAT the two may
-  share clusters, and freeing one would destroy the other. It is renamed to a hidden name.
+- a file whose double is to live, or that shares clusters with another, is never unlinked: freeing
+  one would destroy the other. It is renamed to a hidden name. So is one with a broken chain, on
+  which Linux would make the partition read-only;
+- a rename changes one sector of its folder, where that can be had (esp_slots.py).
 
 Not here: partition names (identity.py), what follows from the counters (counting.py), repair of a
 damaged FAT.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +41,7 @@ from slipstream.installer.boot.entry import (
     parse_entry_name,
 )
 from slipstream.installer.boot.esp import Esp, translated
+from slipstream.installer.boot.esp_slots import EspSlots, Hazards
 from slipstream.installer.boot.loader_word import LoaderWord, parse_root
 from slipstream.installer.boot.preflight import (
     check_partition,
@@ -59,6 +63,7 @@ class SystemdBoot:
     `cmdline` is the kernel command line's file; `selected` the EFI variable LoaderEntrySelected
     (its neighbours LoaderEntryDefault, LoaderEntryOneShot and LoaderFeatures are read too);
     `tries` how often a new release may be started before the old one is chosen again, 1 to 9.
+    `device` is the partition's block device, where it is not found from the mount.
     """
 
     def __init__(
@@ -68,8 +73,12 @@ class SystemdBoot:
         cmdline: Path,
         selected: Path | None = None,
         tries: int = 3,
+        device: Path | None = None,
+        on_notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._esp = esp if isinstance(esp, Esp) else Esp(esp)
+        self._slots = EspSlots(self._esp, device, on_notice)
+        self._notice = on_notice
         self._loader = LoaderWord(cmdline, selected)
         self._tries = tries
         if not 1 <= tries <= TRIES_MAX:
@@ -88,7 +97,7 @@ class SystemdBoot:
                 tries_done=0 if name.tries is None else name.tries.done,
                 name=dump_entry_name(name),
             )
-            for name in self._names()
+            for name in self._listed()
         )
 
     def booted(self) -> Booted:
@@ -117,7 +126,7 @@ class SystemdBoot:
         check_partition(self._esp)
         check_room(self._esp, boot_bytes, self._size_of(slot))
         check_selection(self._esp.root, self._loader)
-        check_running(self._esp.root, self._names(), self.booted().slot)
+        check_running(self._esp.root, self._listed(), self.booted().slot)
 
     def counted(self) -> Counted:
         """S11, looked at from behind: the name that the boot loader reports is from before its
@@ -139,15 +148,35 @@ class SystemdBoot:
 
         The entry goes first and durably, then its files: never an entry without what it needs.
         A cut before the first unlink is durable: the old entries stand. After it: the other
-        slot's entry boots, and calling again removes the rest.
+        slot's entry boots, and calling again removes the rest. What shares clusters with another
+        file, or is damaged, stays, hidden: fsck.vfat frees it.
         """
         self._refuse_booted(slot, "remove")
+        hazards = self._slots.hazards()
         for suffix, folder in self._folders():
+            for name in self._names(suffix):
+                if name.slot == slot and hazards(folder / dump_entry_name(name)):
+                    self._hide(name)
             self._remove(folder, self._entries_in(suffix, slot))
+        hazards = self._slots.hazards()  # by the names that they have now
         for _, folder in self._folders():
-            self._remove(folder, self._hidden_in(folder, slot))
+            self._remove(folder, self._unlinkable(folder, self._hidden_in(folder, slot), hazards))
+            self._slots.clear(folder)
         for folder in self._kernels_of(slot):
-            self._remove_files(folder)
+            self._remove_files(folder, hazards)
+
+    def _unlinkable(self, folder: Path, names: Iterable[str], hazards: Hazards) -> list[str]:
+        """Those of the names that may be unlinked; of the others a notice says why not."""
+        found = []
+        for name in names:
+            if why := hazards(folder / name):
+                self._notice(
+                    f"{folder / name} {why}: it is hidden and not removed. `slipstream device "
+                    "doctor` says how to mend it (fsck.vfat)"
+                )
+            else:
+                found.append(name)
+        return found
 
     def _remove(self, folder: Path, names: list[str]) -> None:
         for name in names:
@@ -155,10 +184,11 @@ class SystemdBoot:
         if names:
             self._esp.sync_folder(folder)
 
-    def _remove_files(self, folder: Path) -> None:
-        for name in self._esp.names(folder):
+    def _remove_files(self, folder: Path, hazards: Hazards) -> None:
+        for name in self._unlinkable(folder, self._esp.names(folder), hazards):
             self._esp.unlink(folder / name)
-        self._esp.remove_folder(folder)
+        if not self._esp.names(folder):
+            self._esp.remove_folder(folder)
         self._esp.sync_folder(folder.parent)
 
     # --- S7: everything but the name
@@ -178,16 +208,29 @@ class SystemdBoot:
         self._check_room(name, boot)
         self._esp.make_folder(folder)
         hidden = folder / hidden_name(counter, slot)
+        self._set_aside(hidden)
         if name.suffix is Suffix.UKI:
-            self._put(boot.files[Place.UKI], hidden)
+            with self._slots.staging(hidden, folder / dump_entry_name(name)):
+                self._put(boot.files[Place.UKI], hidden)
         else:
             files = self._esp.root / FILES_FOLDER / name.stem
             self._esp.make_folder(files)
             for place, source in files_of(boot):
+                self._set_aside(files / place.value)
                 self._put(source, files / place.value)
             # The entry's own file after the files that it names, though it is still hidden.
-            self._write(hidden, dump_conf(name, boot))
+            with self._slots.staging(hidden, folder / dump_entry_name(name)):
+                self._write(hidden, dump_conf(name, boot))
         self._check_order(name, hidden)
+
+    def _set_aside(self, target: Path) -> None:
+        """What must not be unlinked is not written over either: that frees its clusters, too."""
+        if self._slots.hazards()(target):
+            taken, number = self._esp.names(target.parent), 0
+            stem = f".{target.name.strip('.').removesuffix('.tmp')}.old"
+            while f"{stem}{number}" in taken:
+                number += 1
+            self._rename(target, target.with_name(f"{stem}{number}"))
 
     def _put(self, source: Path, target: Path) -> None:
         """Copy, sync, sync the name, read back. Bytes that already stand are not written again."""
@@ -262,7 +305,7 @@ class SystemdBoot:
         """
         if self._visible(slot, counter):
             return
-        for other in self._names():
+        for other in self._listed():
             if other.slot == slot:
                 raise DeviceFault(
                     "slot already has a boot entry of another release",
@@ -346,8 +389,19 @@ class SystemdBoot:
         self._rename(folder / dump_entry_name(name), folder / f"{stem}{number}")
 
     def _rename(self, old: Path, new: Path) -> None:
-        self._esp.rename(old, new)
-        self._esp.sync_folder(new.parent)
+        """Durably. The file first: vfat makes the new name without size and clusters, and writes
+        those only with the file's inode. Measured on Linux 6.1: fsync of the folder alone leaves an
+        empty file under the new name and nothing under the old one; in this order it is one write
+        of one sector, where both names stand in it (docs/boot.md).
+        """
+        if self._esp.names(new.parent).count(new.name) and not self._esp.size(new):
+            # Such an empty name, from a cut: no boot loader lists it, and it holds no cluster.
+            self._esp.unlink(new)
+            self._esp.sync_folder(new.parent)
+        with self._slots.renaming(old, new):
+            self._esp.rename(old, new)
+            self._esp.sync_file(new)
+            self._esp.sync_folder(new.parent)
 
     # --- looking
 
@@ -364,6 +418,14 @@ class SystemdBoot:
                 if name is not None and name.suffix is suffix:
                     found.append(name)
         return tuple(found)
+
+    def _listed(self) -> tuple[EntryName, ...]:
+        """Names that the boot loader lists too: an empty file is what a cut left of a rename."""
+        return tuple(
+            name
+            for name in self._names()
+            if self._esp.size(self._esp.root / _FOLDERS[name.suffix] / dump_entry_name(name))
+        )
 
     def _entries_in(self, suffix: Suffix, slot: str) -> list[str]:
         return [dump_entry_name(name) for name in self._names(suffix) if name.slot == slot]
@@ -384,10 +446,11 @@ class SystemdBoot:
         ]
         for folder in self._kernels_of(slot):
             paths += [folder / name for name in self._esp.names(folder)]
-        return sum(self._esp.size(path) for path in paths)
+        hazards = self._slots.hazards()
+        return sum(self._esp.size(path) for path in paths if not hazards(path))
 
     def _visible(self, slot: str, counter: int) -> list[EntryName]:
-        return [name for name in self._names() if (name.slot, name.counter) == (slot, counter)]
+        return [name for name in self._listed() if (name.slot, name.counter) == (slot, counter)]
 
     def _no_entry(self, slot: str, counter: int) -> DeviceFault:
         return DeviceFault(

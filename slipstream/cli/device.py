@@ -16,7 +16,13 @@ from typing import Any, assert_never
 import click
 
 from slipstream.cli.progress import Steps, megabytes
-from slipstream.delta.errors import Interrupted, NothingToDo, SlipstreamError, UsageError
+from slipstream.delta.errors import (
+    DeviceFault,
+    Interrupted,
+    NothingToDo,
+    SlipstreamError,
+    UsageError,
+)
 from slipstream.installer import agent, trial
 from slipstream.installer.allocator import give_memory_back
 from slipstream.installer.config import Config, load_config
@@ -64,6 +70,27 @@ def status(config: Path, as_json: bool) -> None:
 
     found = read_status(open_device(load_config(config)))
     click.echo(json.dumps(found.to_json()) if as_json else found.to_words())
+
+
+@device.command()
+@config_option
+@json_option
+def doctor(config: Path, as_json: bool) -> None:
+    """Look for what would stop or endanger an update; say how to mend it. Changes nothing.
+
+    Reads the boot partition below its file system, the boot entries, and both copies of the
+    partition tables. Exit 0: nothing, or notes only. 6: faults. docs/doctor.md explains each.
+    """
+    # Not for the agent, which stays in memory.
+    from slipstream.installer.doctor.examine import examine  # noqa: PLC0415
+
+    found = examine(load_config(config))
+    click.echo(json.dumps(found.to_json()) if as_json else found.to_words())
+    if found.faults:
+        raise DeviceFault(
+            f"{found.faults} faults would stop or endanger an update",
+            hint="Mend them before the next one" if as_json else "Each has its mend above",
+        )
 
 
 @device.command()

@@ -1,12 +1,13 @@
 """The durable write: whole, in its own file, or not at all."""
 
+import ctypes
 import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from slipstream.delta.durable import write_durably
+from slipstream.delta.durable import sync_filesystem, write_durably
 
 
 def test_bytes_and_mode(tmp_path: Path) -> None:
@@ -51,3 +52,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_durably(path, b"new")
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_file_system_is_synced_by_syncfs_or_with_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    monkeypatch.setattr(os, "sync", lambda: synced.append("all"))
+    sync_filesystem(tmp_path)
+    assert synced == []
+
+    def no_library(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    sync_filesystem(tmp_path)
+    assert synced == ["all"]
+    with pytest.raises(FileNotFoundError):
+        sync_filesystem(tmp_path / "none")

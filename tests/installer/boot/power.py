@@ -2,7 +2,7 @@
 
 `RecordingEsp` notes every operation that the adapter makes. `states_after` says what the medium
 may hold when the power goes after a number of them: a file that was not synced may be empty, cut
-in half or whole; a name that was not synced may be there or not; a rename may be undone, done,
+in half or whole; one that was renamed and not synced since may be empty; a name that was not synced may be there or not; a rename may be undone, done,
 torn into neither name or into both (measured where the names straddle two sectors, docs/boot.md).
 """
 
@@ -106,7 +106,10 @@ class Medium:
                 self.contents[number] = self.contents[number][:1]
             case "rename":
                 assert isinstance(data, str)
-                self.cached[data] = self.cached.pop(path)
+                number = self.cached[data] = self.cached.pop(path)
+                # vfat gives the new name its clusters with the file's inode: until that is synced,
+                # the file may be empty (measured on Linux 6.1, docs/boot.md).
+                self.contents[number] = [*self.contents[number], b""]
                 self.pending.setdefault(folder, []).append(("rename", path, data))
             case "unlink" | "remove folder":
                 self.cached.pop(path, None)

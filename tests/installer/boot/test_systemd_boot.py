@@ -317,6 +317,24 @@ def test_two_counted_names_count_as_the_later_one(rig: EspRig) -> None:
     assert rig.boot() == Booted("a", 1, root_of(1))
 
 
+@pytest.mark.parametrize("name", ["0002b+3-0", "0002b"])
+def test_an_empty_file_is_no_entry_and_is_replaced(rig: EspRig, name: str) -> None:
+    """What a power cut leaves of a rename on vfat; boot loaders do not list it."""
+    install_good(rig, "a", 1)
+    folder = rig.esp / ("EFI/Linux" if rig.kind is Suffix.UKI else "loader/entries")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}{rig.kind}").touch()
+    control = rig.control()
+    assert [entry.slot for entry in control.entries()] == ["a"]
+    control.check("b", 0)
+    control.stage("b", 2, rig.boot_files(2))
+    control.publish("b", 2)
+    assert rig.boot() == Booted("b", 2, root_of(2))
+    rig.control().confirm("b", 2)
+    assert states(rig)["b"] == (2, EntryState.GOOD, None)
+    assert [path for path in folder.iterdir() if not path.stat().st_size] == []
+
+
 # --- refusals and preflight
 
 
