@@ -146,7 +146,9 @@ class _Look:
         with source.open() as (read, size):
             volume = read_fat_volume(read, size)
             files = _files_of(volume, read)
-            self.findings += volume_findings(volume, esp, mounted=source.mount is not None)
+            # Linux marks what it may write to as dirty by itself.
+            writable = source.mount is not None and "ro" not in source.mount.options
+            self.findings += volume_findings(volume, esp, mounted=writable)
             self.findings += entry_findings(files, boots, esp, volume.free_bytes)
         self.looked_at.append(
             f"{source.device}: {volume.layout.name}, {len(volume.files)} names, "

@@ -17,7 +17,9 @@ _NAMES_MAX = 5  # in one sentence
 
 
 def volume_findings(volume: FatVolume, esp: EspName, *, mounted: bool) -> Iterator[Finding]:
-    """What is wrong with the file system. `mounted`: Linux has it, and marks it as dirty itself."""
+    """What is wrong with the file system. `mounted`: Linux may write to it, and so has
+    marked it as dirty itself.
+    """
     yield from (_cross_linked(volume, shared, esp) for shared in volume.shared)
     for file in volume.files:
         yield from _chain_findings(volume, file, esp)

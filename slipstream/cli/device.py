@@ -81,7 +81,6 @@ def doctor(config: Path, as_json: bool) -> None:
     Reads the boot partition below its file system, the boot entries, and both copies of the
     partition tables. Exit 0: nothing, or notes only. 6: faults. docs/doctor.md explains each.
     """
-    # Not for the agent, which stays in memory.
     from slipstream.installer.doctor.examine import examine  # noqa: PLC0415
 
     found = examine(load_config(config))
