@@ -116,7 +116,7 @@ def make_device(device: Path, repo: Path, url: str, size: int) -> Path:
     (device / "token").write_text(register(repo, url, name))
     config = device / "device.toml"
     text = CONFIG.format(url=url).replace("[slots.a]", 'token_file = "token"\n[slots.a]')
-    text = text.replace("[release]", 'reboot = ["true"]\n[release]')
+    text = text.replace("[release]", 'counting = "trusted"\nreboot = ["true"]\n[release]')
     config.write_text(text.replace('"bench"', f'"{name}"', 1))
     return config
 

@@ -191,7 +191,9 @@ def story(
     thread.start()
     text = lab.config_path.read_text().replace("127.0.0.1:1/", f"127.0.0.1:{server.server_port}/")
     text = text.replace('root = "root.json"', 'root = "root.json"\ntoken_file = "token"')
-    text = text.replace('entry = "selected"', 'entry = "selected"\nreboot = ["true"]')
+    text = text.replace(
+        'entry = "selected"', 'entry = "selected"\ncounting = "trusted"\nreboot = ["true"]'
+    )
     lab.config_path.write_text(text)
     (folder / "token").write_text("secret")
     (folder / "token").chmod(0o600)
