@@ -1,4 +1,5 @@
 # make demo    the main job on real input        make test    the tests
+# make crash   power cuts, 100,000 states        (docs/crash-safety.md)
 # make setup   .venv with the slipstream command  make check   lint, types, tests
 # make bench   figures beside the peers        make corpus  the images for it
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test check demo corpus bench bench-large bench-matrix bench-report lint format clean
+.PHONY: setup test check demo corpus bench bench-large bench-matrix bench-report crash lint format clean
 
 setup: $(STAMP)
 
@@ -57,6 +58,12 @@ bench-matrix: setup
 # docs/benchmarks.md and its plots, of what the cache knows by now.
 bench-report: setup
 	$(BIN)/python -m benches.report
+
+# Power cuts everywhere: STATES distinct states of the media, and the seeded bugs. Writes
+# docs/crash-safety.md.
+STATES ?= 100000
+crash: setup
+	$(BIN)/python -m tests.crash --states $(STATES)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -102,8 +102,11 @@ def boot(esp: Path) -> Choice | None:
 
 def list_entries(esp: Path) -> tuple[Listed, ...]:
     """The boot menu in the boot loader's order: the first is the one that it starts."""
-    found = [_read_uki(path, path.name) for path in _names(esp / UKI_FOLDER, Suffix.UKI)]
-    found += [_read_conf(esp, path, path.name) for path in _names(esp / CONF_FOLDER, Suffix.CONF)]
+    found = [
+        _unless_damaged(esp, path)
+        for folder, suffix in ((UKI_FOLDER, Suffix.UKI), (CONF_FOLDER, Suffix.CONF))
+        for path in _names(esp / folder, suffix)
+    ]
     entries = [entry for entry in found if entry is not None]
     return tuple(sorted(entries, key=cmp_to_key(compare_entries)))
 
@@ -128,7 +131,7 @@ def compare_entries(a: Listed, b: Listed) -> int:
 
 def read_entry(esp: Path, path: Path, name: str) -> Listed | None:
     """How the file at `path` would be listed if it were called `name`; None: not at all."""
-    if name.endswith(Suffix.UKI):
+    if name.lower().endswith(Suffix.UKI):
         return _read_uki(path, name)
     return _read_conf(esp, path, name)
 
@@ -136,6 +139,14 @@ def read_entry(esp: Path, path: Path, name: str) -> Listed | None:
 def read_setting(esp: Path, key: str) -> str | None:
     """A setting of loader.conf."""
     return _read_settings(esp).get(key)
+
+
+def _unless_damaged(esp: Path, path: Path) -> Listed | None:
+    """A file that cannot be read is passed over: firmware does not open a damaged chain either."""
+    try:
+        return read_entry(esp, path, path.name)
+    except OSError:
+        return None
 
 
 def _names(folder: Path, suffix: Suffix) -> list[Path]:

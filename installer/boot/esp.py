@@ -9,8 +9,8 @@ with cross-linked states between them (docs/boot.md).
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from slipstream.delta.durable import sync_folder
@@ -103,6 +103,26 @@ class Esp:
         """Remove a file; one that is not there is fine. Not yet durable."""
         with translated("cannot remove", path):
             path.unlink(missing_ok=True)
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Remove files of one folder durably, and only then free their clusters.
+
+        They are held open meanwhile: vfat frees the clusters at the last close. Otherwise the
+        freed chain may be on the medium before the name is gone, and Linux makes a file system
+        read-only on which it meets such a name (docs/boot.md). A cut before the close costs room
+        only, until fsck.vfat.
+        """
+        with ExitStack() as held:
+            folder = None
+            for path in paths:
+                with translated("cannot remove", path):
+                    if os.path.lexists(path):
+                        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                        held.callback(os.close, descriptor)
+                self.unlink(path)
+                folder = path.parent
+            if folder is not None:
+                self.sync_folder(folder)
 
     def remove_folder(self, folder: Path) -> None:
         """Remove an empty folder; one that is not there is fine. Not yet durable."""

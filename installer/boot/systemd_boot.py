@@ -179,14 +179,10 @@ class SystemdBoot:
         return found
 
     def _remove(self, folder: Path, names: list[str]) -> None:
-        for name in names:
-            self._esp.unlink(folder / name)
-        if names:
-            self._esp.sync_folder(folder)
+        self._esp.remove(folder / name for name in names)
 
     def _remove_files(self, folder: Path, hazards: Hazards) -> None:
-        for name in self._unlinkable(folder, self._esp.names(folder), hazards):
-            self._esp.unlink(folder / name)
+        self._remove(folder, self._unlinkable(folder, self._esp.names(folder), hazards))
         if not self._esp.names(folder):
             self._esp.remove_folder(folder)
         self._esp.sync_folder(folder.parent)
@@ -233,11 +229,10 @@ class SystemdBoot:
             self._rename(target, target.with_name(f"{stem}{number}"))
 
     def _put(self, source: Path, target: Path) -> None:
-        """Copy, sync, sync the name, read back. Bytes that already stand are not written again."""
+        """Copy, make durable, read back. Bytes that already stand are not written again."""
         if not self._esp.equal(source, target):
             self._esp.copy(source, target)
-        self._esp.sync_file(target)
-        self._esp.sync_folder(target.parent)
+        self._sync_new(target)
         if not self._esp.equal(source, target):
             raise DeviceFault(
                 "boot file reads back differently from what was written",
@@ -245,10 +240,17 @@ class SystemdBoot:
                 hint="The boot partition or its medium is damaged: check it (fsck.vfat, dmesg)",
             )
 
+    def _sync_new(self, target: Path) -> None:
+        """The folder first: that makes the allocation table durable too, while the name has no
+        cluster yet. The other way round Linux writes name and clusters before the table (measured),
+        and a cut in between leaves a chain that leads nowhere.
+        """
+        self._esp.sync_folder(target.parent)
+        self._esp.sync_file(target)
+
     def _write(self, target: Path, data: bytes) -> None:
         self._esp.write(target, data)
-        self._esp.sync_file(target)
-        self._esp.sync_folder(target.parent)
+        self._sync_new(target)
         with translated("cannot read back", target):
             if target.read_bytes() != data:
                 raise DeviceFault(
@@ -396,8 +398,7 @@ class SystemdBoot:
         """
         if self._esp.names(new.parent).count(new.name) and not self._esp.size(new):
             # Such an empty name, from a cut: no boot loader lists it, and it holds no cluster.
-            self._esp.unlink(new)
-            self._esp.sync_folder(new.parent)
+            self._esp.remove([new])
         with self._slots.renaming(old, new):
             self._esp.rename(old, new)
             self._esp.sync_file(new)

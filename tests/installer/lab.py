@@ -160,11 +160,13 @@ def change(image: bytes, *offsets: int) -> bytes:
     return bytes(data)
 
 
-def make_payload(target: bytes, source: bytes | None) -> tuple[Index, bytes]:
+def make_payload(
+    target: bytes, source: bytes | None, frame_bytes: int | None = None
+) -> tuple[Index, bytes]:
     """A payload of frames of 100,000 bytes: copies of what is equal, else data."""
     frames: list[Frame] = []
     body = b""
-    step = CHUNK_BYTES if source is None else 100_000
+    step = frame_bytes or (CHUNK_BYTES if source is None else 100_000)
     for offset in range(0, len(target), step):
         data = target[offset : offset + step]
         rng = ByteRange(offset, len(data))

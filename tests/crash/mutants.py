@@ -1,0 +1,211 @@
+"""Seeded bugs in the order of the installer's steps: the real code, with a step in the wrong place.
+
+Each is a function that gives what is replaced while a story is recorded. What is recorded is then
+explored as any story is; the installer that is started on a state is the right one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from slipstream.installer import install, trial
+from slipstream.installer.boot import systemd_boot
+from slipstream.installer.boot.entry import EntryName, Suffix, dump_entry_name
+from slipstream.installer.boot.esp import Esp
+from slipstream.installer.device import Device
+from slipstream.installer.journal import Journal
+from slipstream.installer.pipe import FramePipe
+from slipstream.installer.reports import queue_report
+from slipstream.installer.slot import Target
+from slipstream.installer.states import Condemn, Confirm, FellBack, Published
+from slipstream.installer.stream import ImageWriter
+
+Patch = Any
+Mutant = Callable[[], Sequence[Patch]]
+
+
+def entry_before_its_file() -> Sequence[Patch]:
+    """The UKI is written under the name that the boot loader lists."""
+
+    def visible(counter: int, slot: str, *, twin: bool = False) -> str:
+        return dump_entry_name(EntryName(counter, slot, None, Suffix.UKI).trial(3))
+
+    return [patch.object(systemd_boot, "hidden_name", visible)]
+
+
+def published_before_the_images() -> Sequence[Patch]:
+    """The boot entry of the target slot is made visible before the root file system is there."""
+    # The images in the other order, the boot entry between them.
+    run = install.ImageInstall.run
+
+    async def in_between(self: Any) -> None:
+        if self.one.image.name == "rootfs":
+            others = [one for one in self.prepared.plan.images if one is not self.one]
+            for one in others:
+                twin = install.ImageInstall(
+                    self.device, self.prepared, one, self.transaction, self.on_event, self.counts
+                )
+                await run(twin)
+            plan = self.prepared.plan
+            files = install.boot_files(self.device, plan.manifest, plan.slot)
+            self.device.boot.stage(plan.slot, plan.manifest.counter, files)
+            self.device.boot.publish(plan.slot, plan.manifest.counter)
+        await run(self)
+
+    return [patch.object(install.ImageInstall, "run", in_between)]
+
+
+def retired_after_the_images() -> Sequence[Patch]:
+    """The target slot's old entry goes only when its slot has been written over."""
+    stage = install._stage
+    record_of = install._record_of
+
+    def no_entry(device: Device, plan: Any, on_event: Any) -> None:
+        device.slots.remember(record_of(plan, install.SlotState.WRITING, plan.passed_over))
+        device.journal.record(install.Retired())
+
+    def late(device: Device, plan: Any, notes: Any, on_event: Any) -> None:
+        device.boot.retire(plan.slot)
+        stage(device, plan, notes, on_event)
+
+    return [patch.object(install, "_retire", no_entry), patch.object(install, "_stage", late)]
+
+
+def renamed_folder_first() -> Sequence[Patch]:
+    """After a rename only the folder is synced: what was believed to be enough."""
+
+    def rename(self: Any, old: Path, new: Path) -> None:
+        self._esp.rename(old, new)
+        self._esp.sync_folder(new.parent)
+
+    return [patch.object(systemd_boot.SystemdBoot, "_rename", rename)]
+
+
+def removed_without_holding() -> Sequence[Patch]:
+    """Removed files are not held open until their names are gone durably."""
+
+    def remove(self: Esp, paths: Any) -> None:
+        folder = None
+        for path in paths:
+            self.unlink(path)
+            folder = path.parent
+        if folder is not None:
+            self.sync_folder(folder)
+
+    return [patch.object(Esp, "remove", remove)]
+
+
+def reported_after_the_journal() -> Sequence[Patch]:
+    """The journal says that the release is published before its report is queued."""
+
+    def commit(device: Device, plan: Any, transaction: Any, notes: Any, on_event: Any) -> None:
+        device.boot.publish(plan.slot, plan.manifest.counter)
+        device.journal.record(Published())
+        queue_report(device, transaction, "installed", "; ".join(notes))
+
+    return [patch.object(install, "_commit", commit)]
+
+
+def floor_after_the_journal() -> Sequence[Patch]:
+    """The trial ends on record before the floor rises and the report is queued."""
+
+    def confirm(device: Device, transaction: Any, health: Any = ()) -> Any:
+        device.boot.confirm(transaction.slot, transaction.counter)
+        device.journal.record(Confirm())
+        trial._raise_floor(device, transaction)
+        queue_report(device, transaction, "confirmed")
+        return trial.Outcome(trial.Verdict.CONFIRMED, transaction.release, transaction.counter)
+
+    return [patch.object(trial, "_confirm", confirm)]
+
+
+def denied_after_the_journal() -> Sequence[Patch]:
+    """The fall back is on record before the release is denied."""
+    fell_back = trial._fell_back
+
+    def late(device: Device, transaction: Any, reason: str) -> Any:
+        device.journal.record(FellBack(reason))
+        return fell_back(device, transaction, reason)
+
+    return [patch.object(trial, "_fell_back", late)]
+
+
+def condemned_before_its_reason() -> Sequence[Patch]:
+    """The entry is given up before the journal says why."""
+    real = Journal.record
+
+    def late(self: Journal, event: Any) -> Any:
+        if isinstance(event, Condemn):
+            transaction = self.state.transaction  # type: ignore[union-attr]
+            _CONDEMN[0](transaction.slot, transaction.counter)
+        return real(self, event)
+
+    prove = trial._prove
+
+    async def proving(device: Device, transaction: Any, on_event: Any) -> Any:
+        _CONDEMN[0] = device.boot.condemn
+        return await prove(device, transaction, on_event)
+
+    return [patch.object(Journal, "record", late), patch.object(trial, "_prove", proving)]
+
+
+_CONDEMN: list[Callable[[str, int], None]] = [lambda slot, counter: None]
+
+
+def checkpoint_before_its_data() -> Sequence[Patch]:
+    """The checkpoint is written before the slot is synced."""
+
+    def checkpoint(self: FramePipe, number: int, done: int) -> None:
+        self.on_checkpoint(number + 1, done)
+        self.target.sync()
+
+    return [patch.object(FramePipe, "_checkpoint", checkpoint)]
+
+
+def lying_medium() -> Sequence[Patch]:
+    """The slot acknowledges one block and does not keep it. Not the installer's bug: see below."""
+    real = Target._write_all
+    lies = [1]
+
+    def write(self: Target, offset: int, view: memoryview) -> None:
+        if lies[0] and "rootfs" in self.name:
+            lies[0] -= 1
+            return
+        real(self, offset, view)
+
+    return [patch.object(Target, "_write_all", write)]
+
+
+def lying_medium_without_read_back() -> Sequence[Patch]:
+    """The same, and what was written is not read back."""
+
+    async def believed(self: ImageWriter) -> list[int]:
+        return []
+
+    return [*lying_medium(), patch.object(ImageWriter, "_wrong", believed)]
+
+
+# What is in the wrong place -> the story that shows it
+MUTANTS: dict[Mutant, str] = {
+    entry_before_its_file: "full update",
+    published_before_the_images: "full update",
+    retired_after_the_images: "full update",
+    renamed_folder_first: "full update",
+    removed_without_holding: "full update",
+    reported_after_the_journal: "full update",
+    floor_after_the_journal: "full update",
+    denied_after_the_journal: "rollback",
+    condemned_before_its_reason: "rollback",
+    checkpoint_before_its_data: "full update",
+    lying_medium_without_read_back: "full update",
+}
+
+
+@contextmanager
+def applied(mutant: Mutant) -> Iterator[None]:
+    with ExitStack() as patches:
+        for one in mutant():
+            patches.enter_context(one)
+        yield

@@ -1,0 +1,120 @@
+"""2,000 states of the media after a power cut, and bugs that must be found. make crash does more."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.bugs import Bug, BugKind, look_for, removed_calls
+from tests.crash.explore import Explorer, recall, scratch, state_of
+from tests.crash.judge import Failure, clean, judge
+from tests.crash.mutants import (
+    MUTANTS,
+    applied,
+    checkpoint_before_its_data,
+    lying_medium,
+    lying_medium_without_read_back,
+    removed_without_holding,
+    retired_after_the_images,
+)
+from tests.crash.repository import Dead
+from tests.crash.story import LAYOUTS, STORIES, Replay, lazily
+
+SMALL, LARGE = LAYOUTS
+# story, layout, schedule, numbers of states at every cut
+SHARE = (
+    ("full update", SMALL, "lazy", 18),
+    ("delta update", LARGE, "mixed", 8),
+    ("resumed update", SMALL, "eager", 5),
+    ("confirm", SMALL, "mixed", 40),
+    ("rollback", SMALL, "eager", 2),
+    ("fall back", LARGE, "lazy", 2),
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    yield (place := scratch())  # type: ignore[misc]
+    clean(place)
+
+
+def test_two_thousand_states(folder: Path) -> None:
+    media: set[bytes] = set()
+    for name, layout, schedule, count in SHARE:
+        explorer = Explorer(folder)
+        explorer.walk(STORIES[name](folder, layout), schedule, range(count))
+        assert explorer.findings.failures == []
+        media |= explorer.findings.media
+    assert len(media) >= 2000
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_log_that_is_replayed_gives_what_stands(folder: Path, name: str) -> None:
+    """Nothing that the installer did was missed: the state folder, the slots, every sector."""
+    story = STORIES[name](folder, LARGE if name == "delta update" else SMALL)
+    replay = Replay(story.snapshot, lazily)
+    for op in story.log:
+        replay.apply(op)
+    end = replay.now()
+    assert end.state == story.end.state
+    assert end.slots == story.end.slots
+    assert end.esp == story.end.esp
+
+
+def test_a_state_is_made_again_from_its_name(folder: Path) -> None:
+    name = f"full update/{SMALL}/mixed/150/9"
+    story, cut = recall(name, folder)
+    assert recall(name, folder)[1] == cut
+    assert judge(story, cut, folder).then == "completes"
+
+
+# --- a small share of the seeded bugs
+
+
+@pytest.mark.parametrize(
+    "call", ["state_file.py:write_state", "esp.py:sync_file, on the ESP", "esp.py:sync_folder, on"]
+)
+def test_a_sync_that_is_left_out_is_found(folder: Path, call: str) -> None:
+    story = STORIES["full update"](folder, SMALL)
+    bug = next(bug for bug in removed_calls(story) if call in bug.name)
+    assert look_for(story, bug, folder, 8).caught
+
+
+@pytest.mark.parametrize(
+    "mutant, cuts",
+    [
+        (retired_after_the_images, range(105, 125)),
+        (removed_without_holding, range(30, 45)),
+        (checkpoint_before_its_data, range(60, 130)),
+    ],
+)
+def test_a_step_in_the_wrong_place_is_found(folder: Path, mutant: object, cuts: range) -> None:
+    STORIES["full update"](folder, SMALL)
+    with applied(mutant):  # type: ignore[arg-type]
+        story = STORIES["full update"](folder, SMALL)
+    bug = Bug(BugKind.ORDER, "", story.log, cuts)
+    assert look_for(story, bug, folder, 8).caught
+    assert mutant in MUTANTS
+
+
+def test_a_medium_that_lies_is_found_by_the_read_back_only(folder: Path) -> None:
+    STORIES["full update"](folder, SMALL)
+    with applied(lying_medium):
+        assert STORIES["full update"](folder, SMALL).booted == (2, 3)
+    with applied(lying_medium_without_read_back), pytest.raises(Dead, match="does not hold"):
+        STORIES["full update"](folder, SMALL)
+
+
+def test_a_state_that_does_not_boot_is_a_failure(folder: Path) -> None:
+    story, cut = recall(f"full update/{SMALL}/lazy/1/0", folder)
+    for name in list(cut.media.slots):
+        cut.media.slots[name] = bytes(len(cut.media.slots[name]))
+    with pytest.raises(Failure, match="does not hold"):
+        judge(story, cut, folder)
+
+
+def test_what_is_certain_is_what_was_synced(folder: Path) -> None:
+    story = STORIES["confirm"](folder, SMALL)
+    replay = Replay(story.snapshot, lazily)
+    for op in story.log:
+        replay.apply(op)
+    assert state_of(replay, "", 0).slots == story.end.slots
