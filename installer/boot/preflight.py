@@ -9,7 +9,7 @@ from pathlib import Path
 from slipstream.delta.errors import DeviceFault
 from slipstream.installer.boot.chooser import LOADER_CONF, read_setting
 from slipstream.installer.boot.entry import EntryName, dump_entry_name
-from slipstream.installer.boot.esp import SLACK_BYTES, Esp
+from slipstream.installer.boot.esp import SLACK_BYTES, Esp, translated
 from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.ports import EntryState
 
@@ -47,7 +47,8 @@ def check_room(esp: Esp, boot_bytes: int, freed_bytes: int) -> None:
 
 def check_selection(esp: Path, loader: LoaderWord) -> None:
     """Nothing makes the boot loader pass over its own counting (systemd issues 15256, 31215)."""
-    pattern = read_setting(esp, "default")
+    with translated("cannot read", esp / LOADER_CONF):
+        pattern = read_setting(esp, "default")
     if pattern is not None:
         raise DeviceFault(
             "loader.conf names a default entry, which goes before the counted ones: a release "

@@ -275,7 +275,9 @@ class SystemdBoot:
 
     def _check_order(self, name: EntryName, hidden: Path) -> None:
         """The staged entry, once visible, must be complete and the first of the menu."""
-        staged = read_entry(self._esp.root, hidden, dump_entry_name(name))
+        with translated("cannot read the boot entries", hidden):
+            staged = read_entry(self._esp.root, hidden, dump_entry_name(name))
+            listed = list_entries(self._esp.root)
         if staged is None or not staged.loadable:
             raise Rejected(
                 "boot file is not one that systemd-boot starts",
@@ -283,7 +285,7 @@ class SystemdBoot:
                 expected="a unified kernel image with .osrel and .linux, all of it in the file",
                 hint="Build the release's boot file again",
             )
-        others = [e for e in list_entries(self._esp.root) if not _of_slot(e, name.slot)]
+        others = [one for one in listed if not _of_slot(one, name.slot)]
         for other in others:
             if compare_entries(staged, other) > 0:
                 raise Rejected(
