@@ -59,6 +59,9 @@ def _run(lab: Lab, name: str, folder: Path) -> Result:
     except Exception as problem:  # any failure is this case's; the next one is run all the same
         error = str(problem) or repr(problem)
         (folder / "error.txt").write_text(traceback.format_exc())
+    # Large, and where nothing failed of no use; the repository is in the cache.
+    for repo in folder.rglob("repo"):
+        shutil.rmtree(repo)
     for disk in (*folder.rglob("*.raw"), *folder.rglob("*.qcow2")):
         if passed:
             disk.unlink()

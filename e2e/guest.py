@@ -231,6 +231,8 @@ def _write_overlay(overlay: Path) -> None:
             link = units / f"{target}.{kind}" / f"{unit}.service"
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(f"../{unit}.service")
+    # Where no distribution's unit asks for it, something must: what is ordered behind it is the proof.
+    (units / "multi-user.target.wants/boot-complete.target").symlink_to("../boot-complete.target")
     binary = overlay / "usr/bin/slipstream"
     binary.parent.mkdir(parents=True)
     binary.write_text("#!/usr/bin/python3\nimport sys\nfrom slipstream.cli import main\nsys.exit(main())\n")  # fmt: skip
