@@ -6,16 +6,13 @@ secure-boot-enroll).
 """
 
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from slipstream.demo.commands import run_slipstream
 from slipstream.demo.tools import run_tool
 
 OVMF = Path("/usr/share/OVMF")
-OWNER = uuid.UUID("6a0f5c3e-51d3-4a5c-9d0b-2f4d9d1c0010")
-# Each variable and the key that signs its update: UEFI 2.10, 32.3.
-SIGNED_BY = {"PK": "PK", "KEK": "PK", "db": "KEK"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +45,13 @@ def make_firmware(folder: Path, *, secure: bool) -> Firmware:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The owner's keys in a folder: NAME.key and NAME.crt for PK, KEK and db, NAME.auth to enrol."""
+    """The owner's keys, in a folder as `slipstream repo secure-boot-keys` makes it."""
 
     folder: Path
 
     def updates(self) -> dict[str, Path]:
         """Signed variable updates, by their place on the ESP."""
-        return {f"loader/keys/auto/{name}.auth": self.folder / f"{name}.auth" for name in SIGNED_BY}
+        return {f"loader/keys/auto/{path.name}": path for path in self.folder.glob("auto/*.auth")}
 
     def sign(self, binary: Path, output: Path) -> None:
         """A copy of an EFI binary, signed for the firmware's db."""
@@ -64,14 +61,6 @@ class Keys:
 
 def make_keys(folder: Path) -> Keys:
     """New keys, certificates and signed updates in `folder`."""
-    folder.mkdir(parents=True)
-    for name in SIGNED_BY:
-        # A day back and ten years on: the guest's clock is ours, but nobody's firmware has the same zone.
-        words = ["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256"]
-        words += ["-subj", f"/CN=Slipstream test {name}/", "-days", "3650"]
-        run_tool([*words, "-keyout", f"{name}.key", "-out", f"{name}.crt"], cwd=folder)
-        run_tool(["openssl", "x509", "-in", f"{name}.crt", "-outform", "DER", "-out", f"{name}.der"], cwd=folder)  # fmt: skip
-        run_tool(["sbsiglist", "--owner", str(OWNER), "--type", "x509", "--output", f"{name}.esl", f"{name}.der"], cwd=folder)  # fmt: skip
-    for name, by in SIGNED_BY.items():
-        run_tool(["sbvarsign", "--key", f"{by}.key", "--cert", f"{by}.crt", "--output", f"{name}.auth", name, f"{name}.esl"], cwd=folder)  # fmt: skip
+    words = ("repo", "secure-boot-keys", str(folder), "--name", "Slipstream e2e")
+    run_slipstream(*words, "--insecure-no-passphrase", say=lambda _: None)
     return Keys(folder)

@@ -233,6 +233,10 @@ def _write_overlay(overlay: Path) -> None:
             link.symlink_to(f"../{unit}.service")
     # Where no distribution's unit asks for it, something must: what is ordered behind it is the proof.
     (units / "multi-user.target.wants/boot-complete.target").symlink_to("../boot-complete.target")
+    # The initrd has opened dm-verity: its generator would wait for it again.
+    generators = overlay / "etc/systemd/system-generators"
+    generators.mkdir()
+    (generators / "systemd-veritysetup-generator").symlink_to("/dev/null")
     binary = overlay / "usr/bin/slipstream"
     binary.parent.mkdir(parents=True)
     binary.write_text("#!/usr/bin/python3\nimport sys\nfrom slipstream.cli import main\nsys.exit(main())\n")  # fmt: skip

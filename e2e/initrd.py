@@ -43,8 +43,6 @@ APPLETS = [
     "cat",
     "sleep",
     "grep",
-    "dd",
-    "hexdump",
     "cut",
     "sed",
     "echo",

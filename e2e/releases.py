@@ -16,20 +16,13 @@ from pathlib import Path
 from e2e.firmware import Keys, make_keys
 from e2e.guest import PRODUCT, Guest
 from slipstream.demo.commands import run_slipstream
-from slipstream.demo.tools import run_tool
-from slipstream.demo.uki import STUBS
 
 PANIC_S = 3
 Say = Callable[[str], None]
-SECTION_ALIGNMENT = 0x1000
-SECTIONS_FROM = 0x2000000  # above all that the stub itself has
-OS_RELEASE = """\
-ID=gateway
-IMAGE_ID=gateway
-PRETTY_NAME="Gateway {version}"
-VERSION_ID={version}
-IMAGE_VERSION={version}
-"""
+# roothash=, gpt and the reset on corruption are put in front of it by `slipstream repo uki`.
+CMDLINE = (
+    "ro console=ttyS0 quiet loglevel=4 net.ifnames=0 systemd.show_status=no random.trust_cpu=on"
+)
 
 
 class Fault(StrEnum):
@@ -143,41 +136,28 @@ def _publish(folder: Path, guest: Guest, release: int, variant: Variant, keys: K
     repo, rootfs = folder / "repo", guest.rootfs(release)
     (tree,) = run_slipstream("repo", "root-hash", str(repo), str(rootfs), "--json", say=_quiet).lines  # fmt: skip
     (folder / f"tree-{release}.json").write_text(json.dumps(tree))
-    words = [
-        f"roothash={tree['root']}",
-        f"gpt panic={PANIC_S} ro console=ttyS0 quiet loglevel=4 net.ifnames=0",
-        "systemd.show_status=no random.trust_cpu=on",
-        f"systemd.verity=no e2e.image_bytes={rootfs.stat().st_size}",
-    ]
+    cmdline = f"panic={PANIC_S} {CMDLINE}"
     if variant.fault is not Fault.NONE:
-        words.append(f"e2e.fault={variant.fault}")
-    uki = folder / f"uki-{release}.efi"
-    make_uki(guest, variant.kernel, uki, version=str(release), cmdline=" ".join(words))
-    if variant.signed:
-        keys.sign(uki, uki)
+        cmdline += f" e2e.fault={variant.fault}"
+    uki, os_release = folder / f"uki-{release}.efi", folder / "os-release"
+    os_release.write_text(f'ID=gateway\nPRETTY_NAME="Gateway {release}"\n')
+    signed = ("--sign-key", str(keys.folder / "db.key"), "--sign-cert", str(keys.folder / "db.crt"))
+    run_slipstream(
+        *("repo", "uki", str(repo), "--image", f"rootfs={rootfs}", "--version", str(release)),
+        *(
+            "--linux",
+            str(guest.kernel(variant.kernel)),
+            "--initrd",
+            str(guest.initrd(variant.kernel)),
+        ),
+        *("--os-release", str(os_release), "--cmdline", cmdline, "--output", str(uki)),
+        *(signed if variant.signed else ()),
+        say=_quiet,
+    )
     images = ("--image", f"rootfs={rootfs}", "--image", f"uki={uki}")
     delta = ("--delta-from", "1") if release == 2 and variant.delta else ()
     options = ("--version", str(release), "--profile", "fast", *images, *delta)
     run_slipstream("repo", "publish", str(repo), *options, say=_quiet)
-
-
-def make_uki(guest: Guest, kernel: str, output: Path, *, version: str, cmdline: str) -> None:
-    """A unified kernel image: systemd's stub with these sections behind it, not yet signed."""
-    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
-        osrel, line = Path(scratch, "osrel"), Path(scratch, "cmdline")
-        osrel.write_text(OS_RELEASE.format(version=version))
-        line.write_text(cmdline)
-        words, address = ["objcopy"], SECTIONS_FROM
-        for name, path in (
-            (".osrel", osrel),
-            (".cmdline", line),
-            (".initrd", guest.initrd(kernel)),
-            (".linux", guest.kernel(kernel)),
-        ):
-            words += ["--add-section", f"{name}={path}"]
-            words += ["--change-section-vma", f"{name}={address:#x}"]
-            address += -(-path.stat().st_size // SECTION_ALIGNMENT) * SECTION_ALIGNMENT
-        run_tool([*words, str(STUBS / "linuxx64.efi.stub"), str(output)])
 
 
 def _quiet(_: str) -> None:

@@ -23,7 +23,7 @@ from slipstream.delta.errors import SlipstreamError
 
 BOOT_S = 300.0  # from power on to the initrd's word
 STEP_S = 600.0  # one step of an update
-ROOT_OPENED = r"e2e-initrd: root ([0-9a-f]{64}) on (/dev/vda\d+), found (.*)"
+ROOT_OPENED = r"e2e-initrd: root ([0-9a-f]{64}) on (/dev/vda\d+)"
 # The partitions of disk.py, as Linux numbers them.
 SLOT_OF_DEVICE = {"/dev/vda2": "a", "/dev/vda4": "b"}
 CONFIG = """\
@@ -38,16 +38,19 @@ root = "root.json"
 token_file = "token"
 
 [slots.a]
-rootfs = "/dev/disk/by-partlabel/rootfs-a"
+rootfs = "/dev/vda2"
+rootfs-verity = "/dev/vda3"
 
 [slots.b]
-rootfs = "/dev/disk/by-partlabel/rootfs-b"
+rootfs = "/dev/vda4"
+rootfs-verity = "/dev/vda5"
 
 [boot]
 esp = "/efi"
 
 [install]
-verity = "append"
+verity = "partition"
+identity = "gpt"
 
 [[health]]
 name = "gateway"
@@ -62,12 +65,10 @@ class Wrong(SlipstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A start that came as far as the initrd: which slot, by which root, and where the log says so."""
+    """A start that came as far as the initrd: which slot, by which root hash in hex."""
 
     slot: str
     root: str
-    found: str
-    log_end: int
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ class Story:
         """All starts in the serial log so far that opened their root file system."""
         text = self.machine.log_since(since)
         return [
-            Boot(SLOT_OF_DEVICE.get(found[2], found[2]), found[1], found[3], found.end())
+            Boot(SLOT_OF_DEVICE.get(found[2], found[2]), found[1])
             for found in re.finditer(ROOT_OPENED, text)
         ]
 
