@@ -32,7 +32,9 @@ from e2e.releases import (
 from e2e.story import STEP_S, Story, Wrong, device_with
 
 TRIES = 3
-DELTA_BYTES_MAX = 8_000_000  # of both images together; measured: see docs/e2e.md
+# Measured 17.5 MB, nearly all of it the UKI in full: a device that never installed anything has no
+# record of the UKI that it came with, and no copy to start from. In full it is 75 MB.
+DELTA_BYTES_MAX = 20_000_000
 FAILED_HERE = "2 failed on this device; waiting for a newer release"
 ALREADY = "already on 2"
 # squashfs keeps its superblock first: damaged behind it, the image still opens and mounts.
