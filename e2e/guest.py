@@ -216,13 +216,14 @@ def _write_overlay(overlay: Path) -> None:
     units = overlay / "etc/systemd/system"
     for name in MASKED.split():
         (units / name).symlink_to("/dev/null")
-    shipped = REPOSITORY / "installer/dist/slipstream.service"
-    shutil.copyfile(shipped, units / "slipstream.service")
+    shipped = REPOSITORY / "installer/dist"
+    for name in ("slipstream.service", "slipstream-trial.service", "slipstream-trial.timer"):
+        shutil.copyfile(shipped / name, units / name)
+    (units / "sysinit.target.wants").mkdir()
+    (units / "sysinit.target.wants/slipstream-trial.timer").symlink_to("../slipstream-trial.timer")
     # Shipped for a release's system.conf.d, as it stands there.
     (overlay / "usr/lib/systemd/system.conf.d").mkdir(parents=True)
-    shutil.copy(
-        shipped.with_name("90-slipstream-trial.conf"), overlay / "usr/lib/systemd/system.conf.d"
-    )
+    shutil.copy(shipped / "90-slipstream-trial.conf", overlay / "usr/lib/systemd/system.conf.d")
     for unit in ENABLED:
         # What `systemctl enable` would make of each [Install] section.
         for target, kind in (("multi-user.target", "wants"), ("boot-complete.target", "requires")):
