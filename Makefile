@@ -2,12 +2,14 @@
 # make crash   power cuts, 100,000 states        (docs/crash-safety.md)
 # make setup   .venv with the slipstream command  make check   lint, types, tests
 # make bench   figures beside the peers        make corpus  the images for it
+# make e2e     on real firmware, in QEMU       make e2e-full  all of its cases
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test check demo corpus bench bench-large bench-matrix bench-report crash lint format clean
+.PHONY: setup test e2e e2e-full check demo corpus bench bench-large bench-matrix bench-report crash lint
+.PHONY: format clean
 
 setup: $(STAMP)
 
@@ -18,6 +20,16 @@ $(STAMP): pyproject.toml scripts/setup
 test: setup
 	scripts/packages test
 	$(BIN)/pytest -q -n 2 tests
+
+# Updates, failures and power cuts in QEMU with OVMF and systemd-boot; docs/e2e.md. The subset takes
+# up to 25 minutes on two cores without KVM, all of it hours. make e2e CASES="panic hang" runs those.
+e2e: setup
+	scripts/packages e2e
+	$(BIN)/python -m e2e $(CASES)
+
+e2e-full: setup
+	scripts/packages e2e
+	$(BIN)/python -m e2e --full
 
 # The main job, end to end. make demo SOURCE=a.img TARGET=b.img runs it on any two images.
 demo: setup

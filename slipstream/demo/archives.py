@@ -72,6 +72,13 @@ def bootstrap(packages: str, archives: tuple[str, ...], tar: Path) -> None:
 def fetch_kernel(archives: tuple[str, ...], output: Path) -> None:
     """vmlinuz of the cloud kernel package that these archives would install today."""
     package = f"linux-image-cloud-{run_tool(['dpkg', '--print-architecture']).strip()}"
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        unpack_kernel(archives, package, Path(folder, "unpacked"))
+        next(Path(folder).glob("unpacked/boot/vmlinuz-*")).replace(output)
+
+
+def unpack_kernel(archives: tuple[str, ...], package: str, output: Path) -> None:
+    """The files of the kernel that a package such as linux-image-amd64 depends on, in `output`."""
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         folder = Path(name)
         for part in ("lists/partial", "cache/archives/partial", "parts"):
@@ -94,4 +101,4 @@ def fetch_kernel(archives: tuple[str, ...], output: Path) -> None:
         )
         run_tool(["apt-get", *flags, "-qq", "download", real], cwd=folder)
         run_tool(["dpkg-deb", "-x", str(next(folder.glob("*.deb"))), "unpacked"], cwd=folder)
-        next(folder.glob("unpacked/boot/vmlinuz-*")).replace(output)
+        (folder / "unpacked").rename(output)

@@ -47,15 +47,20 @@ def run_slipstream(
     process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     lines: list[dict[str, object]] = []
-    with process.stdout as output:
-        for line in output:
-            if "--json" not in words:
-                say("  " + line.rstrip())
-                continue
-            lines.append(json.loads(line))
-            if kill_when is not None and not kill_sent and kill_when(lines[-1]):
-                process.send_signal(signal.SIGKILL)
-                kill_sent = True
+    try:
+        with process.stdout as output:
+            for line in output:
+                if "--json" not in words:
+                    say("  " + line.rstrip())
+                    continue
+                lines.append(json.loads(line))
+                if kill_when is not None and not kill_sent and kill_when(lines[-1]):
+                    process.send_signal(signal.SIGKILL)
+                    kill_sent = True
+    except BaseException:  # Ctrl-C, too: nobody else would end it
+        process.kill()
+        process.wait()
+        raise
     # Not process.wait(): only wait4 tells the memory of this one process.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
