@@ -110,7 +110,7 @@ class SystemdBoot:
         if name is None and root is not None:
             named = (
                 parse_entry_name(entry.path.name)
-                for entry in list_entries(self._esp.root)
+                for entry in self._menu()
                 if parse_root(entry.cmdline) == root
             )
             name = next((name for name in named if name is not None), None)
@@ -273,11 +273,15 @@ class SystemdBoot:
                 )  # a cut copy, emptied
         check_room(self._esp, needed, freed)
 
+    def _menu(self) -> tuple[Listed, ...]:
+        """All that the boot loader would list. Raises DeviceFault."""
+        with translated("cannot read the boot entries", self._esp.root):
+            return list_entries(self._esp.root)
+
     def _check_order(self, name: EntryName, hidden: Path) -> None:
         """The staged entry, once visible, must be complete and the first of the menu."""
         with translated("cannot read the boot entries", hidden):
             staged = read_entry(self._esp.root, hidden, dump_entry_name(name))
-            listed = list_entries(self._esp.root)
         if staged is None or not staged.loadable:
             raise Rejected(
                 "boot file is not one that systemd-boot starts",
@@ -285,7 +289,7 @@ class SystemdBoot:
                 expected="a unified kernel image with .osrel and .linux, all of it in the file",
                 hint="Build the release's boot file again",
             )
-        others = [one for one in listed if not _of_slot(one, name.slot)]
+        others = [one for one in self._menu() if not _of_slot(one, name.slot)]
         for other in others:
             if compare_entries(staged, other) > 0:
                 raise Rejected(
@@ -473,7 +477,7 @@ class SystemdBoot:
         selected, root = self._loader.selected(), self._loader.root()
         word = None if selected is None else selected.slot
         slots = set()
-        for entry in list_entries(self._esp.root):
+        for entry in self._menu():
             name = parse_entry_name(entry.path.name)
             if name is not None and root is not None and parse_root(entry.cmdline) == root:
                 slots.add(name.slot)
