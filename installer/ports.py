@@ -144,6 +144,12 @@ class BootControl(Protocol):
         """The one rename that makes the staged entry visible: the commit point."""
         ...
 
+    def reclaim(self, slot: str, counter: int, boot: BootFiles) -> None:
+        """Give a published entry its name back, where a cut left another one of the same bytes.
+        It is on trial then, with tries left. Nothing to do is fine.
+        """
+        ...
+
     def confirm(self, slot: str, counter: int) -> None:
         """TRIAL to GOOD."""
         ...

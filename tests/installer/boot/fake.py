@@ -126,6 +126,9 @@ class FakeBoot:
             raise DeviceFault("no staged boot entry")
         self._put(_entry(slot, counter, self._tries))
 
+    def reclaim(self, slot: str, counter: int, boot: BootFiles) -> None:
+        """Names in memory are not torn."""
+
     def confirm(self, slot: str, counter: int) -> None:
         self._change("confirm", slot, counter)
         self._put(replace(self._find(slot, counter), state=EntryState.GOOD, tries_left=None))
