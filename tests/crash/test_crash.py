@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.bugs import Bug, BugKind, look_for, removed_calls
+from tests.crash.bugs import look_for, misplaced_step, removed_calls
 from tests.crash.explore import Explorer, recall, scratch, state_of
 from tests.crash.judge import Failure, clean, judge
 from tests.crash.mutants import (
     MUTANTS,
+    Mutant,
     applied,
     checkpoint_before_its_data,
     lying_medium,
@@ -76,23 +77,17 @@ def test_a_state_is_made_again_from_its_name(folder: Path) -> None:
 def test_a_sync_that_is_left_out_is_found(folder: Path, call: str) -> None:
     story = STORIES["full update"](folder, SMALL)
     bug = next(bug for bug in removed_calls(story) if call in bug.name)
-    assert look_for(story, bug, folder, 8).caught
+    assert look_for([(story, bug)], Explorer(folder)).caught
 
 
 @pytest.mark.parametrize(
-    "mutant, cuts",
-    [
-        (retired_after_the_images, range(105, 125)),
-        (removed_without_holding, range(30, 45)),
-        (checkpoint_before_its_data, range(60, 130)),
-    ],
+    "mutant", [retired_after_the_images, removed_without_holding, checkpoint_before_its_data]
 )
-def test_a_step_in_the_wrong_place_is_found(folder: Path, mutant: object, cuts: range) -> None:
-    STORIES["full update"](folder, SMALL)
-    with applied(mutant):  # type: ignore[arg-type]
+def test_a_step_in_the_wrong_place_is_found(folder: Path, mutant: Mutant) -> None:
+    right = STORIES["full update"](folder, SMALL)
+    with applied(mutant):
         story = STORIES["full update"](folder, SMALL)
-    bug = Bug(BugKind.ORDER, "", story.log, cuts)
-    assert look_for(story, bug, folder, 8).caught
+    assert look_for([(story, misplaced_step(story, right, ""))], Explorer(folder)).caught
     assert mutant in MUTANTS
 
 
