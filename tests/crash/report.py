@@ -63,7 +63,7 @@ def _word(bug: Finding) -> str:
         return "caught"
     if bug.covered:
         return "covered"
-    return "harmless" if bug.kind is BugKind.SWAP else "not caught"
+    return "not caught"
 
 
 def _shown(bug: Finding) -> str:
