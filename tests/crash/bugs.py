@@ -191,6 +191,7 @@ class Pairs:
 
 
 def pairs_of(story: Story) -> Pairs:
+    """How many pairs a story has."""
     pairs = list(itertools.pairwise(steps_of(story.log)))
     near = [(first, second) for first, second in pairs if first.end == second.start]
     dependent = sum(_depend(story.log, first, second) for first, second in near)

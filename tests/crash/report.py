@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.crash.bugs import BugKind, Finding
+from tests.crash.bugs import BugKind, Finding, Pairs
 from tests.crash.explore import Findings
 from tests.crash.process import Watched
 
@@ -14,17 +14,29 @@ BEGIN, END = "<!-- counted: begin -->", "<!-- counted: end -->"
 
 
 def write_report(
-    found: Findings, bugs: Sequence[Finding], watched: Watched, asked: int, seconds: float
+    found: Findings,
+    bugs: Sequence[Finding],
+    pairs: Mapping[str, Pairs],
+    watched: Watched,
+    asked: int,
+    seconds: float,
 ) -> None:
     """Put the figures of a run into the page."""
     page = PAGE.read_text()
     head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n{_figures(found, bugs, watched, asked, seconds)}{END}{tail}")
+    PAGE.write_text(
+        f"{head}{BEGIN}\n{_figures(found, bugs, pairs, watched, asked, seconds)}{END}{tail}"
+    )
 
 
 def _figures(
-    found: Findings, bugs: Sequence[Finding], watched: Watched, asked: int, seconds: float
+    found: Findings,
+    bugs: Sequence[Finding],
+    pairs: Mapping[str, Pairs],
+    watched: Watched,
+    asked: int,
+    seconds: float,
 ) -> str:
     lines = [
         (
@@ -55,6 +67,11 @@ def _figures(
             *(f"| {_short(bug.bug)} | {_word(bug)} | {_shown(bug)} |" for bug in mine),
             "",
         ]
+    lines += [
+        f"Of the {one.count} neighbouring pairs of {name}, {one.dependent} cannot change places, since the "
+        f"second step needs what the first made, and {one.apart} have a reboot between them."
+        for name, one in pairs.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -63,7 +80,7 @@ def _word(bug: Finding) -> str:
         return "caught"
     if bug.covered:
         return "covered"
-    return "not caught"
+    return "NOT CAUGHT"
 
 
 def _shown(bug: Finding) -> str:
