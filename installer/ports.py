@@ -128,6 +128,13 @@ class BootControl(Protocol):
         """What runs now."""
         ...
 
+    def entry_file(self, slot: str, counter: int, place: Place) -> Path | None:
+        """The file that the visible entry of a release boots from; None where it has none such.
+
+        For reading only.
+        """
+        ...
+
     def counted(self) -> Counted:
         """Whether the boot loader counted this start: the board's proof that a trial can end."""
         ...

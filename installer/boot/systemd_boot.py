@@ -51,7 +51,7 @@ from slipstream.installer.boot.preflight import (
     check_running,
     check_selection,
 )
-from slipstream.installer.boot.type1 import FILES_FOLDER, dump_conf, files_of, kind_of
+from slipstream.installer.boot.type1 import FILES_FOLDER, PLACES, dump_conf, files_of, kind_of
 from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
 
 _FOLDERS = {Suffix.UKI: UKI_FOLDER, Suffix.CONF: CONF_FOLDER}
@@ -119,6 +119,19 @@ class SystemdBoot:
         if name is None:
             return Booted(slot=None, counter=None, root=root)
         return Booted(slot=name.slot, counter=name.counter, root=root)
+
+    def entry_file(self, slot: str, counter: int, place: Place) -> Path | None:
+        """The UKI of that name, or the kernel or initrd beside the entry; None if there is none.
+
+        Of doubles it is the counted one, which is what was started.
+        """
+        for name in sorted(self._visible(slot, counter), key=lambda name: name.tries is None):
+            path = self._esp.root / FILES_FOLDER / name.stem / place.value
+            if name.suffix is Suffix.UKI:
+                path = self._esp.root / UKI_FOLDER / dump_entry_name(name)
+            if place in PLACES[name.suffix] and self._esp.is_file(path):
+                return path
+        return None
 
     def check(self, slot: str, boot_bytes: int) -> None:
         """Preflight (S0). DeviceFault if a switch could not work, or could not be undone.
