@@ -50,6 +50,7 @@ COVERED: dict[BugKind, dict[str, str]] = {
         "which is written again before anything is staged",
         "(slot-a.img|files/a/uki).* before state:spool": "a frame is spooled until it stands in its "
         "place; standing there, it is found by its digest",
+        r"tx.log \(write\) before state:spool": "the checkpoint speaks of what stands in the slot",
         "slot-a.img.* before state:tx.log": "bytes behind those that the checkpoint speaks of",
         r"spool.*\(write\) before state:tx.log": "frames behind those that the checkpoint speaks of",
         r"spool.*\(unlink\) before state:tx.log": "what was spooled stands in its place, durably, and is "

@@ -38,10 +38,16 @@ def folder() -> Path:
     clean(place)
 
 
-def test_two_thousand_states(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def judged(folder: Path) -> Explorer:
+    """Judges no state again that another test had."""
+    return Explorer(folder)
+
+
+def test_two_thousand_states(folder: Path, judged: Explorer) -> None:
     media: set[bytes] = set()
     for name, layout, schedule, count, every in SHARE:
-        explorer = Explorer(folder)
+        explorer = judged.another()
         story = STORIES[name](folder, layout)
         explorer.walk(story, schedule, range(count), cuts=range(0, len(story.log) + 1, every))
         assert explorer.findings.failures == []
@@ -75,20 +81,20 @@ def test_a_state_is_made_again_from_its_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     "call", ["state_file.py:write_state", "esp.py:sync_file, on the ESP", "esp.py:sync_folder, on"]
 )
-def test_a_sync_that_is_left_out_is_found(folder: Path, call: str) -> None:
+def test_a_sync_that_is_left_out_is_found(folder: Path, judged: Explorer, call: str) -> None:
     story = STORIES["full update"](folder, SMALL)
     bug = next(bug for bug in removed_calls(story) if call in bug.name)
-    assert look_for([(story, bug)], Explorer(folder)).caught
+    assert look_for([(story, bug)], judged).caught
 
 
 @pytest.mark.parametrize(
     "mutant", [retired_after_the_images, removed_without_holding, checkpoint_before_its_data]
 )
-def test_a_step_in_the_wrong_place_is_found(folder: Path, mutant: Mutant) -> None:
+def test_a_step_in_the_wrong_place_is_found(folder: Path, judged: Explorer, mutant: Mutant) -> None:
     right = STORIES["full update"](folder, SMALL)
     with applied(mutant):
         story = STORIES["full update"](folder, SMALL)
-    assert look_for([(story, misplaced_step(story, right, ""))], Explorer(folder)).caught
+    assert look_for([(story, misplaced_step(story, right, ""))], judged).caught
     assert mutant in MUTANTS
 
 
