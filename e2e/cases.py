@@ -10,7 +10,8 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,16 @@ from e2e.write_log import windows_of
 TRIES = 3
 # Measured 75 kB; in full it is 75 MB.
 DELTA_BYTES_MAX = 200_000
-FIRST_WORDS, INSTALLED = "reading signed metadata", "is installed in slot b"
+INSTALLED = "is installed in slot b"
+# The parts of an update lie between these words of the serial log: chunks are written; the commit,
+# the reboot and the firmware's own rename; the trial.
+MARKS = (
+    "reading signed metadata",
+    "staging the boot files",
+    "e2e-initrd: root [0-9a-f]{64} on /dev/vda4",
+    "release 2 is confirmed",
+)
+PARTS_S = (50.0, 35.0, 35.0)  # of wall clock, where no update of this run says it
 FAILED_HERE = "2 failed on this device; waiting for a newer release"
 ALREADY = "already on 2"
 # squashfs keeps its superblock first: damaged behind it, the image still opens and mounts.
@@ -59,8 +69,7 @@ class Lab:
     seed: int
     cuts: int
     cuts_an_update: int
-    # Seconds of an update, from the first start's initrd to the report of the confirmed boot.
-    update_s: float | None = field(default=None)
+    parts_s: tuple[float, ...] = PARTS_S  # of the last update that was not cut
 
     def published(self, variant: Variant) -> Published:
         """The repository of a variant of release 2."""
@@ -82,7 +91,7 @@ def full_install(lab: Lab, folder: Path) -> dict[str, Any]:
 def delta_update(lab: Lab, folder: Path) -> dict[str, Any]:
     """The same by delta: little is fetched, the root file system packed again on the device."""
     with device_with(folder, lab.guest, lab.published(GOOD)) as story:
-        lab.update_s = _update(story)
+        lab.parts_s = _update(story)
         _check_confirmed(story)
         served = story.facts["bytes_served"]
         if served > DELTA_BYTES_MAX:
@@ -136,24 +145,20 @@ def corrupted_root(lab: Lab, folder: Path) -> dict[str, Any]:
 def power_cuts(lab: Lab, folder: Path) -> dict[str, Any]:
     """The power is cut at random moments of an update: old or new boots, and it completes."""
     chance = random.Random(lab.seed)
-    if lab.update_s is None:
-        with device_with(folder / "uncut", lab.guest, lab.published(GOOD)) as story:
-            lab.update_s = _update(story)
+    # The parts in turn: three cuts in one trial would use up its tries.
+    moments = [(number % len(PARTS_S), chance.random()) for number in range(lab.cuts)]
     cuts: list[dict[str, Any]] = []
     while len(cuts) < lab.cuts:
-        count = min(lab.cuts_an_update, lab.cuts - len(cuts))
+        mine = moments[len(cuts) :][: lab.cuts_an_update]
         with device_with(folder / f"from-{len(cuts) + 1}", lab.guest, lab.published(GOOD)) as story:
-            # One in each part of the update: three in its trial would use up its tries.
-            moments = [(part + chance.random()) / count * lab.update_s for part in range(count)]
-            cuts += _update_through_cuts(story, moments, lab.say)
-    return {"seed": lab.seed, "update_s": round(lab.update_s, 1), "cuts": cuts}
+            cuts += _update_through_cuts(story, mine, lab)
+    return {"seed": lab.seed, "cuts": cuts}
 
 
 def secure_boot(lab: Lab, folder: Path) -> dict[str, Any]:
     """With Secure Boot and the owner's keys: enrolled on the first start, then the delta update."""
     with device_with(folder, lab.guest, lab.published(GOOD), secure=True) as story:
-        update_s = _update(story)
-        lab.update_s = lab.update_s or update_s
+        _update(story)
         _check_confirmed(story)
         _check_secure(story)
         return story.facts
@@ -201,21 +206,28 @@ def write_order(lab: Lab, folder: Path) -> dict[str, Any]:
 # --- steps
 
 
-def _update(story: Story) -> float:
-    """From power on to the report of the confirmed boot; seconds from the first initrd's word on."""
+def _update(story: Story) -> tuple[float, ...]:
+    """From power on to the report of the confirmed boot; the seconds of each part (MARKS)."""
     offset = story.power_on()
     story.check("the first start", "a", story.wait_boot(offset).slot)
-    began = time.monotonic()
-    story.machine.wait_for(FIRST_WORDS, STEP_S, since=offset)
-    peak = story.timed("install_s", lambda: peak_memory(story, until=INSTALLED, since=offset))
+    story.machine.wait_for(MARKS[0], STEP_S, since=offset)
+    times = [time.monotonic()]
+    peak = peak_memory(story, until=MARKS[1], since=offset)
+    times.append(time.monotonic())
+    peak = max(peak, peak_memory(story, until=INSTALLED, since=offset))
     story.check_memory("installing_mib", peak, INSTALLING_MIB_MAX)
     report = story.wait_report("installed")
     story.check("where it runs while it installs", story.published.root(1), report["booted_root"])
     story.facts["bytes_served"] = story.fleet.bytes_served()
-    report = story.timed("trial_s", lambda: story.wait_report("confirmed"))
+    story.machine.wait_for(MARKS[2], STEP_S, since=offset)
+    times.append(time.monotonic())
+    report = story.wait_report("confirmed")
+    times.append(time.monotonic())
     story.check("the booted root hash", story.published.root(2), report["booted_root"])
     story.check("the slots that booted", "ab", story.slots())
-    return time.monotonic() - began
+    parts = tuple(round(end - begin, 1) for begin, end in pairwise(times))
+    story.facts["parts_s"] = parts
+    return parts
 
 
 def _check_idle(story: Story) -> None:
@@ -274,26 +286,26 @@ def _wait_committed(story: Story) -> None:
     story.wait_report("installed")
 
 
-def _update_through_cuts(story: Story, moments: Sequence[float], say: Say) -> list[dict[str, Any]]:
-    """One update and its power cuts: seconds of the update, from the first initrd's word on.
+def _update_through_cuts(
+    story: Story, moments: Sequence[tuple[int, float]], lab: Lab
+) -> list[dict[str, Any]]:
+    """One update and its power cuts, each by the part of the update that it falls into, and the
+    share of that part that has passed.
 
     For each cut: the last words before it, the slots that had booted, and what booted after it.
     """
     cuts: list[dict[str, Any]] = []
-    offset, went = story.power_on(), 0.0
-    story.wait_boot(offset)
-    for moment in moments:
-        story.let_run(moment - went)
-        went = moment
+    offset = story.power_on()
+    for part, share in moments:
+        story.machine.wait_for(MARKS[part], STEP_S, since=offset)
+        story.let_run(share * lab.parts_s[part], until=MARKS[part + 1], since=offset)
         last = story.machine.log_since().strip().splitlines()[-1]
         before = story.slots()
         story.machine.cut_power()
         offset = story.power_on()
         boot = story.wait_boot(offset)
-        cuts.append(
-            {"at_s": round(moment, 1), "after": last[-100:], "before": before, "then": boot.slot}
-        )
-        say(f"  {cuts[-1]}")
+        cuts.append({"part": part, "after": last[-100:], "before": before, "then": boot.slot})
+        lab.say(f"  {cuts[-1]}")
     story.wait_report("confirmed")
     story.wait_idle(ALREADY, offset)
     for boot in story.boots():

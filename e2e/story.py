@@ -139,16 +139,16 @@ class Story:
             raise Wrong(what, expected=expected, got=got)
 
     def check_memory(self, name: str, size: int, limit_mib: int) -> None:
-        """Bytes resident, as a fact in MiB, are at most so many MiB. Raises Wrong."""
+        """Bytes resident, as a fact in MiB, are at most so many MiB. Raises Wrong, for no sample too."""
         self.facts[name] = round(size / MIB, 1)
-        if size > limit_mib * MIB:
+        if not 0 < size <= limit_mib * MIB:
             raise Wrong(name, expected=f"at most {limit_mib}", got=self.facts[name])
 
-    def let_run(self, seconds: float) -> None:
-        """Wait so long while it runs. Raises TimedOut when it ends before."""
+    def let_run(self, seconds: float, *, until: str, since: int) -> None:
+        """Wait so long while it runs, but not past these words of the log. Raises TimedOut."""
         end = time.monotonic() + seconds
         for _ in self.machine.until(seconds + STEP_S, "time to pass"):
-            if time.monotonic() >= end:
+            if time.monotonic() >= end or re.search(until, self.machine.log_since(since)):
                 return
 
     def timed(self, name: str, run: Callable[[], Any]) -> Any:

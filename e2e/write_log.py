@@ -18,7 +18,7 @@ FLUSH, DISCARD = 1, 4
 _SUPERBLOCK, _ENTRY = struct.Struct("<QQQI"), struct.Struct("<QQQQ")
 # Where a record of a long name has its 13 UTF-16 characters (Microsoft's FAT specification, 7).
 _LONG_NAME = ((1, 5), (14, 6), (28, 2))
-RECORD_BYTES, ATTRIBUTE, LONG, DELETED = 32, 11, 0x0F, 0xE5
+RECORD_BYTES, ATTRIBUTE, LONG = 32, 11, 0x0F
 
 
 @dataclass(frozen=True, slots=True)
