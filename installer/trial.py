@@ -252,13 +252,13 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
     """
     entry = entry_of(transaction, device.boot.entries())
     if entry is None:
-        # The entry went while its release ran. Rebooting brings the other one, which puts it back.
-        return Outcome(
-            Verdict.REBOOT,
-            transaction.release,
-            transaction.counter,
-            "its boot entry was lost while it ran",
-        )
+        # The entry went while its release ran. Rebooting brings the other one, which puts it back;
+        # or, where the boot loader starts it all the same, would do so for ever.
+        lost, verdict = "its boot entry was lost while it ran", Verdict.REBOOT
+        if reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
+            lost, verdict = f"{lost}, and the boot loader keeps starting it", Verdict.UNHEALTHY
+            queue_report(device, transaction, "failed", lost)
+        return Outcome(verdict, transaction.release, transaction.counter, lost)
     if entry.state is EntryState.GOOD:
         return _confirm(device, transaction)  # confirmed before, and cut before the record
     reason = wrong_root(device, transaction) or _uncounted(device, entry)
