@@ -148,6 +148,7 @@ def test_units_wait_for_the_places_and_the_checks_of_this_device(rig: Rig, say: 
     assert out.count(f"RequiresMountsFor={config.state} {config.boot.esp}") == 2
     timer = say("unit", "slipstream-trial.timer")[1]
     assert f"OnBootSec={300 + 60 + 3000}s" in timer
+    assert out.count(f"TimeoutStartSec={3600 + 60 + 3000}s") == 2  # no check is cut off by systemd
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
