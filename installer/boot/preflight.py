@@ -44,7 +44,7 @@ def check_room(esp: Esp, boot_bytes: int, freed_bytes: int) -> None:
             where=esp.root,
             expected=f"{needed} bytes free",
             got=f"{free}" + (f" and {freed_bytes} of the slot's last release" * bool(freed_bytes)),
-            hint="Remove what is not Slipstream's, or make the partition larger",
+            hint="Make the partition larger, or remove what is not Slipstream's and nobody boots",
         )
 
 

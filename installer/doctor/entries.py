@@ -84,7 +84,7 @@ def entry_findings(
     entries = [entry for file in files.values() if (entry := _read_entry(file)) is not None]
     running = _running(entries, boots)
     for entry in entries:
-        yield from _uncounted(entry, entries, esp)
+        yield from _uncounted(entry, entries, running, esp)
         yield from _missing(entry, files, running, esp)
         yield from _wrong_slot(entry, boots, running, esp)
     yield from _truncated(files, running, esp)
@@ -131,8 +131,13 @@ def _cmdline(file: EspFile) -> str:
     return raw.decode("utf-8", "replace").strip("\0\n\t ")
 
 
-def _uncounted(entry: _Entry, entries: list[_Entry], esp: EspName) -> Iterator[Finding]:
-    """An entry without tries is good for ever: it must be one of ours, confirmed, or known."""
+def _uncounted(
+    entry: _Entry, entries: list[_Entry], running: str | None, esp: EspName
+) -> Iterator[Finding]:
+    """An entry without tries is good for ever: it must be one of ours, confirmed, or known.
+
+    It may be all that boots: hidden only where a release of ours runs, from an entry of its own.
+    """
     if entry.ours is not None or parse_tries(entry.name, entry.suffix)[1] is not None:
         return
     ours = any(one.ours is not None for one in entries)
@@ -145,7 +150,10 @@ def _uncounted(entry: _Entry, entries: list[_Entry], esp: EspName) -> Iterator[F
         if torn
         else "an entry that is not Slipstream's and is not counted: nothing falls back from it"
         + (", and it may stand before ours" if ours else ""),
-        esp.rename(entry.file.path, f".{entry.name}.off"),
+        esp.rename(entry.file.path, f".{entry.name}.off")
+        if running in _slots(entries)
+        else "nothing before a release of Slipstream runs from an entry of its own: this may be what "
+        "the device boots",
     )
 
 
@@ -291,9 +299,13 @@ def _stem(entry: _Entry) -> str | None:
     return None if entry.ours is None else entry.ours.stem
 
 
+def _slots(entries: list[_Entry]) -> set[str]:
+    """The slots that have an entry of ours."""
+    return {entry.ours.slot for entry in entries if entry.ours is not None and entry.file.size}
+
+
 def _no_entry(entries: list[_Entry], running: str | None, esp: EspName) -> Iterator[Finding]:
-    slots = {entry.ours.slot for entry in entries if entry.ours is not None and entry.file.size}
-    if running is not None and running not in slots:
+    if running is not None and running not in _slots(entries):
         yield Finding(
             Check.NO_ENTRY,
             Severity.FAULT,
@@ -334,7 +346,8 @@ def _no_room(
             str(esp),
             f"{free_bytes:,} bytes free and {freed:,} to be freed; the next release's boot files "
             f"need about {needed:,}",
-            esp.remove(*others) if others else "make the boot partition larger",
+            "make the boot partition larger"
+            + (f", or remove what nobody boots of {', '.join(others)}" if others else ""),
         )
 
 

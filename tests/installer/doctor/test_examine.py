@@ -370,6 +370,20 @@ def test_no_mend_takes_the_running_entry_away(lab: Lab) -> None:
     assert all(one.mend.startswith("find out which release runs") for one in found)
 
 
+def test_no_mend_takes_away_what_slipstream_did_not_put_there(lab: Lab) -> None:
+    """Before the first release runs, somebody else's entry is what the device boots."""
+    lab.image.put(f"{LINUX}/debian.efi", uki(41, 39 << 20))
+    (found,) = lab.findings(Check.NO_ROOM)
+    assert found.mend.startswith("make the boot partition larger")
+    (found,) = lab.findings(Check.UNCOUNTED)
+    assert found.mend.startswith("mren ")
+
+    lab.selected.write_bytes(dump_loader_string("debian.efi"))
+    (lab.folder / "cmdline").write_text("root=/dev/vda2")
+    (found,) = lab.findings(Check.UNCOUNTED)
+    assert found.mend.startswith("nothing before a release of Slipstream runs")
+
+
 def test_a_boot_loader_is_signed_before_it_is_replaced(lab: Lab) -> None:
     lab.image.put(LOADER, b"")
     lab.variable("LoaderFeatures").write_bytes(b"\6\0\0\0" + bytes(8))
