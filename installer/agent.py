@@ -43,7 +43,7 @@ from slipstream.installer.holds import (
 from slipstream.installer.notify import Notifier
 from slipstream.installer.permission import find_reason_to_wait, gather_facts, remember_hold
 from slipstream.installer.progress import InstallEvent
-from slipstream.installer.reboots import note_reboot
+from slipstream.installer.reboots import note_reboot, take_back_reboot
 from slipstream.installer.reports import queue_hold_report
 from slipstream.installer.states import Committed, Idle, delay_of
 from slipstream.installer.trial import Verdict, settle
@@ -295,11 +295,17 @@ class Agent:
         if not self._reboot_noted:
             self._reboot_noted = True
             note_reboot(self.device)
+        refused = False
         try:
             code = await run_command(command, REBOOT_TIMEOUT_S)
             how = "does not end" if code is None else f"exited with {code}"
+            refused = code is not None and code > 0  # killed, it may have been by the reboot
         except (OSError, ValueError) as error:
-            code, how = None, f"could not be started: {error}"
+            code, how, refused = None, f"could not be started: {error}", True
+        if refused:
+            # Or an agent that is started again and again would give up a release never tried.
+            self._reboot_noted = False
+            take_back_reboot(self.device)
         if code != 0:
             raise SlipstreamError(
                 f"the reboot command {how}",

@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from slipstream.delta.cmdline import kernel_words
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import Rejected
+from slipstream.delta.errors import DeviceFault, Rejected
 from slipstream.delta.gpt import LABEL_UNITS_MAX, Identity
 from slipstream.delta.manifest import Manifest, Place
 from slipstream.installer.config import IdentityMode, PartitionPlace, Verity, tree_name
@@ -78,6 +79,40 @@ def check_unique(device: Device, plan: Plan) -> None:
                     hint="Publish a release whose images differ from the last one's: the version in "
                     "os-release is enough",
                 )
+
+
+def check_fallback(device: Device, plan: Plan, *, attended: bool) -> str | None:
+    """S0: the running release finds its partitions in the backup table too: `gpt` stands on its
+    kernel command line. A note of the risk where it does not and a person is at hand.
+
+    S2 and S6b write the primary. Torn there, it boots nothing of Linux's without that word, unless
+    the firmware mends it. Raises DeviceFault.
+    """
+    if device.config.identity is not IdentityMode.GPT or plan.active is None:
+        return None
+    path = device.config.boot.cmdline
+    try:
+        words = kernel_words(path.read_text("utf-8", "replace"))
+    except FileNotFoundError:  # of a simulation; Linux always has one
+        return None
+    except OSError as error:
+        raise DeviceFault(
+            f"cannot read the kernel command line: {error.strerror}", where=path
+        ) from error
+    if "gpt" in words:
+        return None
+    what = (
+        "the running release was started without the word gpt: a power cut while partitions are "
+        "renamed could leave a partition table in which it finds nothing"
+    )
+    if attended:
+        return what
+    raise DeviceFault(
+        what,
+        where=path,
+        expected='gpt, as [install] identity = "gpt" needs it',
+        hint="Install a release with gpt on its command line by hand, or with identity left out",
+    )
 
 
 def unpublish(device: Device, plan: Plan, new_uuid: Callable[[], uuid.UUID], say: Say) -> None:

@@ -23,7 +23,7 @@ from slipstream.installer.config import IdentityMode
 from slipstream.installer.counting import check_counting
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
-from slipstream.installer.identity import check_identity, check_unique
+from slipstream.installer.identity import check_fallback, check_identity, check_unique
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
 from slipstream.installer.ports import EntryState
 from slipstream.installer.refresh import fetch_target, find_target, open_first_root, refresh
@@ -86,11 +86,14 @@ async def gather(device: Device, release: str | None, *, attended: bool = True) 
     deltas = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)
     device.boot.check(plan.slot, plan.boot_bytes)
-    risk = check_counting(device, attended=attended)
+    risks = (
+        check_counting(device, attended=attended),
+        check_fallback(device, plan, attended=attended),
+    )
     check_unique(device, plan)
     if manifest.boot.options:  # a UKI's own is in the file, which is not here yet
         check_boot_options(device, manifest, manifest.boot.options)
-    return Prepared(plan, trusted, () if risk is None else (risk,))
+    return Prepared(plan, trusted, tuple(risk for risk in risks if risk is not None))
 
 
 def check_boot_options(device: Device, manifest: Manifest, cmdline: str) -> None:

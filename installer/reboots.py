@@ -31,6 +31,14 @@ def note_reboot(device: Device) -> None:
     write_state(device.state / "reboots.json", wire)
 
 
+def take_back_reboot(device: Device) -> None:
+    """The reboot was refused, so it says nothing of the boot loader. Raises DeviceFault."""
+    path = device.state / "reboots.json"
+    found = read_state(path, _WireReboots, lambda wire: wire, device.notices.append)
+    if found is not None and found.count:
+        write_state(path, _WireReboots(found.transaction, found.count - 1))
+
+
 def reboots_of(device: Device, about: Transaction | BootEntry) -> int:
     """How often one was asked for because of this transaction, or entry without a record."""
     path = device.state / "reboots.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.errors import DeviceFault, SlipstreamError
 from slipstream.installer.counting import Proof, read_proof
 from slipstream.installer.device import Device
 from slipstream.installer.holds import Hold, Step
@@ -223,7 +223,7 @@ def read_status(device: Device) -> Status:
         device=device.config.device_id,
         product=device.config.product,
         booted=booted,
-        entries=device.boot.entries(),
+        entries=_entries_of(device),
         records=tuple(records.get(name, SlotRecord(name)) for name in sorted(device.config.slots)),
         state=device.journal.state,
         counting=read_proof(device),
@@ -236,6 +236,15 @@ def read_status(device: Device) -> Status:
         clock=device.clock.now(),
         notices=tuple(dict.fromkeys(device.notices)),
     )
+
+
+def _entries_of(device: Device) -> tuple[BootEntry, ...]:
+    """None where the boot partition is not there: that is what a person looks for in a status."""
+    try:
+        return device.boot.entries()
+    except DeviceFault as error:
+        device.notices.append(str(error))
+        return ()
 
 
 def _hold_of(device: Device) -> Hold | None:

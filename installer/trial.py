@@ -283,7 +283,7 @@ def _lost_while_it_ran(device: Device, transaction: Transaction) -> Outcome:
     """
     verdict, reason = Verdict.REBOOT, LOST_WHILE_IT_RAN
     if reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
-        verdict = Verdict.UNHEALTHY
+        verdict, reason = Verdict.UNHEALTHY, f"{reason}, and the boot loader keeps starting it"
         queue_report(device, transaction, "failed", reason)
     return Outcome(verdict, transaction.release, transaction.counter, reason)
 

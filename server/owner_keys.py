@@ -94,7 +94,8 @@ def add_db_key(folder: Path, name: str, *, passphrases: Passphrases, now: dateti
             expected="owner.guid, KEK.key and KEK.crt",
             hint="slipstream repo secure-boot-keys makes them; bring KEK.key from where it is kept",
         ) from error
-    numbers = [int(path.stem[3:]) for path in folder.glob("db-*.key") if path.stem[3:].isdecimal()]
+    # Any file of it: the key itself may have been taken to where images are signed.
+    numbers = [int(path.stem[3:]) for path in folder.glob("db-*") if path.stem[3:].isdecimal()]
     key, disk = f"db-{max(numbers, default=1) + 1}", Disk()
     made = _make_key(disk, folder / key, f"{name} {key}", passphrases, now)
     contents = dump_signature_list([made.certificate], owner)

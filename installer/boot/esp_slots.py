@@ -7,6 +7,7 @@ pad, the rename goes on and a notice says what is not had.
 Also here: which files must not be unlinked, because they share clusters or are damaged.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,8 @@ class EspSlots:
             if others := volume.partners(name):
                 return f"shares clusters with {', '.join(others)}"
             file = volume.find(name)
+            if file is None and os.path.lexists(path):
+                return "is not on the volume that was looked at (is [boot] esp_device right?)"
             if file is not None and file.chain.end is not ChainEnd.END:
                 # Freeing it, Linux meets what is no chain and makes the file system read-only:
                 # fs/fat/fatent.c, fat_free_clusters.

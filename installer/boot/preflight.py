@@ -13,6 +13,9 @@ from slipstream.installer.boot.esp import SLACK_BYTES, Esp, translated
 from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.ports import EntryState
 
+# bootctl copies the distribution's boot loader, which the owner's keys have not signed.
+SIGN_FIRST = " (with Secure Boot only once it is signed: docs/uki.md, or no firmware starts it)"
+
 
 def check_partition(esp: Esp) -> None:
     """The boot partition is there: a folder with EFI or loader in it, not an empty mount point."""
@@ -28,7 +31,7 @@ def check_partition(esp: Esp) -> None:
             expected="a folder EFI or loader in it",
             got=", ".join(sorted(names)[:5]) or "an empty folder",
             hint="Mount it, or correct [boot] esp; a new partition gets its boot loader from "
-            "bootctl install",
+            f"bootctl install{SIGN_FIRST}",
         )
 
 
@@ -41,7 +44,7 @@ def check_room(esp: Esp, boot_bytes: int, freed_bytes: int) -> None:
             where=esp.root,
             expected=f"{needed} bytes free",
             got=f"{free}" + (f" and {freed_bytes} of the slot's last release" * bool(freed_bytes)),
-            hint="Remove what is not Slipstream's, or make the partition larger",
+            hint="Make the partition larger, or remove what is not Slipstream's and nobody boots",
         )
 
 
@@ -67,7 +70,7 @@ def check_selection(esp: Path, loader: LoaderWord) -> None:
     if loader.counts_tries() is False:
         raise DeviceFault(
             "the boot loader does not count tries: a bad release would never be left",
-            hint="Update systemd-boot on the boot partition: bootctl update",
+            hint=f"Update systemd-boot on the boot partition: bootctl update{SIGN_FIRST}",
         )
 
 

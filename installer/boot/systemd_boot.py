@@ -89,7 +89,12 @@ class SystemdBoot:
     # --- what is
 
     def entries(self) -> tuple[BootEntry, ...]:
-        """Every visible entry of Slipstream's naming, from the names on the ESP."""
+        """Every visible entry of Slipstream's naming, from the names on the ESP.
+
+        An empty mount point is no ESP without entries: what is concluded from that (the entry was
+        lost, put it back, give it up) would be wrong. Raises DeviceFault.
+        """
+        check_partition(self._esp)
         return tuple(
             BootEntry(
                 slot=name.slot,

@@ -5,6 +5,7 @@ out. It does not matter whether the files were read from a FAT volume or from a 
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from slipstream.installer.boot.entry import (
 )
 from slipstream.installer.boot.esp import SLACK_BYTES
 from slipstream.installer.boot.loader_word import parse_root
+from slipstream.installer.boot.preflight import SIGN_FIRST
 from slipstream.installer.boot.type1 import FILES_FOLDER
 from slipstream.installer.doctor.finding import Check, EspName, Finding, Severity
 from slipstream.installer.slots import SlotRecord, SlotState
@@ -82,10 +84,10 @@ def entry_findings(
     entries = [entry for file in files.values() if (entry := _read_entry(file)) is not None]
     running = _running(entries, boots)
     for entry in entries:
-        yield from _uncounted(entry, entries, esp)
-        yield from _missing(entry, files, esp)
+        yield from _uncounted(entry, entries, running, esp)
+        yield from _missing(entry, files, running, esp)
         yield from _wrong_slot(entry, boots, running, esp)
-    yield from _truncated(files, esp)
+    yield from _truncated(files, running, esp)
     yield from _twins(files, entries, esp)
     yield from _no_entry(entries, running, esp)
     yield from _no_room(files, entries, running, esp, free_bytes)
@@ -129,8 +131,13 @@ def _cmdline(file: EspFile) -> str:
     return raw.decode("utf-8", "replace").strip("\0\n\t ")
 
 
-def _uncounted(entry: _Entry, entries: list[_Entry], esp: EspName) -> Iterator[Finding]:
-    """An entry without tries is good for ever: it must be one of ours, confirmed, or known."""
+def _uncounted(
+    entry: _Entry, entries: list[_Entry], running: str | None, esp: EspName
+) -> Iterator[Finding]:
+    """An entry without tries is good for ever: it must be one of ours, confirmed, or known.
+
+    It may be all that boots: hidden only where a release of ours runs, from an entry of its own.
+    """
     if entry.ours is not None or parse_tries(entry.name, entry.suffix)[1] is not None:
         return
     ours = any(one.ours is not None for one in entries)
@@ -143,11 +150,36 @@ def _uncounted(entry: _Entry, entries: list[_Entry], esp: EspName) -> Iterator[F
         if torn
         else "an entry that is not Slipstream's and is not counted: nothing falls back from it"
         + (", and it may stand before ours" if ours else ""),
-        esp.rename(entry.file.path, f".{entry.name}.off"),
+        esp.rename(entry.file.path, f".{entry.name}.off")
+        if running in _slots(entries)
+        else "nothing before a release of Slipstream runs from an entry of its own: this may be what "
+        "the device boots",
     )
 
 
-def _missing(entry: _Entry, files: Mapping[str, EspFile], esp: EspName) -> Iterator[Finding]:
+def _out_of_the_menu(entry: _Entry, running: str | None, esp: EspName) -> str:
+    """The mend for an entry that must not be started: another name, which can be taken back.
+
+    Never removed: it may share clusters with a good one, and records that are older than the boot
+    partition blame the wrong one. Never the running release's, or the only one that is known to boot.
+    """
+    if running is None:
+        return f"find out which release runs; if it is not this one: {_hide(entry, esp)}"
+    if entry.ours is not None and entry.ours.slot == running:
+        return "install a release into the other slot and reboot into it"
+    return f"{_hide(entry, esp)}; then install the release again"
+
+
+def _hide(entry: _Entry, esp: EspName) -> str:
+    """A hidden name: of ours one that retire knows, which removes it once that is safe."""
+    stem = _stem(entry)
+    name = f".{entry.name}.off" if stem is None else f".{stem}.old0"
+    return esp.rename(entry.file.path, name)
+
+
+def _missing(
+    entry: _Entry, files: Mapping[str, EspFile], running: str | None, esp: EspName
+) -> Iterator[Finding]:
     for path in entry.needs:
         found = files.get(path.lower())
         if found is None or not found.size:
@@ -156,7 +188,7 @@ def _missing(entry: _Entry, files: Mapping[str, EspFile], esp: EspName) -> Itera
                 Severity.FAULT,
                 esp.path(entry.file.path),
                 f"names /{path}, which is " + ("not there" if found is None else "empty"),
-                f"{esp.remove(entry.file.path)}, then install the release again",
+                _out_of_the_menu(entry, running, esp),
             )
 
 
@@ -184,28 +216,28 @@ def _wrong_slot(
         Severity.FAULT,
         esp.path(entry.file.path),
         what,
-        esp.remove(entry.file.path)
-        if name.slot != running
-        else "install a release into the other slot and reboot into it",
+        _out_of_the_menu(entry, running, esp),
     )
 
 
-def _truncated(files: Mapping[str, EspFile], esp: EspName) -> Iterator[Finding]:
+def _truncated(
+    files: Mapping[str, EspFile], running: str | None, esp: EspName
+) -> Iterator[Finding]:
     """Everything that firmware or boot loader may start: UKIs, and the boot loader itself."""
     for path, file in files.items():
         if not path.startswith(_LOADERS) or not path.endswith(Suffix.UKI):
             continue
-        is_uki = _read_entry(file) is not None
-        what = _fault_of(file, is_uki=is_uki)
+        entry = _read_entry(file)
+        what = _fault_of(file, is_uki=entry is not None)
         if what is not None:
             yield Finding(
                 Check.TRUNCATED,
                 Severity.FAULT,
                 esp.path(file.path),
                 what,
-                f"{esp.remove(file.path)}, then install the release again"
-                if is_uki
-                else f"bootctl install --esp-path={esp.folder or 'ESP'}",
+                _out_of_the_menu(entry, running, esp)
+                if entry is not None
+                else f"bootctl install --esp-path={esp.folder or 'ESP'}{SIGN_FIRST}",
             )
 
 
@@ -267,9 +299,13 @@ def _stem(entry: _Entry) -> str | None:
     return None if entry.ours is None else entry.ours.stem
 
 
+def _slots(entries: list[_Entry]) -> set[str]:
+    """The slots that have an entry of ours."""
+    return {entry.ours.slot for entry in entries if entry.ours is not None and entry.file.size}
+
+
 def _no_entry(entries: list[_Entry], running: str | None, esp: EspName) -> Iterator[Finding]:
-    slots = {entry.ours.slot for entry in entries if entry.ours is not None and entry.file.size}
-    if running is not None and running not in slots:
+    if running is not None and running not in _slots(entries):
         yield Finding(
             Check.NO_ENTRY,
             Severity.FAULT,
@@ -310,7 +346,8 @@ def _no_room(
             str(esp),
             f"{free_bytes:,} bytes free and {freed:,} to be freed; the next release's boot files "
             f"need about {needed:,}",
-            esp.remove(*others) if others else "make the boot partition larger",
+            "make the boot partition larger"
+            + (f", or remove what nobody boots of {', '.join(others)}" if others else ""),
         )
 
 
@@ -340,7 +377,7 @@ def _selection(files: Mapping[str, EspFile], boots: Boots, esp: EspName) -> Iter
             path,
             f"default {settings['default']}: goes before the counted entries, a release that "
             "never comes up is started for ever",
-            f"sed -i '/^default/d' {path}",
+            f"sed -i '/^[[:space:]]*default[[:space:]]/d' {shlex.quote(path)}",
         )
     if boots.override is not None:
         variable, value = boots.override
@@ -357,5 +394,5 @@ def _selection(files: Mapping[str, EspFile], boots: Boots, esp: EspName) -> Iter
             Severity.FAULT,
             "LoaderFeatures",
             "the boot loader does not count tries: a bad release would never be left",
-            "bootctl update",
+            f"bootctl update{SIGN_FIRST}",
         )

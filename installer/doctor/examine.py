@@ -21,6 +21,7 @@ from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.esp_bytes import EspBytes, NoBytes, find_esp_bytes
 from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.boot.mount import Mount
+from slipstream.installer.boot.preflight import SIGN_FIRST
 from slipstream.installer.config import Config
 from slipstream.installer.doctor.entries import Boots, EspFile, entry_findings
 from slipstream.installer.doctor.finding import Check, EspName, Finding, Severity
@@ -137,8 +138,8 @@ class _Look:
                     Severity.FAULT,
                     str(source.device),
                     f"not a FAT file system that can be read: {error}",
-                    f"{esp.fsck()}; if that does not help: mkfs.vfat, bootctl install, and install "
-                    "a release again",
+                    f"{esp.fsck()}; if that does not help: keep a copy of {source.device}, mkfs.vfat, "
+                    f"bootctl install{SIGN_FIRST}, and install a release again",
                 )
             )
 

@@ -61,8 +61,9 @@ class Finding:
     mend: str
 
     def to_words(self) -> str:
-        """For people, in two lines."""
-        return f"{self.severity}: {self.where}: {self.what} [{self.check}]\n  mend: {self.mend}"
+        """For people, in two lines, whatever names the boot partition and the tables hold."""
+        said = f"{self.severity}: {self.where}: {self.what} [{self.check}]"
+        return f"{_printable(said)}\n  mend: {_printable(self.mend)}"
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -73,6 +74,11 @@ class Finding:
             "what": self.what,
             "mend": self.mend,
         }
+
+
+def _printable(text: str) -> str:
+    """A name must not move a terminal's cursor, nor write a line of its own."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +105,12 @@ class EspName:
         return "rm " + " ".join(shlex.quote(str(self.folder / path)) for path in paths)
 
     def rename(self, path: str, name: str) -> str:
-        """The command that gives a file another name in its folder."""
+        """The command that gives a file another name in its folder, which nothing has yet."""
         if self.folder is None:
             old, new = shlex.quote(f"::/{path}"), shlex.quote(name)
             return f"mren -i {shlex.quote(str(self.device))} {old} {new}"
         old_path = self.folder / path
-        return f"mv {shlex.quote(str(old_path))} {shlex.quote(str(old_path.with_name(name)))}"
+        return f"mv -n {shlex.quote(str(old_path))} {shlex.quote(str(old_path.with_name(name)))}"
 
     def fsck(self) -> str:
         """The command that repairs the file system: never while it is mounted."""

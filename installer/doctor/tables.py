@@ -76,5 +76,7 @@ def table_findings(disk: Path, table: Gpt | FormatError) -> Iterator[Finding]:
                 where,
                 f"partitions {', '.join(map(str, numbers))} have one {what}, {name}: which of them "
                 "is found is chance",
-                f"sfdisk {option} {shlex.quote(where)} {numbers[-1]} NEW",
+                # Which of them is not wanted, the table does not say: one of them may be running.
+                f"sfdisk {option} {shlex.quote(where)} NUMBER NEW, for one of them that is not in "
+                f"use: lsblk -o NAME,PARTLABEL,PARTUUID,MOUNTPOINTS {shlex.quote(where)}",
             )

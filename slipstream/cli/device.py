@@ -41,6 +41,7 @@ UNITS = (
 )
 TRIAL_BOOT_S = 300.0  # for a release on trial to boot, before its health checks begin
 TRIAL_S_MIN = 900.0
+START_S_MIN = 3600.0  # as shipped; and longer than the agent's own wait after its deaths
 
 config_option = click.option(
     "--config",
@@ -264,7 +265,8 @@ def _unit_text(name: str, config: Config, path: Path) -> str:
 
     program = Path(sys.executable).parent / "slipstream"  # the script of this environment
     # Time to boot, and for every check to take as long as it may.
-    deadline_s = TRIAL_BOOT_S + sum(check.timeout_s for check in config.health)
+    health_s = sum(check.timeout_s for check in config.health)
+    deadline_s = TRIAL_BOOT_S + health_s
     mounts = " ".join(_quoted(one, command=False) for one in (config.state, config.boot.esp))
     text = files("slipstream.installer").joinpath("dist", name).read_text()
     for shipped, ours in (
@@ -272,6 +274,7 @@ def _unit_text(name: str, config: Config, path: Path) -> str:
         ("/etc/slipstream/device.toml", _quoted(path)),
         ("For=/var/lib/slipstream /efi", f"For={mounts}"),
         ("OnBootSec=15min", f"OnBootSec={max(deadline_s, TRIAL_S_MIN):.0f}s"),
+        ("TimeoutStartSec=1h", f"TimeoutStartSec={START_S_MIN + health_s:.0f}s"),
     ):
         text = text.replace(shipped, ours)
     return text.rstrip()

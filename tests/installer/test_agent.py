@@ -18,6 +18,8 @@ from slipstream.delta.limits import (
     POLL_BYTES_MAX,
     POLL_INTERVAL_S,
     POLL_INTERVAL_S_MAX,
+    REBOOTS_ALL_MAX,
+    REBOOTS_MAX,
 )
 from slipstream.installer import agent
 from slipstream.installer.agent import Agent
@@ -29,6 +31,7 @@ from slipstream.installer.poll import Offer, PollAnswer, PollRequest, Receipt, R
 from slipstream.installer.ports import EntryState
 from slipstream.installer.slots import Denied
 from slipstream.installer.states import Committed, Idle, Open, Transaction, delay_of
+from slipstream.installer.status import read_status
 from tests.installer.lab import Lab, LabClock, change, make_image
 
 IMAGE = make_image(1)
@@ -201,6 +204,44 @@ def test_a_reboot_is_counted_once_by_one_process(static: Rig) -> None:
     assert static.device.slots.denied() == ()
 
 
+def test_a_boot_partition_that_is_not_mounted_decides_nothing(static: Rig) -> None:
+    """An empty mount point looks as if the entry were lost: it must not be put back into it."""
+    static.publish(1)
+    static.round()
+    esp = static.folder / "esp"
+    esp.rename(static.folder / "away")
+    esp.mkdir()
+    static.restart()
+    with pytest.raises(SlipstreamError, match="not mounted here"):
+        static.round()
+    assert isinstance(static.device.journal.state, Committed)
+    assert list(esp.iterdir()) == []
+    assert "not mounted here" in read_status(static.device).to_words()
+
+    esp.rmdir()
+    (static.folder / "away").rename(esp)
+    static.boot()
+    static.round()
+    assert "release 1.0 is confirmed" in static.said
+
+
+def test_an_entry_that_stays_lost_while_it_runs_ends_the_reboots(static: Rig) -> None:
+    """The boot loader starts it from somewhere else: rebooting does not help."""
+    static.publish(1)
+    static.round()
+    static.boot()
+    for path in (static.folder / "esp/loader/entries").iterdir():
+        path.unlink()
+    before = static.reboots
+    for _ in range(REBOOTS_ALL_MAX - 1):  # the one into it counts
+        static.restart()
+        static.round()
+    static.restart()
+    with pytest.raises(SlipstreamError, match="keeps starting it"):
+        static.round()
+    assert static.reboots == before + REBOOTS_ALL_MAX - 1
+
+
 def test_an_unhealthy_only_release_is_told_and_asked_again(static: Rig) -> None:
     static.publish(1)
     static.round()
@@ -226,10 +267,13 @@ def test_a_reboot_command_that_fails_says_so(tmp_path: Path, command: str, messa
             for line in text.splitlines()
         )
     )
-    rig.restart()
     rig.publish(1)
-    with pytest.raises(SlipstreamError, match=message):
-        rig.round()
+    # A reboot that was refused says nothing of the boot loader, however often the agent starts.
+    for _ in range(REBOOTS_MAX + 1):
+        rig.restart()
+        with pytest.raises(SlipstreamError, match=message):
+            rig.round()
+    assert rig.device.slots.denied() == ()
 
 
 # --- with a server

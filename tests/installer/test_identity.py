@@ -199,6 +199,25 @@ def test_without_gpt_on_the_command_line_nothing_is_fetched(lab: DiskLab) -> Non
     assert lab.fetcher.bytes_sent == 0
 
 
+@pytest.mark.parametrize("cmdline", ["quiet gpt", "quiet", "quiet -- gpt"])
+def test_the_running_release_must_find_the_backup_table_too(lab: DiskLab, cmdline: str) -> None:
+    """A table that is torn while the target's rows are renamed is what the old release boots from."""
+    lab.publish_named("1.0", 1, ONE)
+    asyncio.run(lab.install())
+    lab.prove()
+    lab.publish_named("2.0", 2, TWO)
+    (lab.folder / "cmdline").write_text(cmdline)
+    before = lab.disk.read_bytes()
+    if cmdline == "quiet gpt":
+        asyncio.run(install_module.install(lab.device(), attended=False))
+        return
+    with pytest.raises(DeviceFault, match="started without the word gpt"):
+        asyncio.run(install_module.install(lab.device(), attended=False))
+    assert lab.disk.read_bytes() == before
+    asyncio.run(lab.install())  # by a person, who is told
+    assert "at risk: the running release was started without the word gpt" in lab.words()
+
+
 @pytest.mark.parametrize("word, cmdline", [("root hash of rootfs", "gpt"), ("word gpt", "{root}")])
 def test_a_uki_that_boots_something_else_gets_no_name_and_no_entry(
     lab: DiskLab, word: str, cmdline: str

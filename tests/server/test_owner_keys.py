@@ -60,7 +60,9 @@ def test_each_update_is_signed_by_the_key_above(keys: Path) -> None:
 
 def test_db_signs_images_and_gets_a_second_key(keys: Path, tmp_path: Path) -> None:
     key = add_db_key(keys, "Example", passphrases=lambda _role: WORDS, now=WHEN)
+    db_2 = (keys / "db-2.key").rename(tmp_path / "db-2.key")  # to where images are signed
     again = add_db_key(keys, "Example", passphrases=lambda _role: WORDS, now=WHEN)
+    db_2.rename(keys / "db-2.key")
 
     assert (key, again) == ("db-2", "db-3")
     signer = load_signer(keys / "db-2.key", keys / "db-2.crt", lambda _role: WORDS)

@@ -252,3 +252,16 @@ def test_a_folder_says_that_it_has_no_bytes(tmp_path: Path) -> None:
     assert "is not a mounted FAT file system" in found.reason
     assert slots.hazards()(rig.esp / LINUX / "0001a.efi") == ""
     assert notices == []
+
+
+def test_nothing_is_unlinked_by_the_bytes_of_another_volume(tmp_path: Path) -> None:
+    """[boot] esp_device names another partition: what shares clusters on this one is not known."""
+    rig = Lab(tmp_path)
+    install_good(rig, "a", 2)  # type: ignore[arg-type]
+    install_good(rig, "b", 3)  # type: ignore[arg-type]
+    rig.image = EspImage.make(tmp_path / "other.img", {}, "-F 16 -s 1", 4 * MIB)
+    rig.control(rig.esp).retire("a")
+
+    assert [entry.slot for entry in rig.control(rig.esp).entries()] == ["b"]
+    assert ".0002a.old0" in rig.mirror.names(rig.esp / LINUX)
+    assert any("esp_device" in notice for notice in rig.notices)

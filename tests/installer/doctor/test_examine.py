@@ -325,7 +325,7 @@ def test_exit_code_and_json(lab: Lab, capsys: pytest.CaptureFixture[str]) -> Non
     assert ended.value.code == 6
     (finding,) = json.loads(out)["findings"]
     assert (finding["check"], finding["severity"]) == ("truncated", "fault")
-    assert finding["mend"].startswith(f"mdel -i {lab.image.path} ")
+    assert finding["mend"].startswith(f"mren -i {lab.image.path} ::/{TRIAL} .0042b.old0")
     assert "1 faults would stop or endanger an update" in error
 
 
@@ -341,7 +341,62 @@ def test_a_folder_has_no_clusters_and_that_is_said(lab: Lab) -> None:
     found = {one.check: one for one in lab.findings()}
     assert set(found) == {Check.NOT_LOOKED_AT, Check.TRUNCATED}
     assert "is not a mounted FAT file system" in found[Check.NOT_LOOKED_AT].what
-    assert found[Check.TRUNCATED].mend.startswith(f"rm {lab.folder}/esp/EFI/Linux/0042b.efi")
+    linux = lab.folder / "esp" / LINUX
+    assert found[Check.TRUNCATED].mend.startswith(f"mv -n {linux}/0042b.efi {linux}/.0042b.old0")
+
+
+def test_no_mend_of_an_entry_frees_its_clusters(lab: Lab) -> None:
+    """What is truncated, or in the wrong slot by the records, may share clusters with a good one."""
+    lab.image.put(TRIAL, b"")
+    lab.remember("b", 41)
+    found = lab.findings(Check.TRUNCATED, Check.WRONG_SLOT)
+
+    assert len(found) == 2
+    assert all(one.mend.startswith("mren ") for one in found)
+
+
+def test_no_mend_takes_the_running_entry_away(lab: Lab) -> None:
+    """By old records, or by a medium that lost a part of it: the device would refuse every update."""
+    lab.remember("a", 42)
+    lab.image.put(GOOD, FILES[GOOD][:2000])
+    found = lab.findings(Check.TRUNCATED, Check.WRONG_SLOT)
+    assert {one.mend for one in found} == {
+        "install a release into the other slot and reboot into it"
+    }
+
+    lab.selected.unlink()
+    (lab.folder / "cmdline").write_text("quiet")
+    found = lab.findings(Check.TRUNCATED, Check.WRONG_SLOT)
+    assert all(one.mend.startswith("find out which release runs") for one in found)
+
+
+def test_no_mend_takes_away_what_slipstream_did_not_put_there(lab: Lab) -> None:
+    """Before the first release runs, somebody else's entry is what the device boots."""
+    lab.image.put(f"{LINUX}/debian.efi", uki(41, 39 << 20))
+    (found,) = lab.findings(Check.NO_ROOM)
+    assert found.mend.startswith("make the boot partition larger")
+    (found,) = lab.findings(Check.UNCOUNTED)
+    assert found.mend.startswith("mren ")
+
+    lab.selected.write_bytes(dump_loader_string("debian.efi"))
+    (lab.folder / "cmdline").write_text("root=/dev/vda2")
+    (found,) = lab.findings(Check.UNCOUNTED)
+    assert found.mend.startswith("nothing before a release of Slipstream runs")
+
+
+def test_a_boot_loader_is_signed_before_it_is_replaced(lab: Lab) -> None:
+    lab.image.put(LOADER, b"")
+    lab.variable("LoaderFeatures").write_bytes(b"\6\0\0\0" + bytes(8))
+    mends = [one.mend for one in lab.findings(Check.TRUNCATED, Check.NO_COUNTING)]
+    assert len(mends) == 2
+    assert all("bootctl" in mend and "signed" in mend for mend in mends)
+
+
+def test_a_name_writes_no_line_of_its_own() -> None:
+    name = "x\n  mend: rm -r /efi\x1b[2J"
+    said = Finding(Check.UNCOUNTED, Severity.NOTE, name, name, name).to_words()
+    assert len(said.splitlines()) == 2
+    assert "\x1b" not in said
 
 
 MOUNTINFO = """22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/vda2 rw
