@@ -75,6 +75,7 @@ bench-report: setup
 # docs/crash-safety.md.
 STATES ?= 100000
 crash: setup
+	scripts/packages crash
 	$(BIN)/python -m tests.crash --states $(STATES)
 
 lint: setup

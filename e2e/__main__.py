@@ -22,7 +22,11 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "slipst
 @click.command()
 @click.argument("names", metavar="[CASE]...", nargs=-1, type=click.Choice(list(CASES)))
 @click.option("--full", is_flag=True, help="All cases, and twenty power cuts.")
-@click.option("--cuts", type=click.IntRange(1, 1000), help="Power cuts; 3, or 20 with --full.")
+@click.option(
+    "--cuts",
+    type=click.IntRange(1, 1000),
+    help="Power cuts; 3 in one update, or 20 in 20 with --full.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the moments of the power cuts.")
 @click.option("--cache", type=click.Path(path_type=Path), default=CACHE, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("var/e2e"), show_default=True,
@@ -39,7 +43,8 @@ def main(
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
         guest = build_guest(cache, click.echo)
-        lab = Lab(cache, guest, click.echo, seed, cuts or (CUTS_FULL if full else CUTS_SUBSET))
+        count, an_update = CUTS_FULL if full else CUTS_SUBSET
+        lab = Lab(cache, guest, click.echo, seed, cuts or count, an_update)
         results: list[Result] = []
         for name in chosen:
             click.echo(f"{name}: {(CASES[name].__doc__ or '').splitlines()[0]}")

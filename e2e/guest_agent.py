@@ -16,6 +16,7 @@ from e2e.machine import POLL_S, Machine, TimedOut
 from slipstream.delta.errors import SlipstreamError
 
 ANSWER_S = 15.0
+LOOK_S = 0.5  # the guest's agent writes a line to the log for each question
 
 
 def run_in_guest(machine: Machine, words: Sequence[str], deadline_s: float = 60.0) -> str:
@@ -36,7 +37,7 @@ def run_in_guest(machine: Machine, words: Sequence[str], deadline_s: float = 60.
                     got=f"{status.get('exitcode')}: {errors[-500:]}",
                 )
             return output
-        time.sleep(POLL_S)
+        time.sleep(LOOK_S)
     raise TimedOut("a command in the guest does not end", where=" ".join(words))
 
 

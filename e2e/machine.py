@@ -37,12 +37,14 @@ class TimedOut(SlipstreamError):
 class Machine:
     """A virtual machine with one disk. `folder` gets its serial log, which goes over all power cuts.
 
-    `disk` is a qcow2 image; `firmware` names the code and this machine's own variables.
+    `disk` is a qcow2 image; `firmware` names the code and this machine's own variables. `write_log`
+    gets every write and flush of the disk, of one start (write_log.py).
     """
 
     folder: Path
     disk: Path
     firmware: Firmware
+    write_log: Path | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
     starts: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -101,9 +103,7 @@ class Machine:
             *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(PROCESSORS)),
             *("-m", str(MEMORY_MIB)),
             *self.firmware.arguments(),
-            # writeback: what the guest flushed is in the file, what it did not flush may be lost
-            # in QEMU when it is killed. With "unsafe" flushed data would be lost as well.
-            *("-drive", f"file={self.disk},if=none,id=disk,format=qcow2,cache=writeback"),
+            *("-blockdev", self._image()),
             *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
             *("-netdev", "user,id=net"),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
@@ -116,6 +116,19 @@ class Machine:
             *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
             *("-qmp", f"unix:{self._sockets / 'qmp'},server=on,wait=off"),
         ]
+
+    def _image(self) -> str:
+        """The disk as a block device of QEMU, called "disk".
+
+        What the guest flushed is in the file, what it did not flush may be lost in QEMU when it is
+        killed. With cache.no-flush flushed data would be lost as well.
+        """
+        if self.write_log is None:
+            return f"driver=qcow2,node-name=disk,file.driver=file,file.filename={self.disk}"
+        self.write_log.touch()
+        image = f"file.driver=qcow2,file.file.driver=file,file.file.filename={self.disk}"
+        log = f"log.driver=file,log.filename={self.write_log}"
+        return f"driver=blklogwrites,node-name=disk,{image},{log}"
 
     def cut_power(self, why: str = "") -> None:
         """SIGKILL: what the guest has not flushed is gone. No-op when it is off."""

@@ -2,35 +2,39 @@
 
 import re
 import time
+from contextlib import suppress
 
 from e2e.guest_agent import run_in_guest
 from e2e.story import STEP_S, Story
 from slipstream.delta.errors import SlipstreamError
 
-EVERY_S = 2.0
-# The main process of the unit, and its children: VmHWM is the most that was ever resident, proc(5).
+EVERY_S = 3.0
+SAMPLE_S = 15.0  # not longer: it may be rebooting, and the next start's agent would answer
+# Every process of the unit. proc(5): VmRSS is resident now, VmHWM the most that ever was.
 SCRIPT = """
-main=$(systemctl show -P MainPID slipstream.service)
-for status in /proc/$main/status $(cat /proc/$main/task/*/children | sed 's|[0-9][0-9]*|/proc/&/status|g'); do
-    cat "$status"
+for pid in $(cat /sys/fs/cgroup/system.slice/slipstream.service/cgroup.procs); do
+    cat /proc/$pid/status
 done
 """
 
 
-def sample_memory(story: Story, *, while_not: str | None = None) -> int:
-    """Bytes resident: now; or the highest until the agent says `while_not`."""
-    most, offset = 0, story.machine.log_end()
-    for _ in story.machine.until(STEP_S, while_not or "one sample"):
-        try:
-            text = run_in_guest(story.machine, ["/bin/sh", "-c", SCRIPT])
-        except SlipstreamError:
-            if while_not is None or most == 0:
-                raise
-            break  # it reboots: the guest agent is gone
-        key = "VmRSS" if while_not is None else "VmHWM"
-        kib = sum(int(number) for number in re.findall(rf"{key}:\s+(\d+) kB", text))
-        most = max(most, kib * 1024)
-        if while_not is None or while_not in story.machine.log_since(offset):
+def resident_memory(story: Story) -> int:
+    """Bytes resident now."""
+    return _sample(story, "VmRSS")
+
+
+def peak_memory(story: Story, *, until: str, since: int) -> int:
+    """The most bytes that were resident up to `until` in the log from `since` on; 0 without a sample."""
+    most = 0
+    for _ in story.machine.until(STEP_S, until):
+        if until in story.machine.log_since(since):
             break
+        with suppress(SlipstreamError):  # a process that ended meanwhile, a machine on its way down
+            most = max(most, _sample(story, "VmHWM"))
         time.sleep(EVERY_S)
     return most
+
+
+def _sample(story: Story, key: str) -> int:
+    text = run_in_guest(story.machine, ["/bin/sh", "-c", SCRIPT], SAMPLE_S)
+    return 1024 * sum(int(kib) for kib in re.findall(rf"{key}:\s+(\d+) kB", text))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2e.disk import make_disk
+from e2e.disk import MIB, make_disk
 from e2e.firmware import make_firmware
 from e2e.fleet import DEVICE, Fleet
 from e2e.guest import PRODUCT, Guest
@@ -138,6 +138,19 @@ class Story:
         if expected != got:
             raise Wrong(what, expected=expected, got=got)
 
+    def check_memory(self, name: str, size: int, limit_mib: int) -> None:
+        """Bytes resident, as a fact in MiB, are at most so many MiB. Raises Wrong, for no sample too."""
+        self.facts[name] = round(size / MIB, 1)
+        if not 0 < size <= limit_mib * MIB:
+            raise Wrong(name, expected=f"at most {limit_mib}", got=self.facts[name])
+
+    def let_run(self, seconds: float, *, until: str, since: int) -> None:
+        """Wait so long while it runs, but not past these words of the log. Raises TimedOut."""
+        end = time.monotonic() + seconds
+        for _ in self.machine.until(seconds + STEP_S, "time to pass"):
+            if time.monotonic() >= end or re.search(until, self.machine.log_since(since)):
+                return
+
     def timed(self, name: str, run: Callable[[], Any]) -> Any:
         """What `run` returns; its seconds become a fact."""
         began = time.monotonic()
@@ -148,7 +161,12 @@ class Story:
 
 @contextmanager
 def device_with(
-    folder: Path, guest: Guest, published: Published, *, secure: bool = False
+    folder: Path,
+    guest: Guest,
+    published: Published,
+    *,
+    secure: bool = False,
+    write_log: Path | None = None,
 ) -> Iterator[Story]:
     """A factory-new device that is off, and its server, which runs; both end with the context."""
     folder.mkdir(parents=True)
@@ -163,7 +181,7 @@ def device_with(
             "etc/root.json": root.read_bytes(),
         }
         disk = make_disk(folder, published, guest.rootfs(1), state, enrol_keys=secure)
-        machine = Machine(folder, disk, make_firmware(folder, secure=secure))
+        machine = Machine(folder, disk, make_firmware(folder, secure=secure), write_log)
         yield Story(stack.enter_context(machine), fleet, published)
 
 

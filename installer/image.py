@@ -25,11 +25,12 @@ from slipstream.installer.hash_area import (
 )
 from slipstream.installer.plan import BASE_MEMORY_BYTES, ImagePlan, PayloadChoice
 from slipstream.installer.ports import SlotTarget
-from slipstream.installer.prepare import Prepared, source_place
+from slipstream.installer.prepare import Prepared
 from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage
 from slipstream.installer.refresh import fetch_target
 from slipstream.installer.release_set import ReleaseSet
 from slipstream.installer.slot import open_boot_file, open_partition, open_source
+from slipstream.installer.sources import source_place
 from slipstream.installer.stream import ImageWriter, Payloads
 
 
@@ -120,8 +121,8 @@ class ImageInstall:
         if self.one.payload.source is None or active is None:
             return None
         index = await self._fetch_index(self.one.payload)
-        place = source_place(device, active, image.name, image.place)
         try:
+            place = source_place(device, active, image.name, image.place)
             if place is None:
                 raise DeviceFault("the running slot does not hold it")
             source = open_source(place, f"{active}/{image.name}")

@@ -128,6 +128,13 @@ class BootControl(Protocol):
         """What runs now."""
         ...
 
+    def entry_file(self, slot: str, counter: int, place: Place) -> Path | None:
+        """The file that the visible entry of a release boots from; None where it has none such.
+
+        For reading only.
+        """
+        ...
+
     def counted(self) -> Counted:
         """Whether the boot loader counted this start: the board's proof that a trial can end."""
         ...
@@ -142,6 +149,12 @@ class BootControl(Protocol):
 
     def publish(self, slot: str, counter: int) -> None:
         """The one rename that makes the staged entry visible: the commit point."""
+        ...
+
+    def reclaim(self, slot: str, counter: int, boot: BootFiles) -> None:
+        """Give a published entry its name back, where a cut left another one of the same bytes.
+        It is on trial then, with tries left. Nothing to do is fine.
+        """
         ...
 
     def confirm(self, slot: str, counter: int) -> None:

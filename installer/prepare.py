@@ -3,11 +3,9 @@
 Writes nothing but metadata. The decision itself is plan.py's.
 """
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from slipstream.delta.digest import Digest
 from slipstream.delta.entries import (
     DeltaEntry,
     ReleaseEntry,
@@ -17,11 +15,11 @@ from slipstream.delta.entries import (
 from slipstream.delta.errors import NothingToDo, Rejected
 from slipstream.delta.layout import delta_path, manifest_path
 from slipstream.delta.limits import MANIFEST_BYTES_MAX
-from slipstream.delta.manifest import Manifest, Place, parse_manifest
+from slipstream.delta.manifest import Manifest, parse_manifest
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.trust import TrustedSet
 from slipstream.installer.boot.command_line import check_command_line
-from slipstream.installer.config import IdentityMode, PartitionPlace
+from slipstream.installer.config import IdentityMode
 from slipstream.installer.counting import check_counting
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
@@ -30,6 +28,7 @@ from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_ins
 from slipstream.installer.ports import EntryState
 from slipstream.installer.refresh import fetch_target, find_target, open_first_root, refresh
 from slipstream.installer.slot import check_places, identify
+from slipstream.installer.sources import find_sources
 from slipstream.installer.states import Committed, Condemned, Refused, Staged, Trial
 
 
@@ -83,7 +82,7 @@ async def gather(device: Device, release: str | None, *, attended: bool = True) 
         )
     # A signed time is a floor for the clock: on a board without a battery it may be all there is.
     device.times.raise_to(datetime.fromtimestamp(manifest.issued, UTC))
-    facts = gather_facts(device, manifest)
+    facts = await gather_facts(device, manifest)
     deltas = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)
     device.boot.check(plan.slot, plan.boot_bytes)
@@ -187,7 +186,7 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
     return newest
 
 
-def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
+async def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
     """The device as a plan sees it. Raises DeviceFault when a slot is not what it should be."""
     config = device.config
     check_slots(device)
@@ -203,7 +202,7 @@ def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
         target=target,
         counter=booted.counter,
         root=booted.root,
-        sources=_sources(device, manifest, booted.slot, booted.root),
+        sources=await find_sources(device, manifest, booted),
         sizes={
             name: identify(place, f"{target}/{name}").range.size for name, place in places.items()
         },
@@ -212,37 +211,6 @@ def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
         libraries=available(),
         verity=config.verity,
     )
-
-
-def source_place(device: Device, slot: str, image: str, place: Place) -> PartitionPlace | None:
-    """Where the active slot holds an image of that name; None if it does not."""
-    if place is Place.PARTITION:
-        return device.place(slot, image)
-    path = device.boot_file(slot, image)
-    return PartitionPlace(path) if os.path.exists(path) else None
-
-
-def _sources(
-    device: Device, manifest: Manifest, active: str | None, root: Digest | None
-) -> dict[str, tuple[Digest, ...]]:
-    """By image: the roots that the active slot may hold. The booted root and the record.
-
-    A wrong one costs a delta that drifts, never a wrong image: chunks are checked.
-    """
-    if active is None:
-        return {}
-    record = device.slots.record(active)
-    found = {}
-    for image in manifest.images:
-        if source_place(device, active, image.name, image.place) is None:
-            continue
-        roots = []
-        if image.place is Place.PARTITION and root is not None:
-            roots.append(root)
-        if image.name in record.images:
-            roots.append(record.images[image.name])
-        found[image.name] = tuple(dict.fromkeys(roots))
-    return found
 
 
 async def _find_deltas(

@@ -27,6 +27,7 @@ from slipstream.installer.evidence import (
 )
 from slipstream.installer.findings import (
     LOST_TWICE,
+    LOST_WHILE_IT_RAN,
     NEVER_FINISHED,
     NEVER_LEFT,
     NEVER_REACHED,
@@ -106,6 +107,8 @@ async def settle(device: Device, on_event: OnEvent = silent) -> Outcome:
     with device.lock():
         observe_counting(device)  # before the entry is renamed: its name is the evidence
         state = device.journal.state
+        if isinstance(state, Verified | Staged | Committed | Trial | Condemned):
+            _reclaim(device, state.transaction)
         match state:
             case Idle():
                 return await _settle_unrecorded(device, on_event)
@@ -252,13 +255,7 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
     """
     entry = entry_of(transaction, device.boot.entries())
     if entry is None:
-        # The entry went while its release ran. Rebooting brings the other one, which puts it back;
-        # or, where the boot loader starts it all the same, would do so for ever.
-        lost, verdict = "its boot entry was lost while it ran", Verdict.REBOOT
-        if reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
-            lost, verdict = f"{lost}, and the boot loader keeps starting it", Verdict.UNHEALTHY
-            queue_report(device, transaction, "failed", lost)
-        return Outcome(verdict, transaction.release, transaction.counter, lost)
+        return _lost_while_it_ran(device, transaction)
     if entry.state is EntryState.GOOD:
         return _confirm(device, transaction)  # confirmed before, and cut before the record
     reason = wrong_root(device, transaction) or _uncounted(device, entry)
@@ -278,6 +275,17 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
     device.journal.record(Condemn(reason))  # durable before the entry goes: it is why
     device.boot.condemn(transaction.slot, transaction.counter)
     return Outcome(Verdict.CONDEMNED, transaction.release, transaction.counter, reason, results)
+
+
+def _lost_while_it_ran(device: Device, transaction: Transaction) -> Outcome:
+    """Rebooting brings the other release, which puts the entry back. Where it does not, because the
+    boot loader has a name for it that is not ours, the device stays, and says so.
+    """
+    verdict, reason = Verdict.REBOOT, LOST_WHILE_IT_RAN
+    if reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
+        verdict = Verdict.UNHEALTHY
+        queue_report(device, transaction, "failed", reason)
+    return Outcome(verdict, transaction.release, transaction.counter, reason)
 
 
 def _confirm(
@@ -343,6 +351,14 @@ def _restage(device: Device, transaction: Transaction) -> Outcome:
         outcome = _put_back(device, transaction)
     forget_attempts(device)
     return outcome
+
+
+def _reclaim(device: Device, transaction: Transaction) -> None:
+    """S11 or a rename of ours, torn so that only the alias of the entry's name is left."""
+    manifest = device.slots.manifest(transaction.manifest)
+    if manifest is not None:
+        files = boot_files(device, manifest, transaction.slot)
+        device.boot.reclaim(transaction.slot, transaction.counter, files)
 
 
 def _put_back(device: Device, transaction: Transaction) -> Outcome:

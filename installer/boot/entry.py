@@ -28,6 +28,7 @@ _COUNTS_MAX = (1 << 31) - 1  # systemd-boot's INT_MAX: larger numbers are not co
 _TRIES = re.compile(r"\+(?P<left>[0-9]+)(?:-(?P<done>[0-9]+))?\Z")
 _OURS = re.compile(r"(?P<counter>[0-9]{4,10})(?P<slot>[a-z0-9])\Z")
 _SLOT = re.compile(r"[a-z0-9]\Z")
+_ALIAS = re.compile(r"(?P<base>[0-9A-Z_]{1,8})(?P<tail>~[0-9]{1,6})?\.EFI\Z")
 
 
 class Suffix(StrEnum):
@@ -167,3 +168,19 @@ def hidden_name(counter: int, slot: str, *, twin: bool = False) -> str:
     `twin` is the name that a second copy of a visible entry gets, see systemd_boot.py.
     """
     return f".{counter:04d}{slot}.{'old' if twin else 'tmp'}"
+
+
+def is_alias_of(file_name: str, entry: EntryName) -> bool:
+    """Whether a name may be the FAT alias of an entry: what is left where its long name is torn.
+
+    "0042A_~1.EFI" of a counted name, "0042A.EFI" of a plain one. After some aliases of one beginning
+    Linux and EDK2 keep its first two characters and put a number behind them (namei_vfat.c,
+    vfat_create_shortname; FatPkg/EnhancedFatDxe/FileName.c, FatCreate8Dot3Name).
+    """
+    if parse_entry_name(file_name) is not None or entry.suffix is not Suffix.UKI:
+        return False
+    match = _ALIAS.match(file_name.upper())
+    if match is None:
+        return False
+    stem = entry.stem.upper()
+    return match["base"] == stem if match["tail"] is None else match["base"][:2] == stem[:2]

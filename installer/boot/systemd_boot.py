@@ -36,8 +36,10 @@ from slipstream.installer.boot.entry import (
     TRIES_MAX,
     EntryName,
     Suffix,
+    Tries,
     dump_entry_name,
     hidden_name,
+    is_alias_of,
     parse_entry_name,
 )
 from slipstream.installer.boot.esp import Esp, translated
@@ -49,7 +51,7 @@ from slipstream.installer.boot.preflight import (
     check_running,
     check_selection,
 )
-from slipstream.installer.boot.type1 import FILES_FOLDER, dump_conf, files_of, kind_of
+from slipstream.installer.boot.type1 import FILES_FOLDER, PLACES, dump_conf, files_of, kind_of
 from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
 
 _FOLDERS = {Suffix.UKI: UKI_FOLDER, Suffix.CONF: CONF_FOLDER}
@@ -122,6 +124,19 @@ class SystemdBoot:
         if name is None:
             return Booted(slot=None, counter=None, root=root)
         return Booted(slot=name.slot, counter=name.counter, root=root)
+
+    def entry_file(self, slot: str, counter: int, place: Place) -> Path | None:
+        """The UKI of that name, or the kernel or initrd beside the entry; None if there is none.
+
+        Of doubles it is the counted one, which is what was started.
+        """
+        for name in sorted(self._visible(slot, counter), key=lambda name: name.tries is None):
+            path = self._esp.root / FILES_FOLDER / name.stem / place.value
+            if name.suffix is Suffix.UKI:
+                path = self._esp.root / UKI_FOLDER / dump_entry_name(name)
+            if place in PLACES[name.suffix] and self._esp.is_file(path):
+                return path
+        return None
 
     def check(self, slot: str, boot_bytes: int) -> None:
         """Preflight (S0). DeviceFault if a switch could not work, or could not be undone.
@@ -338,6 +353,33 @@ class SystemdBoot:
             hint="Install again: the boot files are written anew",
         )
 
+    # --- S11, torn
+
+    def reclaim(self, slot: str, counter: int, boot: BootFiles) -> None:
+        """Give a UKI its name back, of which a cut left the short alias alone ("0042A_~1.EFI").
+
+        The boot loader lists an alias as an entry without tries, which it starts for ever. How many
+        tries it had is not known: it gets one more, so that its trial ends. Beside another name of
+        the entry the alias is a double, and is hidden. Told by its bytes, since an alias says neither
+        slot nor all of the counter. A cut before the rename: calling again; after it: a trial.
+        """
+        kept = boot.files.get(Place.UKI)
+        if kept is None or not self._esp.is_file(kept):
+            return  # no boot loader lists "0042A_~1.CON"
+        folder = self._esp.root / UKI_FOLDER
+        name = EntryName(counter, slot, Tries("1", "1"), Suffix.UKI)
+        for file_name in self._esp.names(folder):
+            alias = folder / file_name
+            if not is_alias_of(file_name, name) or not self._esp.equal(kept, alias):
+                continue
+            if self._visible(slot, counter):
+                self._hide_file(alias, name)
+            else:
+                self._notice(
+                    f"{alias} is what was left of an entry's name: it is put on trial again"
+                )
+                self._rename(alias, folder / dump_entry_name(name))
+
     # --- S13, and its opposite
 
     def confirm(self, slot: str, counter: int) -> None:
@@ -393,13 +435,15 @@ class SystemdBoot:
 
     def _hide(self, name: EntryName) -> None:
         """Take a double out of the menu without freeing its clusters; retire removes it."""
-        folder = self._esp.root / _FOLDERS[name.suffix]
+        self._hide_file(self._esp.root / _FOLDERS[name.suffix] / dump_entry_name(name), name)
+
+    def _hide_file(self, path: Path, name: EntryName) -> None:
         stem = hidden_name(name.counter, name.slot, twin=True)
-        taken = self._esp.names(folder)
+        taken = self._esp.names(path.parent)
         number = 0
         while f"{stem}{number}" in taken:
             number += 1
-        self._rename(folder / dump_entry_name(name), folder / f"{stem}{number}")
+        self._rename(path, path.with_name(f"{stem}{number}"))
 
     def _rename(self, old: Path, new: Path) -> None:
         """Durably. The file first: vfat makes the new name without size and clusters, and writes

@@ -14,8 +14,8 @@ from slipstream.installer.ports import BootFiles
 FILES_FOLDER = Path("slipstream")
 SORT_KEY = "slipstream"
 
-# The kernel first: the boot loader lists no entry whose kernel is missing.
-_PLACES = {Suffix.UKI: (Place.UKI,), Suffix.CONF: (Place.LINUX, Place.INITRD)}
+# What each kind of entry boots from. The kernel first: the boot loader lists no entry whose kernel is missing.
+PLACES = {Suffix.UKI: (Place.UKI,), Suffix.CONF: (Place.LINUX, Place.INITRD)}
 
 
 def kind_of(boot: BootFiles) -> Suffix:
@@ -35,7 +35,7 @@ def kind_of(boot: BootFiles) -> Suffix:
 def files_of(boot: BootFiles) -> tuple[tuple[Place, Path], ...]:
     """The files in the order in which they are written."""
     return tuple(
-        (place, boot.files[place]) for place in _PLACES[kind_of(boot)] if place in boot.files
+        (place, boot.files[place]) for place in PLACES[kind_of(boot)] if place in boot.files
     )
 
 

@@ -1,6 +1,7 @@
 """make crash: cut the power everywhere, count, and write docs/crash-safety.md.
 
 python -m tests.crash [--states 100000] [--no-report]      the benchmark run
+python -m tests.crash --bugs                               the seeded bugs alone
 python -m tests.crash --state NAME                         one state, told in words
 python -m tests.crash --log STORY                          a story's operations, numbered
 """
@@ -13,11 +14,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.crash.bugs import Bug, BugKind, Finding, look_for, removed_calls, swapped_steps
+from tests.crash.bugs import (
+    Bug,
+    BugKind,
+    Finding,
+    look_for,
+    misplaced_step,
+    pairs_of,
+    removed_calls,
+    swapped_steps,
+)
 from tests.crash.explore import Explorer, Findings, numbered, recall, scratch
 from tests.crash.judge import Failure, clean, judge
 from tests.crash.machine import Stuck
 from tests.crash.mutants import MUTANTS, applied
+from tests.crash.process import Watched, install_twice
 from tests.crash.report import write_report
 from tests.crash.repository import Dead
 from tests.crash.story import LAYOUTS, SCHEDULES, STORIES, Story
@@ -25,7 +36,7 @@ from tests.crash.story import LAYOUTS, SCHEDULES, STORIES, Story
 PROCESSES = 2
 BATCH = 8  # numbers of states at every cut in the first round; doubled in each
 ROUNDS_MAX = 7
-BUG_STATES = 10  # at every cut of a seeded bug
+SWAPPED = ("full update", "rollback")  # stories whose steps change places: the others have no more
 Task = tuple[str, str]
 
 
@@ -34,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--states", type=int, default=100_000, metavar="N")
     parser.add_argument("--state", metavar="NAME")
     parser.add_argument("--log", metavar="STORY", choices=STORIES)
+    parser.add_argument("--bugs", action="store_true")
     parser.add_argument("--no-report", action="store_true")
     options = parser.parse_args(arguments)
     try:
@@ -42,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.log is not None:
             print("\n".join(numbered(STORIES[options.log](scratch(), next(iter(LAYOUTS))).log)))
             return 0
+        if options.bugs:
+            return 0 if all(bug.caught or bug.covered for bug in hunt_all()[0]) else 1
         return run(options.states, report=not options.no_report)
     finally:
         clean(scratch())
@@ -74,21 +88,19 @@ def run(states: int, *, report: bool) -> int:
             found.add(part)
             seconds += cost
         print_outcomes(found)
-        bugs: list[Finding] = []
-        for part_bugs, cost in pool.map(hunt, range(PROCESSES)):
-            bugs += part_bugs
-            seconds += cost
-    for bug in bugs:
-        word = "caught" if bug.caught else "covered" if bug.covered else "not caught"
-        print(f"{word}: {bug.bug}: {bug.failure or bug.covered}")
+    watched = watch_a_process()
+    bugs, cost = hunt_all()
+    seconds += cost
     seconds += time.process_time() - began
     if report:
-        write_report(found, bugs, states, seconds)
-    missed = [bug for bug in bugs if not (bug.caught or bug.covered or bug.kind is BugKind.SWAP)]
+        layout = next(iter(LAYOUTS))
+        pairs = {name: pairs_of(STORIES[name](scratch(), layout)) for name in SWAPPED}
+        write_report(found, bugs, pairs, watched, states, seconds)
+    missed = [bug for bug in bugs if not (bug.caught or bug.covered)]
     short = len(found.media) < states
     if short:
         print(f"only {len(found.media)} distinct states were found", file=sys.stderr)
-    return 1 if found.failures or missed or short else 0
+    return 1 if found.failures or missed or short or not watched.agree else 0
 
 
 def explore(work: tuple[list[Task], int]) -> tuple[Findings, float]:
@@ -121,34 +133,61 @@ def explore(work: tuple[list[Task], int]) -> tuple[Findings, float]:
     return total, time.process_time() - began
 
 
+def watch_a_process() -> Watched:
+    """The real program, as strace saw it, beside the recorder."""
+    by_strace, by_recorder = install_twice(scratch())
+    watched = Watched.of(by_strace, by_recorder)
+    print(watched, flush=True)
+    return watched
+
+
+def hunt_all() -> tuple[list[Finding], float]:
+    """Every seeded bug, and the seconds of processor time."""
+    with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
+        parts = pool.map(hunt, range(PROCESSES))
+    order = list(BugKind)
+    bugs = sorted((bug for part, _ in parts for bug in part), key=lambda bug: order.index(bug.kind))
+    return bugs, sum(cost for _, cost in parts)
+
+
 def hunt(share: int) -> tuple[list[Finding], float]:
     """Every seeded bug of one process's share."""
     began = time.process_time()
     folder = scratch()
     layout = next(iter(LAYOUTS))
+    stories = {name: STORIES[name](folder, layout) for name in STORIES}
+    explorer = Explorer(folder)
     found: list[Finding] = []
-    bugs: list[tuple[Story, Bug]] = []
-    for name in ("full update", "rollback"):
-        story = STORIES[name](folder, layout)
-        known = {bug.name for _, bug in bugs}
-        bugs += [(story, bug) for bug in removed_calls(story) if bug.name not in known]
-    for story, bug in bugs[share::PROCESSES]:
-        found.append(look_for(story, bug, folder, BUG_STATES))
+    calls: dict[str, list[tuple[Story, Bug]]] = {}
+    for story in stories.values():
+        for bug in removed_calls(story):
+            calls.setdefault(bug.name, []).append((story, bug))
+    swaps: dict[str, list[tuple[Story, Bug]]] = {}
+    for name in SWAPPED:
+        for bug in swapped_steps(stories[name]):
+            swaps.setdefault(bug.name, []).append((stories[name], bug))
+    logs = [*calls.values(), *swaps.values()][share::PROCESSES]
+    found += [tell_finding(look_for(one, explorer)) for one in logs]
     for mutant, name in list(MUTANTS.items())[share::PROCESSES]:
         title = (mutant.__doc__ or "").strip().splitlines()[0]
         try:
             with applied(mutant):
                 story = STORIES[name](folder, layout)
         except (Dead, Stuck) as error:
-            found.append(Finding(BugKind.ORDER, title, "while it is recorded", str(error)))
-            continue
-        bug = Bug(BugKind.ORDER, title, story.log, range(1, len(story.log) + 1))
-        found.append(look_for(story, bug, folder, BUG_STATES))
-    story = STORIES["full update"](folder, layout)
-    swaps = list(swapped_steps(story))[share::PROCESSES]
-    found += [look_for(story, bug, folder, BUG_STATES) for bug in swaps]
+            finding = Finding(BugKind.ORDER, title, "while it is recorded", str(error))
+        else:
+            bug = misplaced_step(story, stories[name], title)
+            finding = look_for([(story, bug)], explorer)
+        found.append(tell_finding(finding))
     clean(folder)
     return found, time.process_time() - began
+
+
+def tell_finding(bug: Finding) -> Finding:
+    """As it comes: the list is long."""
+    word = "caught" if bug.caught else "covered" if bug.covered else "NOT CAUGHT"
+    print(f"{word}: {bug.bug}: {bug.failure or bug.covered} {bug.state} ({bug.states})", flush=True)
+    return bug
 
 
 def print_outcomes(found: Findings) -> None:

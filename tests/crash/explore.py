@@ -10,11 +10,13 @@ combinations come in turn.
 """
 
 import itertools
+import math
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from tests.crash.judge import Cut, Failure, Outcome, judge, key_of
@@ -69,7 +71,8 @@ def _esp_cut(vfat: Vfat, chance: random.Random, number: int) -> Sectors:
     for _, versions in pending:
         combinations *= len(versions) + 1
     if combinations <= COMBINATIONS_MAX:
-        index = (number - 2) % combinations
+        # In strides, so that the first few are spread over all.
+        index = (number - 2) * _stride(combinations) % combinations
         for sector, versions in pending:
             index, chosen = divmod(index, len(versions) + 1)
             if chosen:
@@ -81,6 +84,15 @@ def _esp_cut(vfat: Vfat, chance: random.Random, number: int) -> Sectors:
             last = chance.random() < 0.7
             sectors[sector] = versions[-1] if last else chance.choice(versions)
     return sectors
+
+
+@cache
+def _stride(combinations: int) -> int:
+    """Near the golden section, and without a common divisor: so every number comes once."""
+    stride = max(1, round(combinations * 0.618))
+    while math.gcd(stride, combinations) > 1:
+        stride += 1
+    return stride
 
 
 @dataclass
@@ -111,8 +123,12 @@ class Explorer:
 
     folder: Path
     findings: Findings = field(default_factory=Findings)
-    _known: dict[tuple[str, bytes], Outcome | Failure] = field(default_factory=dict)
-    _finished: dict[tuple[str, bytes], bool] = field(default_factory=dict)
+    known: dict[tuple[str, bytes], Outcome | Failure] = field(default_factory=dict)
+    finished: dict[tuple[str, bytes], bool] = field(default_factory=dict)
+
+    def another(self) -> "Explorer":
+        """With findings of its own, that judges nothing again."""
+        return Explorer(self.folder, known=self.known, finished=self.finished)
 
     def walk(
         self,
@@ -121,27 +137,28 @@ class Explorer:
         numbers: range,
         *,
         log: Sequence[Op] | None = None,
-        share: tuple[int, int] = (0, 1),
-        stop_at: int | None = None,
-        cuts: range | None = None,
+        cuts: Container[int] | None = None,
+        judged_max: int | None = None,
     ) -> None:
         """The states of these numbers at every cut of a story's log, or of another one.
 
-        `share` (i, n): every n-th cut, from the i-th. `stop_at`: so many failures are enough.
+        `judged_max`: so many may be judged, and the first failure is enough.
         """
         base = f"{story.name}/{story.layout}/{schedule_name}"
         replay = replay_of(story, schedule_name)
         for count, op in enumerate(story.log if log is None else log, 1):
             replay.apply(op)
-            if op.kind is Kind.FETCHED or count % share[1] != share[0]:
+            if op.kind is Kind.FETCHED or (cuts is not None and count not in cuts):
                 continue
-            if cuts is not None and count not in cuts:
-                continue
-            self._cut(story, replay, f"{base}/{count}", numbers)
-            if stop_at is not None and len(self.findings.failures) >= stop_at:
+            self._cut(story, replay, f"{base}/{count}", numbers, judged_max is not None)
+            if judged_max is not None and self.is_enough(judged_max):
                 return
 
-    def _cut(self, story: Story, replay: Replay, name: str, numbers: range) -> None:
+    def is_enough(self, judged_max: int) -> bool:
+        """For a seeded bug: it is shown, or it was looked for in so many states."""
+        return bool(self.findings.failures) or self.findings.judged >= judged_max
+
+    def _cut(self, story: Story, replay: Replay, name: str, numbers: range, once: bool) -> None:
         duplicates = 0
         for number in numbers:
             if number and replay.is_clean():
@@ -161,20 +178,22 @@ class Explorer:
             )
             if isinstance(outcome, Failure):
                 self.findings.failures.append((f"{name}/{number}", str(outcome)))
+                if once:
+                    return
             else:
                 self.findings.outcomes[story.name, outcome] += 1
 
     def _judge(self, story: Story, cut: Cut, visible: bytes) -> Outcome | Failure:
         # What the judge takes into account beside the media.
         key = (f"{story.name} {cut.fetched_durably} {cut.bumping}", visible)
-        if key not in self._known:
+        if key not in self.known:
             self.findings.seen.add(visible)
             self.findings.judged += 1
             try:
-                self._known[key] = judge(story, cut, self.folder, self._finished)
+                self.known[key] = judge(story, cut, self.folder, self.finished)
             except Failure as failure:
-                self._known[key] = failure
-        return self._known[key]
+                self.known[key] = failure
+        return self.known[key]
 
 
 def recall(name: str, folder: Path) -> tuple[Story, Cut]:

@@ -21,9 +21,11 @@ from typing import Any
 
 from slipstream.delta import trust
 from slipstream.delta.errors import NothingToDo, SlipstreamError
-from slipstream.installer import pipe, scan, slot, trial
+from slipstream.installer import hash_area, pipe, scan, slot, stream, trial
+from slipstream.installer.boot import esp_slots
 from slipstream.installer.boot.chooser import choose, list_entries
 from slipstream.installer.boot.entry import bump_name
+from slipstream.installer.boot.esp_bytes import NoBytes
 from slipstream.installer.health import HealthResult
 from slipstream.installer.install import install
 from slipstream.installer.reboots import note_reboot
@@ -126,6 +128,11 @@ class Machine:
 
     def _fetched(self, total: int) -> None:
         self.log.append(Op(Kind.FETCHED, Medium.STATE, "", offset=total))
+
+    @property
+    def esp_bytes(self) -> NoBytes:
+        """What the installer may read below the file system: as of a plain folder, nothing."""
+        return NoBytes("a folder stands for it")
 
     def state(self) -> Tree:
         """The state folder as it stands."""
@@ -321,6 +328,9 @@ def in_order(machine: Machine) -> Iterator[None]:
     The same metadata is parsed and verified once in a process: that is pure, and most of the time.
     """
 
+    async def in_thread(work: Callable[[Callable[[], None]], Any]) -> Any:
+        return work(lambda: None)
+
     async def to_thread(fn: Callable[..., Any], /, *args: Any, **more: Any) -> Any:
         return fn(*args, **more)
 
@@ -329,6 +339,10 @@ def in_order(machine: Machine) -> Iterator[None]:
 
     replaced: list[tuple[Any, str, Any]] = [
         (asyncio, "to_thread", to_thread),
+        (stream, "in_thread", in_thread),
+        (hash_area, "in_thread", in_thread),
+        (esp_slots, "find_esp_bytes", lambda *_: machine.esp_bytes),
+        (slot, "_mounted_devices", tuple),
         (trial, "run_health", run_health),
         (pipe, "CHECKPOINT_TARGET_BYTES", CHECKPOINT_BYTES),
         (trust, "parse_metadata", _parsed),

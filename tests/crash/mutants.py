@@ -6,11 +6,12 @@ explored as any story is; the installer that is started on a state is the right 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from slipstream.installer import install, trial
+from slipstream.installer import image, install, trial
 from slipstream.installer.boot import systemd_boot
 from slipstream.installer.boot.entry import EntryName, Suffix, dump_entry_name
 from slipstream.installer.boot.esp import Esp
@@ -38,23 +39,20 @@ def entry_before_its_file() -> Sequence[Patch]:
 def published_before_the_images() -> Sequence[Patch]:
     """The boot entry of the target slot is made visible before the root file system is there."""
     # The images in the other order, the boot entry between them.
-    run = install.ImageInstall.run
+    run = image.ImageInstall.run
 
     async def in_between(self: Any) -> None:
         if self.one.image.name == "rootfs":
             others = [one for one in self.prepared.plan.images if one is not self.one]
             for one in others:
-                twin = install.ImageInstall(
-                    self.device, self.prepared, one, self.transaction, self.on_event, self.counts
-                )
-                await run(twin)
+                await run(replace(self, one=one))
             plan = self.prepared.plan
             files = install.boot_files(self.device, plan.manifest, plan.slot)
             self.device.boot.stage(plan.slot, plan.manifest.counter, files)
             self.device.boot.publish(plan.slot, plan.manifest.counter)
         await run(self)
 
-    return [patch.object(install.ImageInstall, "run", in_between)]
+    return [patch.object(image.ImageInstall, "run", in_between)]
 
 
 def retired_after_the_images() -> Sequence[Patch]:

@@ -73,6 +73,18 @@ class Op:
         return f"{self.kind} {self.medium}:{self.path}{more} ({self.source})"
 
 
+def place_of(folder: str, path: str) -> tuple[Medium, str] | None:
+    """Medium and path on it, of an absolute path below a device's folder; None for all others."""
+    if not path.startswith(folder + "/"):
+        return None
+    head, _, rest = path[len(folder) + 1 :].partition("/")
+    if head in (Medium.ESP, Medium.STATE):
+        return Medium(head), rest
+    if head.startswith("slot-") and not rest:
+        return Medium.SLOT, head
+    return None
+
+
 class Guard(Protocol):
     """Asked before every operation, and before every opening of a file for reading; told after it.
 
@@ -104,15 +116,7 @@ class Recorder:
 
     def place(self, path: str) -> tuple[Medium, str] | None:
         """Medium and path on it; None for what is not watched."""
-        prefix = self._folder + "/"
-        if not path.startswith(prefix):
-            return None
-        head, _, rest = path[len(prefix) :].partition("/")
-        if head in (Medium.ESP, Medium.STATE):
-            return Medium(head), rest
-        if head.startswith("slot-") and not rest:
-            return Medium.SLOT, head
-        return None
+        return place_of(self._folder, path)
 
     def _path_place(self, path: Any, dir_fd: int | None = None) -> tuple[Medium, str] | None:
         if isinstance(path, int):

@@ -2,25 +2,42 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.crash.bugs import BugKind, Finding
+from tests.crash.bugs import BugKind, Finding, Pairs
 from tests.crash.explore import Findings
+from tests.crash.process import Watched
 
 PAGE = Path("docs/crash-safety.md")
 BEGIN, END = "<!-- counted: begin -->", "<!-- counted: end -->"
 
 
-def write_report(found: Findings, bugs: Sequence[Finding], asked: int, seconds: float) -> None:
+def write_report(
+    found: Findings,
+    bugs: Sequence[Finding],
+    pairs: Mapping[str, Pairs],
+    watched: Watched,
+    asked: int,
+    seconds: float,
+) -> None:
     """Put the figures of a run into the page."""
     page = PAGE.read_text()
     head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n{_figures(found, bugs, asked, seconds)}{END}{tail}")
+    PAGE.write_text(
+        f"{head}{BEGIN}\n{_figures(found, bugs, pairs, watched, asked, seconds)}{END}{tail}"
+    )
 
 
-def _figures(found: Findings, bugs: Sequence[Finding], asked: int, seconds: float) -> str:
+def _figures(
+    found: Findings,
+    bugs: Sequence[Finding],
+    pairs: Mapping[str, Pairs],
+    watched: Watched,
+    asked: int,
+    seconds: float,
+) -> str:
     lines = [
         (
             f"`make crash STATES={asked}`: **{len(found.media):,} distinct states** of all media,"
@@ -38,7 +55,7 @@ def _figures(found: Findings, bugs: Sequence[Finding], asked: int, seconds: floa
         lines.append(f"| {story} | {outcome.boots} | {outcome.then} | {count:,} |")
     for name, failure in found.failures[:20]:
         lines += ["", f"Fails: `python -m tests.crash --state '{name}'`: {failure}"]
-    lines += ["", "### Seeded bugs", ""]
+    lines += ["", f"The real program: {watched}.", "", "### Seeded bugs", ""]
     for kind in BugKind:
         mine = [bug for bug in bugs if bug.kind is kind]
         words = Counter(_word(bug) for bug in mine)
@@ -50,6 +67,11 @@ def _figures(found: Findings, bugs: Sequence[Finding], asked: int, seconds: floa
             *(f"| {_short(bug.bug)} | {_word(bug)} | {_shown(bug)} |" for bug in mine),
             "",
         ]
+    lines += [
+        f"Of the {one.count} neighbouring pairs of {name}, {one.dependent} cannot change places, since the "
+        f"second step needs what the first made, and {one.apart} have a reboot between them."
+        for name, one in pairs.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -58,15 +80,15 @@ def _word(bug: Finding) -> str:
         return "caught"
     if bug.covered:
         return "covered"
-    return "harmless" if bug.kind is BugKind.SWAP else "not caught"
+    return "NOT CAUGHT"
 
 
 def _shown(bug: Finding) -> str:
     if bug.caught:
         return f"{_short(bug.failure)} (`{_short(bug.state)}`)"
     if bug.covered:
-        return f"{bug.covered}; {bug.judged:,} states judged"
-    return f"{bug.judged:,} states judged, all right"
+        return f"{bug.covered}; {bug.states:,} states judged"
+    return f"{bug.states:,} states judged, all right"
 
 
 def _short(text: str) -> str:

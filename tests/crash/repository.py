@@ -50,12 +50,16 @@ class Repository:
         self._folder = tempfile.TemporaryDirectory(prefix="repository-")
         self._lab = Lab(Path(self._folder.name), real_boot=True, slot_bytes=SLOT_BYTES)
         self._lab.make_payload = partial(make_payload, frame_bytes=FRAME_BYTES)
-        self._files: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
         self.images: dict[int, bytes] = {}
         self.ukis: dict[int, bytes] = {}
         self.manifests: dict[int, Digest] = {}
         self.floors: dict[int, int] = {}
         self._padded: dict[int, bytes] = {}  # images, with zeros up to the end of the last block
+
+    def close(self) -> None:
+        """Nobody lays a device any more."""
+        self._folder.cleanup()
 
     def publish(self, counter: int, *, delta: bool = False) -> None:
         """Release `counter`.0; with a delta from the one before."""
@@ -82,7 +86,7 @@ class Repository:
             ),
             boot=BootEntryTemplate(f"Gateway {counter}", ""),
         )
-        self._files = dict(lab.files)
+        self.files = dict(lab.files)
         self.images[counter], self.ukis[counter] = image, uki
         whole = -(-len(image) // BLOCK_BYTES) * BLOCK_BYTES
         self._padded[counter] = image.ljust(whole, b"\0")
@@ -94,11 +98,11 @@ class Repository:
     def lay(self, folder: Path) -> None:
         """What the running release carries: configuration and the first root."""
         (folder / "device.toml").write_text(self._lab.config_path.read_text())
-        (folder / "root.json").write_bytes(self._files["metadata/1.root.json"])
+        (folder / "root.json").write_bytes(self.files["metadata/1.root.json"])
         (folder / "state").mkdir(exist_ok=True)
 
     def fetcher(self, on_bytes: Callable[[int], None]) -> LabFetcher:
-        return _CountingFetcher(self._files, on_bytes)
+        return _CountingFetcher(self.files, on_bytes)
 
     def device(self, folder: Path, fetcher: LabFetcher) -> Device:
         """The device as a new process sees it: nothing but what is on disk."""

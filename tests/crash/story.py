@@ -107,8 +107,7 @@ class Replay:
         return Snapshot(dict(self.vfat.cache), self.state.now(), self.slots.now())
 
 
-@cache
-def _repository() -> tuple[Repository, Repository, Repository, Repository]:
+def repositories() -> tuple[Repository, Repository, Repository, Repository]:
     """Up to release 1, 2, 3 in full, and 3 with a delta."""
     one = Repository()
     one.publish(1)
@@ -133,10 +132,18 @@ def _factory(layout: str) -> Snapshot:
     return Snapshot(esp.durable, {}, {f"slot-{name}.img": bytes(SLOT_BYTES) for name in "ab"})
 
 
+_repository = cache(repositories)
+
+
 @cache
 def resting(folder: Path, layout: str) -> Snapshot:
     """Release 1 in slot a, release 2 in slot b, running and confirmed."""
     one, two, _, _ = _repository()
+    return rest_after(folder, layout, one, two)
+
+
+def rest_after(folder: Path, layout: str, one: Repository, two: Repository) -> Snapshot:
+    """The same, of repositories up to release 1 and 2."""
     machine = Machine(folder, one, _factory(layout))
     with in_order(machine), machine.recorder.installed():
         asyncio.run(machine._round())  # the first install: nothing boots before it

@@ -1,6 +1,7 @@
 """The harness around QEMU, without QEMU: what a serial log says, and that waits end."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from e2e.firmware import Firmware
 from e2e.machine import Machine, TimedOut, clean
 from e2e.results import Result, render_table
-from e2e.story import Story
+from e2e.story import Story, Wrong
 
 
 class Idle(Machine):
@@ -76,6 +77,23 @@ def test_starts_are_read_from_the_log(machine: Machine) -> None:
         write(machine, f"\x1b[0me2e-initrd: root {root} on {device}\r\n")
 
     assert Story(machine, None, None).slots() == "abba"
+
+
+def test_it_runs_for_a_time_but_not_past_the_words(machine: Machine) -> None:
+    story = Story(machine, None, None)
+    write(machine, "staging\n")
+    began = time.monotonic()
+
+    story.let_run(60, until="staging", since=0)
+    story.let_run(0.2, until="confirmed", since=0)
+
+    assert 0.2 <= time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("size", [0, 48 * 1024 * 1024 + 1])
+def test_no_memory_is_no_sample_and_too_much_is_wrong(machine: Machine, size: int) -> None:
+    with pytest.raises(Wrong, match="idle_mib"):
+        Story(machine, None, None).check_memory("idle_mib", size, 48)
 
 
 def test_the_table_says_what_failed() -> None:

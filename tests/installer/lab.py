@@ -280,13 +280,15 @@ class Lab:
         *,
         source: bytes | None = None,
         uki: bytes | None = None,
+        kernel: bytes | None = None,
+        kernel_source: bytes | None = None,
         **changes: Any,
     ) -> LabRelease:
         """Publish a release of one root file system and a small kernel, or a UKI; sign it."""
-        kernel = f"kernel {release}".encode() if uki is None else uki
+        kernel = uki or kernel or f"kernel {release}".encode()
         made = {
             "rootfs": self._publish_image(release, "rootfs", image, source),
-            "kernel": self._publish_image(release, "kernel", kernel, None),
+            "kernel": self._publish_image(release, "kernel", kernel, kernel_source),
         }
         root = made["rootfs"].tree.tuple.root
         values: dict[str, Any] = {

@@ -11,18 +11,25 @@ import pytest
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import Busy, DeviceFault, NothingToDo, Rejected
-from slipstream.delta.limits import REBOOTS_MAX
+from slipstream.delta.limits import REBOOTS_ALL_MAX, REBOOTS_MAX
 from slipstream.installer import trial
 from slipstream.installer.boot import chooser
 from slipstream.installer.boot.esp import Esp
 from slipstream.installer.boot.systemd_boot import SystemdBoot
 from slipstream.installer.device import Device
-from slipstream.installer.findings import LOST_TWICE, NEVER_FINISHED, NEVER_REACHED, NEVER_STARTED
+from slipstream.installer.findings import (
+    LOST_TWICE,
+    LOST_WHILE_IT_RAN,
+    NEVER_FINISHED,
+    NEVER_REACHED,
+    NEVER_STARTED,
+)
 from slipstream.installer.ports import EntryState
 from slipstream.installer.reboots import note_reboot
 from slipstream.installer.slots import Slots
 from slipstream.installer.states import Condemned, Idle, Outcome, Refused, Trial
 from slipstream.installer.trial import Verdict
+from tests.installer.boot.uki import make_uki
 from tests.installer.lab import Killed, Lab, LabFetcher, change, make_image
 
 HEALTH = """
@@ -342,6 +349,47 @@ def test_an_entry_that_goes_while_its_release_runs(rig: Rig) -> None:
     assert rig.settle().verdict is Verdict.REBOOT
     assert rig.boot() == "b"
     assert rig.settle().verdict is Verdict.CONFIRMED
+
+
+def torn_to_its_alias(rig: Rig) -> Path:
+    """Release 2, a UKI in slot b, of whose name a cut left the alias: no tries are counted."""
+    image = change(IMAGE, 4096 * 400)
+    uki = make_uki("2.0", cmdline=f"roothash={rig.lab.root_of(image)}")
+    rig.lab.publish("2.0", 2, image, uki=uki)
+    rig.install()
+    folder = rig.folder / "esp/EFI/Linux"
+    return (folder / "0002b+3-0.efi").rename(folder / "0002B_~1.EFI")
+
+
+def test_a_trial_goes_on_of_whose_entry_only_the_alias_is_left(rig: Rig) -> None:
+    torn_to_its_alias(rig)
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.CONFIRMED
+    assert rig.entry("b") == (EntryState.GOOD, None)
+    assert rig.boot() == "b"
+
+
+def test_an_unhealthy_release_under_its_alias_is_left(rig: Rig) -> None:
+    torn_to_its_alias(rig)
+    rig.well.unlink()
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.CONDEMNED
+    assert rig.boot() == "a"
+    assert rig.settle().verdict is Verdict.FELL_BACK
+    assert rig.denied() == [("2.0", DOWN)]
+
+
+def test_a_name_that_is_not_told_does_not_reboot_the_device_for_ever(rig: Rig) -> None:
+    torn_to_its_alias(rig)
+    for kept in (rig.folder / "state/files/b").iterdir():
+        kept.unlink()
+    verdicts = []
+    for _ in range(REBOOTS_ALL_MAX + 1):
+        assert rig.boot() == "b"
+        verdicts.append(rig.settle().verdict)
+        note_reboot(rig.device())
+    assert verdicts == [*[Verdict.REBOOT] * REBOOTS_ALL_MAX, Verdict.UNHEALTHY]
+    assert rig.reports()[-1] == ("failed", "2.0", LOST_WHILE_IT_RAN)
 
 
 # --- the only release

@@ -10,6 +10,7 @@ import pytest
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault
+from slipstream.delta.manifest import Place
 from slipstream.installer.ports import BootControl, Booted, BootFiles, EntryState
 
 
@@ -176,6 +177,16 @@ class BootControlConformance:
         assert rig.control().counted().moved is None
         rig.boot()
         assert rig.control().counted().moved is None
+
+    def test_the_files_that_an_entry_boots_from(self, rig: Rig) -> None:
+        install_good(rig, "a", 1)
+        rig.control().stage("b", 2, rig.boot_files(2))
+        for place in Place:
+            expected = rig.boot_files(1).files.get(place)
+            found = rig.control().entry_file("a", 1, place)
+            assert (found and found.read_bytes()) == (expected and expected.read_bytes())
+            assert rig.control().entry_file("a", 2, place) is None
+            assert rig.control().entry_file("b", 2, place) is None  # not visible
 
     def test_every_step_may_be_repeated(self, rig: Rig) -> None:
         install_good(rig, "a", 1)

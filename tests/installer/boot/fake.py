@@ -4,7 +4,7 @@ Used by the tests of the installer wherever the boot loader itself is not the su
 the same conformance suite as the real adapters.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from slipstream.delta.digest import Digest
@@ -20,6 +20,7 @@ class Staged:
 
     files: dict[Place, bytes]
     options: str
+    paths: dict[Place, Path] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -97,6 +98,12 @@ class FakeBoot:
     def booted(self) -> Booted:
         return self.running
 
+    def entry_file(self, slot: str, counter: int, place: Place) -> Path | None:
+        entry = self.visible.get(slot)
+        if entry is None or entry.counter != counter:
+            return None
+        return self.staged[slot, counter].paths.get(place)
+
     def counted(self) -> Counted:
         entry = self.visible.get(self.running.slot or "")
         gone = entry is None or entry.state is EntryState.GOOD
@@ -113,7 +120,7 @@ class FakeBoot:
         self._change("stage", slot, counter)
         self._refuse_booted(slot)
         files = {place: Path(path).read_bytes() for place, path in boot.files.items()}
-        self.staged[slot, counter] = Staged(files, boot.options)
+        self.staged[slot, counter] = Staged(files, boot.options, dict(boot.files))
 
     def publish(self, slot: str, counter: int) -> None:
         self._change("publish", slot, counter)
@@ -125,6 +132,9 @@ class FakeBoot:
         if (slot, counter) not in self.staged:
             raise DeviceFault("no staged boot entry")
         self._put(_entry(slot, counter, self._tries))
+
+    def reclaim(self, slot: str, counter: int, boot: BootFiles) -> None:
+        """Names in memory are not torn."""
 
     def confirm(self, slot: str, counter: int) -> None:
         self._change("confirm", slot, counter)

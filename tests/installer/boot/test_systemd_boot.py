@@ -335,6 +335,35 @@ def test_an_empty_file_is_no_entry_and_is_replaced(rig: EspRig, name: str) -> No
     assert [path for path in folder.iterdir() if not path.stat().st_size] == []
 
 
+@pytest.mark.parametrize("alias", ["0002B_~1.EFI", "0002b_~3.efi", "0002B.EFI", "001A2F~1.EFI"])
+def test_an_alias_gets_its_name_back_and_its_trial_ends(tmp_path: Path, alias: str) -> None:
+    """What a cut leaves of a name in two sectors: listed without tries, and so for ever."""
+    rig = EspRig(tmp_path, Suffix.UKI)
+    install_good(rig, "a", 1)
+    install(rig, "b", 2)
+    folder = rig.esp / "EFI/Linux"
+    (folder / "0002b+3-0.efi").rename(folder / alias)
+    (folder / "0002B_~9.EFI").write_bytes(b"another file's alias")
+    rig.boot()
+    rig.control().reclaim("b", 2, rig.boot_files(2))
+    assert states(rig)["b"] == (2, EntryState.TRIAL, 1)
+    assert rig.control().booted() == Booted("b", 2, root_of(2))
+    assert (folder / "0002B_~9.EFI").exists()
+    assert rig.boot() == Booted("b", 2, root_of(2))
+    assert rig.boot() == Booted("a", 1, root_of(1))
+
+
+def test_an_alias_beside_its_entry_is_hidden_not_unlinked(tmp_path: Path) -> None:
+    rig = EspRig(tmp_path, Suffix.UKI)
+    install_good(rig, "a", 1)
+    install(rig, "b", 2)
+    folder = rig.esp / "EFI/Linux"
+    (folder / "0002B_~1.EFI").hardlink_to(folder / "0002b+3-0.efi")
+    rig.control(RecordingEsp(rig.esp)).reclaim("b", 2, rig.boot_files(2))
+    assert states(rig)["b"] == (2, EntryState.TRIAL, 3)
+    assert sorted(path.name for path in folder.glob("*2b*")) == [".0002b.old0", "0002b+3-0.efi"]
+
+
 # --- refusals and preflight
 
 
