@@ -94,7 +94,7 @@ class Esp:
                 "will not rename over a file",
                 where=new,
                 got=f"another file for {old.name}",
-                hint="Run `slipstream device status`; remove the one that should not be there",
+                hint="Run `slipstream device doctor`, which says how to mend it; remove neither by hand",
             )
         with translated(f"cannot rename {old.name}", new):
             os.rename(old, new)

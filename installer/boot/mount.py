@@ -1,9 +1,11 @@
 """Which mount a folder stands in, from /proc/self/mountinfo.
 
-Pure but for `find_mount`. Source: Linux, Documentation/filesystems/proc.rst, 3.5.
+Pure but for `find_mount` and a mount's `block_device`. Source: Linux, Documentation/filesystems/proc.rst, 3.5.
 """
 
+import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +34,20 @@ class Mount:
 
     @property
     def block_device(self) -> Path:
-        """The device's file: its number is sure, whatever its source was called when mounted."""
-        source = Path(self.source)
-        return source if source.exists() else Path("/dev/block") / self.device
+        """The device's file. Its number is sure: what its source was called when it was mounted may
+        be another device's name by now. (An image file has no number.)
+        """
+        by_number = Path("/dev/block") / self.device
+        try:
+            found = os.stat(self.source)
+        except OSError:
+            return by_number
+        number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        return (
+            by_number
+            if stat.S_ISBLK(found.st_mode) and number != self.device
+            else Path(self.source)
+        )
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:

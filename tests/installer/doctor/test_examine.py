@@ -1,11 +1,14 @@
 """The doctor: each finding on an image damaged for it, beside what fsck.vfat says of the same."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -441,6 +444,18 @@ def test_mountinfo_is_read_as_linux_writes_it() -> None:
     assert (str(esp.point), esp.device, esp.source) == ("/a b", "254:1", "/dev/vda1")
     assert esp.options >= {"rw", "sync", "fmask=0022"}
     assert [one.is_fat for one in (first, auto, esp, sub)] == [False, False, True, False]
+
+
+def test_a_device_that_took_the_name_over_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/dev/sda1 was the boot partition when it was mounted, and is a stick now."""
+    mount = parse_mounts(MOUNTINFO.format(esp="/efi", options="rw", image="/dev/sda1"))[2]
+    found = SimpleNamespace(st_mode=stat.S_IFBLK, st_rdev=os.makedev(254, 1))
+    system = SimpleNamespace(stat=lambda _: found, major=os.major, minor=os.minor)
+    monkeypatch.setattr("slipstream.installer.boot.mount.os", system)
+
+    assert mount.block_device == Path("/dev/sda1")
+    found.st_rdev = os.makedev(8, 1)
+    assert mount.block_device == Path("/dev/block/254:1")
 
 
 WATCHED = """
