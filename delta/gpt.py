@@ -215,7 +215,8 @@ class Gpt:
         """The copy that is missing, made from the valid one; None if both are there.
 
         A primary gets its rows where its own header says, if that is sound, else behind it; a
-        backup goes to the end of the disk. Raises FormatError if there is no room for it.
+        backup goes to the end of the disk. Raises FormatError if there is no room for it, or if the
+        primary says that its backup is elsewhere: it would not be found.
         """
         if isinstance(self.primary, GptCopy) and isinstance(self.backup, GptCopy):
             return None
@@ -225,6 +226,12 @@ class Gpt:
         if good.is_primary:
             sector, other = self.sector_count - 1, _PRIMARY_SECTOR
             entries_sector = sector - sectors
+            if fields.other_sector != sector:
+                raise FormatError(
+                    "the primary table has its backup elsewhere than at the end of the disk",
+                    expected=f"sector {sector}",
+                    got=f"sector {fields.other_sector}",
+                )
         else:
             sector, other = _PRIMARY_SECTOR, fields.sector
             entries_sector = self.primary_rows_at or _PRIMARY_SECTOR + 1
