@@ -20,7 +20,7 @@ from slipstream.installer.attempts import (
 )
 from slipstream.installer.boot.command_line import command_line_of
 from slipstream.installer.device import Device
-from slipstream.installer.evidence import boot_files
+from slipstream.installer.evidence import boot_files, check_kept_files
 from slipstream.installer.identity import publish, unpublish
 from slipstream.installer.plan import Plan
 from slipstream.installer.prepare import Prepared, check_boot_options, gather
@@ -143,7 +143,8 @@ def _tidy(device: Device, transaction: Transaction) -> None:
 
 
 def _retire(device: Device, plan: Plan, on_event: OnEvent) -> None:
-    """S1, S2 (and S15 of the release that stood there): from here on nothing boots the target slot, and nothing finds its partitions.
+    """S1, S2 (and S15 of the release that stood there): from here on nothing boots the target slot,
+    and nothing finds its partitions.
 
     A cut boots the old release. The entry goes before the names: never an entry without what it
     needs.
@@ -198,8 +199,10 @@ def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnEvent) 
     A cut boots the old release: hidden names are not listed.
     """
     manifest = plan.manifest
-    files = boot_files(device, manifest, plan.slot)
     on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
+    # The state folder has them since they were verified, and may be writable to others.
+    check_kept_files(device, manifest, plan.slot)
+    files = boot_files(device, manifest, plan.slot)
     device.boot.stage(plan.slot, manifest.counter, files)
     device.slots.remember(_record_of(plan, SlotState.INSTALLED, notes))
     device.journal.record(BootStaged())

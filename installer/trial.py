@@ -316,6 +316,8 @@ def _fell_back(device: Device, transaction: Transaction, reason: str) -> Outcome
 def _condemn_again(device: Device, state: Condemned) -> Outcome:
     """It was found bad and runs all the same: the cut came before its entry went, or after."""
     transaction = state.transaction
+    if entry_of(transaction, device.boot.entries()) is None:
+        return _lost_while_it_ran(device, transaction)
     device.boot.condemn(transaction.slot, transaction.counter)
     entry = entry_of(transaction, device.boot.entries())
     # Without another good release it would come back for ever, and with one where the boot loader

@@ -7,6 +7,7 @@ pad, the rename goes on and a notice says what is not had.
 Also here: which files must not be unlinked, because they share clusters or are damaged.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,10 +38,11 @@ class EspSlots:
         self._device = device
         self._notice = on_notice
 
-    def look(self) -> FatVolume | NoBytes:
+    def look(self, *, removing: bool = False) -> FatVolume | NoBytes:
         """The volume as it is now; NoBytes where there is none to read, or none that may be read.
 
-        Raises DeviceFault for a volume that cannot be walked: nothing may be removed from it.
+        Raises DeviceFault for a volume that cannot be walked: nothing may be removed from it; and, to
+        one who is `removing` something, where the medium fails.
         """
         try:
             source = find_esp_bytes(self._esp.root, self._device)
@@ -54,14 +56,17 @@ class EspSlots:
                 hint="Run `slipstream device doctor`, which says how to mend it",
             ) from error
         except DeviceFault as error:
+            cause = error.__cause__
+            if removing and isinstance(cause, OSError) and cause.errno == errno.EIO:
+                raise  # a failing medium: the very one on which files come to share clusters
             self._notice(f"the boot partition's clusters and slots are not looked at: {error}")
             return NoBytes(str(error))
 
     def hazards(self) -> Hazards:
-        """Which files must not be unlinked now. None where nothing can be read: in a plain folder a
-        file shares nothing with another.
+        """Which files must not be unlinked now. None where there is nothing to read: in a plain folder
+        a file shares nothing with another. Raises DeviceFault where reading fails, or gives nonsense.
         """
-        volume = self.look()
+        volume = self.look(removing=True)
         if isinstance(volume, NoBytes):
             return lambda _: ""
         root = self._esp.root

@@ -66,7 +66,7 @@ class LoaderWord:
 
     def override(self) -> tuple[str, str] | None:
         """A variable that goes before the counted entries, and its value; None if none is set."""
-        for variable in ("LoaderEntryDefault", "LoaderEntryOneShot"):
+        for variable in ("LoaderEntryDefault", "LoaderEntryPreferred", "LoaderEntryOneShot"):
             raw = self._variable(variable)
             value = "" if raw is None else self._string(variable, raw)
             if value:

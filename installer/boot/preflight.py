@@ -50,22 +50,23 @@ def check_room(esp: Esp, boot_bytes: int, freed_bytes: int) -> None:
 
 def check_selection(esp: Path, loader: LoaderWord) -> None:
     """Nothing makes the boot loader pass over its own counting (systemd issues 15256, 31215)."""
-    with translated("cannot read", esp / LOADER_CONF):
-        pattern = read_setting(esp, "default")
-    if pattern is not None:
-        raise DeviceFault(
-            "loader.conf names a default entry, which goes before the counted ones: a release "
-            "that never comes up would be started for ever, or a new one never",
-            where=esp / LOADER_CONF,
-            got=f"default {pattern}",
-            hint="Remove the line: entries are chosen by version and by tries left",
-        )
+    for key in ("default", "preferred"):
+        with translated("cannot read", esp / LOADER_CONF):
+            pattern = read_setting(esp, key)
+        if pattern is not None:
+            raise DeviceFault(
+                f"loader.conf names a {key} entry, which goes before the counted ones: a new release "
+                "would never be started, or one that never comes up for ever",
+                where=esp / LOADER_CONF,
+                got=f"{key} {pattern}",
+                hint="Remove the line: entries are chosen by version and by tries left",
+            )
     override = loader.override()
     if override is not None:
         raise DeviceFault(
             f"{override[0]} is set: it goes before the counted entries",
             got=override[1],
-            hint="Clear it: bootctl set-default '' and bootctl set-oneshot ''",
+            hint="Clear it: bootctl set-default '', set-oneshot '' or set-preferred ''",
         )
     if loader.counts_tries() is False:
         raise DeviceFault(

@@ -30,6 +30,7 @@ from slipstream.delta.tree import dump_superblock
 from slipstream.installer.install import install
 from slipstream.installer.ports import EntryState
 from slipstream.installer.prepare import prepare
+from slipstream.installer.progress import InstallEvent, Stage
 from slipstream.installer.slots import Denied, SlotState
 from slipstream.installer.states import BootedNew, Committed, Idle, Outcome, Refused, Streaming
 from tests.installer.lab import SLOT_BYTES, Lab, LabFetcher, LabRelease, change, make_image
@@ -349,6 +350,21 @@ def test_a_lost_record_of_the_commit_is_read_from_the_entry(lab: Lab, update: La
     with pytest.raises(Refused, match="waits for its trial"):
         run(lab)
     assert lab.fake.entries()[1].state is EntryState.TRIAL
+
+
+def test_a_boot_file_that_was_changed_since_it_was_verified_is_not_staged(
+    lab: Lab, update: LabRelease
+) -> None:
+    """Without Secure Boot, whoever can write the state folder would choose what boots."""
+    device = lab.device()
+
+    def swap(event: InstallEvent) -> None:
+        if event.stage is Stage.STAGE:
+            device.boot_file("b", "kernel").write_bytes(b"another kernel")
+
+    with pytest.raises(DeviceFault, match="a kept boot file is not what was signed"):
+        asyncio.run(install(device, None, swap))
+    assert {entry.slot for entry in device.boot.entries()} == {"a"}
 
 
 def test_the_second_installer_is_told(lab: Lab, update: LabRelease) -> None:

@@ -27,7 +27,7 @@ from slipstream.installer.findings import (
 from slipstream.installer.ports import EntryState
 from slipstream.installer.reboots import note_reboot
 from slipstream.installer.slots import Slots
-from slipstream.installer.states import Condemned, Idle, Outcome, Refused, Trial
+from slipstream.installer.states import Condemn, Condemned, Idle, Outcome, Refused, Trial
 from slipstream.installer.trial import Verdict
 from tests.installer.boot.uki import make_uki
 from tests.installer.lab import Killed, Lab, LabFetcher, change, make_image
@@ -389,7 +389,18 @@ def test_a_name_that_is_not_told_does_not_reboot_the_device_for_ever(rig: Rig) -
         verdicts.append(rig.settle().verdict)
         note_reboot(rig.device())
     assert verdicts == [*[Verdict.REBOOT] * REBOOTS_ALL_MAX, Verdict.UNHEALTHY]
-    assert rig.reports()[-1] == ("failed", "2.0", LOST_WHILE_IT_RAN)
+    words = f"{LOST_WHILE_IT_RAN}, and the boot loader keeps starting it"
+    assert rig.reports()[-1] == ("failed", "2.0", words)
+
+
+def test_a_condemned_release_whose_entry_is_lost_is_left_too(rig: Rig) -> None:
+    torn_to_its_alias(rig)
+    for kept in (rig.folder / "state/files/b").iterdir():
+        kept.unlink()
+    assert rig.boot() == "b"
+    assert rig.settle().verdict is Verdict.REBOOT
+    rig.device().journal.record(Condemn("it was given up"))
+    assert rig.settle().verdict is Verdict.REBOOT
 
 
 # --- the only release

@@ -1,5 +1,7 @@
 """The adapter on a boot partition's bytes: renames of one sector, and files that share clusters."""
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +242,25 @@ def test_where_the_bytes_cannot_be_read(
     control.publish("b", 3)
     assert any("are not looked at" in notice for notice in rig.notices)
     assert {entry.slot for entry in control.entries()} == {"a", "b"}
+
+
+def test_nothing_is_unlinked_where_the_medium_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renames go on: a release that waits for its confirmation does not wait for the medium."""
+    rig = Lab(tmp_path)
+    install_good(rig, "b", 1)  # type: ignore[arg-type]
+    install_good(rig, "a", 2)  # type: ignore[arg-type]
+    before = rig.mirror.names(rig.esp / LINUX)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(DeviceFault, match="cannot read the boot partition"):
+        rig.control().retire("b")
+    assert rig.mirror.names(rig.esp / LINUX) == before
+    rig.control().condemn("b", 1)
 
 
 def test_a_folder_says_that_it_has_no_bytes(tmp_path: Path) -> None:

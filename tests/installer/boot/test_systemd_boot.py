@@ -367,16 +367,19 @@ def test_an_alias_beside_its_entry_is_hidden_not_unlinked(tmp_path: Path) -> Non
 # --- refusals and preflight
 
 
-def test_loader_conf_with_a_default_is_refused(rig: EspRig) -> None:
+@pytest.mark.parametrize("key", ["default", "preferred"])
+def test_loader_conf_with_a_default_is_refused(rig: EspRig, key: str) -> None:
     install_good(rig, "a", 1)
     (rig.esp / "loader").mkdir(exist_ok=True)
-    (rig.esp / "loader/loader.conf").write_text("timeout 3\ndefault 0001a*\n")
-    with pytest.raises(DeviceFault, match=r"default entry.*default 0001a\*") as caught:
+    (rig.esp / "loader/loader.conf").write_text(f"timeout 3\n{key} 0001a*\n")
+    with pytest.raises(DeviceFault, match=rf"{key} entry.*{key} 0001a\*") as caught:
         rig.control().check("b", 0)
     assert "Remove the line" in str(caught.value)
 
 
-@pytest.mark.parametrize("variable", ["LoaderEntryDefault", "LoaderEntryOneShot"])
+@pytest.mark.parametrize(
+    "variable", ["LoaderEntryDefault", "LoaderEntryPreferred", "LoaderEntryOneShot"]
+)
 def test_an_efi_variable_that_goes_first_is_refused(rig: EspRig, variable: str) -> None:
     install_good(rig, "a", 1)
     path = rig.folder / f"{variable}-{LOADER_VENDOR}"
