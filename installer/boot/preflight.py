@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from slipstream.delta.errors import DeviceFault
-from slipstream.installer.boot.chooser import LOADER_CONF, read_setting
-from slipstream.installer.boot.entry import EntryName, dump_entry_name
+from slipstream.installer.boot.chooser import LOADER_CONF, list_entries, read_setting
+from slipstream.installer.boot.entry import EntryName, dump_entry_name, parse_entry_name
 from slipstream.installer.boot.esp import SLACK_BYTES, Esp, translated
 from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.ports import EntryState
@@ -107,3 +107,24 @@ def check_running(esp: Path, names: Iterable[EntryName], slot: str | None) -> No
             where=esp / dump_entry_name(good[0]),
             hint="Reboot into it, or run `slipstream device confirm`",
         )
+
+
+def check_fallback(esp: Path, slot: str | None) -> None:
+    """The running release's entry is whole: the other slot's, which an update removes first, may be
+    the only one that still boots. `slot` None: see check_running.
+    """
+    if slot is None:
+        return
+    with translated("cannot read the boot entries", esp):
+        listed = list_entries(esp)
+    for entry in listed:
+        name = parse_entry_name(entry.path.name)
+        if name is not None and name.slot == slot and entry.loadable:
+            return
+    raise DeviceFault(
+        "the running release's boot entry is damaged: an update would remove the only one that boots",
+        where=esp,
+        expected=f"a whole entry of slot {slot}",
+        hint=f"Put its boot files back from files/{slot} in the state folder; `slipstream device "
+        "doctor` says what is wrong with it",
+    )

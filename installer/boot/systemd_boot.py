@@ -46,6 +46,7 @@ from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.esp_slots import EspSlots, Hazards
 from slipstream.installer.boot.loader_word import LoaderWord, parse_root
 from slipstream.installer.boot.preflight import (
+    check_fallback,
     check_partition,
     check_room,
     check_running,
@@ -146,7 +147,9 @@ class SystemdBoot:
         check_partition(self._esp)
         check_room(self._esp, boot_bytes, self._size_of(slot))
         check_selection(self._esp.root, self._loader)
-        check_running(self._esp.root, self._listed(), self.booted().slot)
+        running = self.booted().slot
+        check_running(self._esp.root, self._listed(), running)
+        check_fallback(self._esp.root, running)
 
     def counted(self) -> Counted:
         """S11, looked at from behind: the name that the boot loader reports is from before its

@@ -166,8 +166,16 @@ def _out_of_the_menu(entry: _Entry, running: str | None, esp: EspName) -> str:
     if running is None:
         return f"find out which release runs; if it is not this one: {_hide(entry, esp)}"
     if entry.ours is not None and entry.ours.slot == running:
-        return "install a release into the other slot and reboot into it"
+        return _put_back(running, entry.file.path, esp)
     return f"{_hide(entry, esp)}; then install the release again"
+
+
+def _put_back(running: str, path: str, esp: EspName) -> str:
+    """The mend for what the running release boots with: no update is installed before it."""
+    return (
+        f"put its copy back before anything else: {esp.copy(f'STATE/files/{running}/NAME', path)} (STATE "
+        "is [device] state, NAME the boot file's; mend first what shares clusters with it)"
+    )
 
 
 def _hide(entry: _Entry, esp: EspName) -> str:
@@ -311,8 +319,7 @@ def _no_entry(entries: list[_Entry], running: str | None, esp: EspName) -> Itera
             Severity.FAULT,
             esp.path(_FOLDERS[Suffix.UKI]),
             f"the running release (slot {running}) has no entry",
-            "put it back from the state folder (files/), or install into the other slot and "
-            "reboot before anything else",
+            _put_back(running, f"{_FOLDERS[Suffix.UKI]}/RELEASE{running}.efi", esp),
         )
 
 

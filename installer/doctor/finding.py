@@ -112,6 +112,13 @@ class EspName:
         old_path = self.folder / path
         return f"mv -n {shlex.quote(str(old_path))} {shlex.quote(str(old_path.with_name(name)))}"
 
+    def copy(self, source: str, path: str) -> str:
+        """The command that writes a file of another place over one on it. `source` as it is typed."""
+        if self.folder is None:
+            target = shlex.quote(f"::/{path}")
+            return f"mcopy -o -i {shlex.quote(str(self.device))} {source} {target}"
+        return f"cp {source} {shlex.quote(str(self.folder / path))} && sync"
+
     def fsck(self) -> str:
         """The command that repairs the file system: never while it is mounted."""
         repair = f"fsck.vfat -a -w {'DEVICE' if self.device is None else shlex.quote(self.device)}"

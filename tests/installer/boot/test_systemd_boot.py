@@ -431,6 +431,17 @@ def test_a_running_release_without_entry_is_refused(rig: EspRig) -> None:
         rig.control().check("b", 0)
 
 
+def test_a_running_release_that_is_cut_off_is_refused(rig: EspRig) -> None:
+    """The other slot's entry, which an update removes first, is the only one that boots."""
+    install_good(rig, "a", 1)
+    install_good(rig, "b", 2)
+    rig.boot()
+    [path] = [*rig.esp.rglob("0002b.efi"), *rig.esp.rglob("0002b/linux")]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if rig.kind is Suffix.UKI else 0])
+    with pytest.raises(DeviceFault, match=r"entry is damaged.*files/b"):
+        rig.control().check("a", 0)
+
+
 def test_a_missing_partition_says_so(tmp_path: Path) -> None:
     control = SystemdBoot(tmp_path / "efi", cmdline=tmp_path / "cmdline")
     with pytest.raises(DeviceFault, match=r"no boot partition.*Mount it"):
