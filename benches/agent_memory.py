@@ -14,18 +14,16 @@ Installing is the peak (VmHWM), idle what /proc/PID/smaps_rollup says after sett
 modules that cost an idle agent the most, each without those that it imports.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from benches.install import COMMAND, CONFIG, SERVE, publish, slipstream, start
+from benches.install import COMMAND, CONFIG, pair_arguments, served, slipstream, start
 
 SETTLE_S = 5.0  # after the first line that it says, for the rest of its round
 TIMEOUT_S = 600.0
@@ -62,27 +60,9 @@ for name, kib in costs.items():
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--profile", default="fast")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = options.work or Path(temporary)
-        repo = work / "repo"
-        if not (repo / "public" / "metadata" / "timestamp.json").exists():
-            publish(repo, options.source, options.target, options.profile)
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVE, repo / "public"], stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert server.stdout is not None
-            url = server.stdout.readline().strip()
-            measure(work / "device", repo, url, options.target.stat().st_size)
-        finally:
-            server.terminate()
-            server.wait()
+    options = pair_arguments().parse_args()
+    with served(options) as (work, url):
+        measure(work / "device", work / "repo", url, options.target.stat().st_size)
     print_modules()
 
 

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slipstream.installer.boot.chooser import boot
@@ -51,13 +53,29 @@ serve(Path(sys.argv[1]), listen="127.0.0.1:0", on_ready=lambda url: print(url, f
 
 
 def main() -> None:
+    parser = pair_arguments()
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with served(options) as (work, url):
+        rows = measure(work / "device", work / "repo", url, options.target.stat().st_size)
+    print_table(rows)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def pair_arguments() -> argparse.ArgumentParser:
+    """The pair of images, where to work, and the profile of the delta."""
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--profile", default="fast")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    return parser
+
+
+@contextmanager
+def served(options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+    """The folder to work in, with the pair published in its `repo`, and the URL that serves it."""
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         repo = work / "repo"
@@ -68,14 +86,10 @@ def main() -> None:
         )
         try:
             assert server.stdout is not None
-            url = server.stdout.readline().strip()
-            rows = measure(work / "device", repo, url, options.target.stat().st_size)
+            yield work, server.stdout.readline().strip()
         finally:
             server.terminate()
             server.wait()
-    print_table(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def publish(repo: Path, source: Path, target: Path, profile: str) -> None:
