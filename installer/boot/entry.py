@@ -27,6 +27,7 @@ _COUNTS_MAX = (1 << 31) - 1  # systemd-boot's INT_MAX: larger numbers are not co
 
 _TRIES = re.compile(r"\+(?P<left>[0-9]+)(?:-(?P<done>[0-9]+))?\Z")
 _OURS = re.compile(r"(?P<counter>[0-9]{4,10})(?P<slot>[a-z0-9])\Z")
+_HIDDEN = re.compile(r"\.(?P<stem>[0-9a-z]+)\.(?:tmp|old[0-9]*)\Z")
 _SLOT = re.compile(r"[a-z0-9]\Z")
 _ALIAS = re.compile(r"(?P<base>[0-9A-Z_]{1,8})(?P<tail>~[0-9]{1,6})?\.EFI\Z")
 
@@ -168,6 +169,20 @@ def hidden_name(counter: int, slot: str, *, twin: bool = False) -> str:
     `twin` is the name that a second copy of a visible entry gets, see systemd_boot.py.
     """
     return f".{counter:04d}{slot}.{'old' if twin else 'tmp'}"
+
+
+def slot_of_stem(stem: str) -> str | None:
+    """The slot of a stem (release counter and slot); None for what is no stem of ours."""
+    match = _OURS.match(stem)
+    return None if match is None else match["slot"]
+
+
+def parse_hidden_name(file_name: str) -> str | None:
+    """The stem of an entry that is staged or was set aside; None for another name."""
+    match = _HIDDEN.match(file_name)
+    if match is None or slot_of_stem(match["stem"]) is None:
+        return None
+    return match["stem"]
 
 
 def is_alias_of(file_name: str, entry: EntryName) -> bool:

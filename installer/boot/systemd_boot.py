@@ -17,7 +17,6 @@ Not here: partition names (identity.py), what follows from the counters (countin
 damaged FAT.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +40,8 @@ from slipstream.installer.boot.entry import (
     hidden_name,
     is_alias_of,
     parse_entry_name,
+    parse_hidden_name,
+    slot_of_stem,
 )
 from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.esp_slots import EspSlots, Hazards
@@ -56,8 +57,6 @@ from slipstream.installer.boot.type1 import FILES_FOLDER, PLACES, dump_conf, fil
 from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
 
 _FOLDERS = {Suffix.UKI: UKI_FOLDER, Suffix.CONF: CONF_FOLDER}
-_HIDDEN = re.compile(r"\.[0-9]{4,10}(?P<slot>[a-z0-9])\.(?:tmp|old[0-9]*)\Z")
-_STEM = re.compile(r"[0-9]{4,10}(?P<slot>[a-z0-9])\Z")
 
 
 class SystemdBoot:
@@ -490,11 +489,11 @@ class SystemdBoot:
         return [dump_entry_name(name) for name in self._names(suffix) if name.slot == slot]
 
     def _hidden_in(self, folder: Path, slot: str) -> list[str]:
-        return [name for name in self._esp.names(folder) if _slot_in(_HIDDEN, name) == slot]
+        return [name for name in self._esp.names(folder) if _hidden_slot(name) == slot]
 
     def _kernels_of(self, slot: str) -> list[Path]:
         files = self._esp.root / FILES_FOLDER
-        return [files / stem for stem in self._esp.names(files) if _slot_in(_STEM, stem) == slot]
+        return [files / stem for stem in self._esp.names(files) if slot_of_stem(stem) == slot]
 
     def _size_of(self, slot: str) -> int:
         """Bytes of what retire removes: entries, hidden leftovers, kernels and initrds."""
@@ -547,6 +546,6 @@ def _of_slot(entry: Listed, slot: str) -> bool:
     return name is not None and name.slot == slot
 
 
-def _slot_in(pattern: re.Pattern[str], name: str) -> str | None:
-    match = pattern.match(name)
-    return None if match is None else match["slot"]
+def _hidden_slot(name: str) -> str | None:
+    stem = parse_hidden_name(name)
+    return None if stem is None else slot_of_stem(stem)

@@ -4,7 +4,6 @@ Pure: the files of the boot partition, by path, and what the device remembers go
 out. It does not matter whether the files were read from a FAT volume or from a folder.
 """
 
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from slipstream.installer.boot.entry import (
     EntryName,
     Suffix,
     parse_entry_name,
+    parse_hidden_name,
     parse_tries,
 )
 from slipstream.installer.boot.esp import SLACK_BYTES
@@ -29,7 +29,6 @@ from slipstream.installer.slots import SlotRecord, SlotState
 
 _TEXT_BYTES_MAX = 64 * 1024  # as much of .cmdline or a .conf as boot loaders read
 _LOADERS = "efi/"  # whatever firmware may start from
-_HIDDEN = re.compile(r"\.(?P<stem>[0-9]{4,10}[a-z0-9])\.(?:tmp|old[0-9]*)\Z")
 _FOLDERS = {Suffix.UKI: UKI_FOLDER.as_posix(), Suffix.CONF: CONF_FOLDER.as_posix()}
 _CLEAR = {
     "LoaderEntryDefault": "bootctl set-default ''",
@@ -288,10 +287,10 @@ def _twins(files: Mapping[str, EspFile], entries: list[_Entry], esp: EspName) ->
             )
     for file in files.values():
         folder, _, name = file.path.rpartition("/")
-        match = _HIDDEN.match(name)
-        if match is None or folder.lower() not in (one.lower() for one in _FOLDERS.values()):
+        stem = parse_hidden_name(name)
+        if stem is None or folder.lower() not in (one.lower() for one in _FOLDERS.values()):
             continue
-        shown = [e for twins in visible.values() for e in twins if _stem(e) == match["stem"]]
+        shown = [e for twins in visible.values() for e in twins if _stem(e) == stem]
         if shown:
             yield Finding(
                 Check.TWINS,
@@ -362,9 +361,8 @@ def _release_of(path: str) -> tuple[str | None, str | None]:
     """The stem and slot of the release that a file belongs to, visible or hidden."""
     folder, _, name = path.rpartition("/")
     if folder in (one.lower() for one in _FOLDERS.values()):
-        hidden = _HIDDEN.match(name)
         ours = parse_entry_name(name)
-        stem = hidden["stem"] if hidden else None if ours is None else ours.stem
+        stem = parse_hidden_name(name) if ours is None else ours.stem
     elif folder.startswith(f"{FILES_FOLDER.as_posix()}/"):
         stem = folder.rpartition("/")[2]
     else:

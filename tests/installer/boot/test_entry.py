@@ -14,6 +14,7 @@ from slipstream.installer.boot.entry import (
     dump_entry_name,
     hidden_name,
     parse_entry_name,
+    parse_hidden_name,
     parse_tries,
 )
 from slipstream.installer.ports import EntryState
@@ -148,3 +149,19 @@ def test_any_name_is_ours_or_nobodys(text: str) -> None:
     for candidate in (text, f"{text}.efi", f"0001a{text}.conf"):
         name = parse_entry_name(candidate)
         assert name is None or dump_entry_name(name).lower() == candidate.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        (".0042b.tmp", "0042b"),
+        (".0042b.old", "0042b"),
+        (".0042b.old17", "0042b"),
+        ("0042b.tmp", None),
+        (".042b.tmp", None),
+        (".0042b.efi", None),
+        (".pad000__.tmp", None),
+    ],
+)
+def test_hidden_names_are_told_from_others(name: str, stem: str | None) -> None:
+    assert parse_hidden_name(name) == stem
