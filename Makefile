@@ -53,7 +53,7 @@ ifdef SOURCE
 	$(BIN)/python benches/install.py "$(SOURCE)" "$(TARGET)" --profile balanced
 else
 	$(BIN)/python -m benches.matrix --quick --report --rows small/ext4-1k small/squashfs-zstd
-	$(BIN)/python benches/install.py $(IMAGES)/small-1.ext4-1k.img $(IMAGES)/small-2.ext4-1k.img --profile balanced
+	$(BIN)/python benches/install.py $(IMAGES)/small-1.ext4-1k.img $(IMAGES)/small-2.ext4-1k.img --profile fast
 endif
 
 # The same for 1200 MiB images with a kernel; an hour where no peer is in the cache.

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from benches.elf import EXECUTABLE, RELA, STRINGS, Elf, Section
 from slipstream.delta.bsdiff import Segment, SourceIndex
-from slipstream.delta.encode import PROFILES
+from slipstream.delta.profile import PROFILES
 
 _PC_RELATIVE = (2, 4)  # R_X86_64_PC32, R_X86_64_PLT32: in code the place is 4 bytes past the addend
 _PC_BIAS_BYTES = 4

@@ -29,11 +29,11 @@ from benches.elf import HEADER_BYTES, Elf, is_elf
 from benches.elf_prediction import Residual, predict
 from slipstream.delta.bsdiff import Segment, SourceIndex, cut, write_script
 from slipstream.delta.codec import Codec, compress
-from slipstream.delta.encode import PROFILES
 from slipstream.delta.filemap import Entry, EntryKind
 from slipstream.delta.filesystem.probe import read_filesystem
 from slipstream.delta.limits import MIB
 from slipstream.delta.pairing import pair_entries
+from slipstream.delta.profile import PROFILES
 from slipstream.delta.sparsify import write_numbers
 
 GROUP_BYTES = 2 * MIB  # a window of the profile `balanced`

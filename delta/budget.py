@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from slipstream.delta import stream_table
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.encode import DEVICE_BASE_BYTES, Profile, frame_bytes
 from slipstream.delta.frame import FrameKind, frame_memory_bytes, resume_memory_bytes
 from slipstream.delta.limits import (
     CHUNK_BYTES,
@@ -27,6 +26,7 @@ from slipstream.delta.limits import (
 )
 from slipstream.delta.moved import MovedBlock
 from slipstream.delta.packing.recipe import decoder_memory_bytes, pack_memory_bytes
+from slipstream.delta.profile import DEVICE_BASE_BYTES, Profile, frame_bytes
 from slipstream.delta.unfold import OpenBlock, Window
 
 # Content of a long stream that a cursor keeps behind it: as far as source and target may disagree

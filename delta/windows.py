@@ -17,12 +17,12 @@ from slipstream.delta.anchors import (
     clip,
 )
 from slipstream.delta.byterange import ByteRange, merge_ranges, outside
-from slipstream.delta.encode import Profile
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB
 from slipstream.delta.match import Run, RunKind
 from slipstream.delta.moved import MovedSource
 from slipstream.delta.partition import Partition
+from slipstream.delta.profile import Profile
 from slipstream.delta.readable import Readable
 from slipstream.delta.unfold import Window
 

@@ -24,7 +24,7 @@ from slipstream import __version__
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import Digest
 from slipstream.delta.durable import rename_durably
-from slipstream.delta.encode import PROFILES, EncodedFrame, Profile
+from slipstream.delta.encode import EncodedFrame
 from slipstream.delta.errors import UsageError
 from slipstream.delta.frame import Frame, FrameKind
 from slipstream.delta.limits import FRAMES_MAX, MIB
@@ -33,6 +33,7 @@ from slipstream.delta.moved import MovedBlock
 from slipstream.delta.moves import Shifts
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.payload import VERSION, Index, dump_index, parse_index
+from slipstream.delta.profile import PROFILES, Profile
 from slipstream.delta.stream_table import PackedStream
 from slipstream.delta.unfold import OpenBlock
 from slipstream.delta.windows import plan_full

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from slipstream.delta.encode import EncodedFrame, Profile, encode_full, encode_window
+from slipstream.delta.encode import EncodedFrame, encode_full, encode_window
 from slipstream.delta.frame import FrameKind, make_frame
+from slipstream.delta.profile import Profile
 from slipstream.delta.windows import Piece
 from slipstream.server.partial import PartialBuild
 from slipstream.server.pool import Pool, Result, in_order, workspace

@@ -20,7 +20,6 @@ from slipstream.delta.anchors import (
 )
 from slipstream.delta.budget import MemoryBudget
 from slipstream.delta.byterange import ByteRange, merge_ranges
-from slipstream.delta.encode import Profile
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.filemap import Entry, EntryKind, Extent, FileMap
 from slipstream.delta.filesystem.cpio import read_cpio
@@ -34,6 +33,7 @@ from slipstream.delta.match import (
     verify_runs,
 )
 from slipstream.delta.moved import MovedBlock, MovedSource
+from slipstream.delta.profile import Profile
 from slipstream.delta.readable import Readable
 from slipstream.delta.similar import SimilarFiles
 from slipstream.delta.unfold import OpenBlock, Window, overlay, unfold

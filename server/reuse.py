@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from slipstream.delta.decode import decode_frame
-from slipstream.delta.encode import EncodedFrame, Profile, encode_full
+from slipstream.delta.encode import EncodedFrame, encode_full
 from slipstream.delta.frame import FrameKind
+from slipstream.delta.profile import Profile
 from slipstream.delta.windows import Piece
 from slipstream.server.image import ImageFile
 from slipstream.server.patch import read_index

@@ -11,8 +11,8 @@ import pytest
 
 from slipstream.cli import main
 from slipstream.cli.progress import Steps
-from slipstream.delta.encode import DEVICE_BYTES_MIN
 from slipstream.delta.limits import MIB
+from slipstream.delta.profile import DEVICE_BYTES_MIN
 from slipstream.server.build import build_payload
 from tests.server.image_pairs import archive, code
 

@@ -7,12 +7,13 @@ import pytest
 
 from slipstream.delta.budget import MemoryBudget, cursor_bytes, unpacking_bytes
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.encode import DEVICE_BASE_BYTES, PROFILES, encode_window, frame_bytes
+from slipstream.delta.encode import encode_window
 from slipstream.delta.filemap import Packing
 from slipstream.delta.frame import FrameKind, Part, make_frame, resume_memory_bytes
 from slipstream.delta.limits import EARLY_BYTES_MAX, KIB, MIB, UNPACK_CACHE_BYTES
 from slipstream.delta.packing.recipe import Packer, Recipe, pack_memory_bytes
 from slipstream.delta.partition import Partition
+from slipstream.delta.profile import DEVICE_BASE_BYTES, PROFILES, frame_bytes
 from slipstream.delta.stream_table import PackedStream, read_streams, write_streams
 from slipstream.delta.unfold import OpenBlock, Window
 

@@ -9,22 +9,20 @@ import pytest
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, compress
 from slipstream.delta.decode import decode_frame
-from slipstream.delta.encode import (
-    DEVICE_BASE_BYTES,
-    DEVICE_BYTES_MIN,
-    PROFILES,
-    EncodedFrame,
-    Profile,
-    encode_full,
-    encode_window,
-    frame_bytes,
-)
+from slipstream.delta.encode import EncodedFrame, encode_full, encode_window
 from slipstream.delta.errors import UsageError
 from slipstream.delta.frame import FrameKind, Part, frame_memory_bytes
 from slipstream.delta.limits import FRAME_ENCODED_BYTES_SOFT, KIB, MIB
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.packing.recipe import Packer, Recipe
 from slipstream.delta.partition import Partition
+from slipstream.delta.profile import (
+    DEVICE_BASE_BYTES,
+    DEVICE_BYTES_MIN,
+    PROFILES,
+    Profile,
+    frame_bytes,
+)
 
 FAST, BALANCED = PROFILES["fast"], PROFILES["balanced"]
 

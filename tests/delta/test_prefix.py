@@ -14,13 +14,14 @@ from slipstream.delta.byterange import ByteRange
 from slipstream.delta.codec import Codec, codec_memory_bytes, compress, decompress
 from slipstream.delta.decode import decode_frame
 from slipstream.delta.digest import Digest
-from slipstream.delta.encode import PROFILES, encode_window
+from slipstream.delta.encode import encode_window
 from slipstream.delta.errors import FormatError
 from slipstream.delta.frame import Frame, FrameKind, Part, Stream, make_frame
 from slipstream.delta.frame_table import read_table, write_table
 from slipstream.delta.limits import FRAME_SOURCE_BYTES_MAX, KIB, MIB
 from slipstream.delta.partition import Partition
 from slipstream.delta.prefix import can_prefix, compress_behind
+from slipstream.delta.profile import PROFILES
 from slipstream.delta.stream_table import StreamTable
 
 PREFIXED = Codec.LZMA2_PREFIX

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.decode import FrameDecoder
 from slipstream.delta.digest import Digest
-from slipstream.delta.encode import PROFILES, EncodedFrame, encode_window
+from slipstream.delta.encode import EncodedFrame, encode_window
 from slipstream.delta.limits import KIB, MIB
 from slipstream.delta.match import Run, RunKind
 from slipstream.delta.payload import dump_index, parse_index
+from slipstream.delta.profile import PROFILES
 from slipstream.delta.unfold import Window, overlay, unfold
 from tests.delta.opened_images import BASE, OpenedImage, pattern
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from slipstream.delta.anchors import Pairs
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.encode import PROFILES
 from slipstream.delta.frame import FrameKind, Part
 from slipstream.delta.limits import CHUNK_BYTES, FRAME_TARGET_BYTES_MAX, KIB, MIB
 from slipstream.delta.match import Run, RunKind
 from slipstream.delta.partition import Partition
+from slipstream.delta.profile import PROFILES
 from slipstream.delta.readable import Readable
 from slipstream.delta.unfold import Window
 from slipstream.delta.windows import (

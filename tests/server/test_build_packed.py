@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slipstream.delta.encode import DEVICE_BASE_BYTES, PROFILES
 from slipstream.delta.filesystem.erofs import read_erofs
 from slipstream.delta.limits import FRAME_ENCODED_BYTES_SOFT, MIB
 from slipstream.delta.payload import Index
+from slipstream.delta.profile import DEVICE_BASE_BYTES, PROFILES
 from slipstream.server.build import build_payload
 from slipstream.server.patch import apply_payload
 from tests.delta.packing.samples import Image, content

@@ -10,12 +10,12 @@ import pytest
 from slipstream.delta.btf import BtfShifts
 from slipstream.delta.btf_shifts import ShiftsLearner
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.encode import DEVICE_BASE_BYTES
 from slipstream.delta.filemap import Entry, EntryKind, Extent
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import KIB, MIB
 from slipstream.delta.moved import MovedBlock
 from slipstream.delta.payload import Index
+from slipstream.delta.profile import DEVICE_BASE_BYTES
 from slipstream.server import moving
 from slipstream.server.build import build_payload
 from slipstream.server.moving import Moving, move_modules

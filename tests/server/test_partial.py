@@ -7,12 +7,13 @@ import pytest
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import Digest
-from slipstream.delta.encode import PROFILES, EncodedFrame, encode_full, encode_window
+from slipstream.delta.encode import EncodedFrame, encode_full, encode_window
 from slipstream.delta.errors import FormatError, Unavailable, UsageError
 from slipstream.delta.frame import Part
 from slipstream.delta.packing.libraries import available
 from slipstream.delta.packing.recipe import Packer, Recipe
 from slipstream.delta.partition import Partition
+from slipstream.delta.profile import PROFILES
 from slipstream.server.partial import PartialBuild
 
 FAST = PROFILES["fast"]

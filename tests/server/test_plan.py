@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from slipstream.delta.encode import PROFILES
 from slipstream.delta.frame import FrameKind
 from slipstream.delta.limits import MIB
+from slipstream.delta.profile import PROFILES
 from slipstream.server.image import ImageFile
 from slipstream.server.plan import DeltaPlan, DeltaPlanner
 from slipstream.server.pool import open_pool

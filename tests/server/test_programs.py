@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.encode import DEVICE_BASE_BYTES
 from slipstream.delta.filemap import Entry, EntryKind, Extent
 from slipstream.delta.limits import KIB, MIB, SHIFT_RANGES_MAX
 from slipstream.delta.moved import MovedBlock
 from slipstream.delta.moves import move
 from slipstream.delta.payload import Index
+from slipstream.delta.profile import DEVICE_BASE_BYTES
 from slipstream.delta.reference_shifts import Learned, learn_references
 from slipstream.delta.references import Holding, ImageShifts, MovedReferences
 from slipstream.server import programs

@@ -9,12 +9,12 @@ import pytest
 
 from slipstream.delta.budget import MemoryBudget
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.encode import PROFILES
 from slipstream.delta.filemap import Packing
 from slipstream.delta.limits import MIB, RECIPES_MAX
 from slipstream.delta.packing.headers import gzip_header_size
 from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe
+from slipstream.delta.profile import PROFILES
 from slipstream.delta.unfold import OpenBlock
 from slipstream.server.pool import open_pool
 from slipstream.server.progress import unwatched
