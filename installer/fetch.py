@@ -23,10 +23,19 @@ from slipstream.delta.limits import (
 from slipstream.installer.backoff import Backoff
 from slipstream.installer.link import Counters, Link, Reply, TooSlow
 from slipstream.installer.ports import Clock
-from slipstream.installer.response import Changed, Extent, Interrupted, NotFound, Remote, Wanted
+from slipstream.installer.response import (
+    Changed,
+    Extent,
+    Interrupted,
+    NotFound,
+    Remote,
+    Unusable,
+    Wanted,
+    WrongSize,
+)
 from slipstream.installer.response import judge as judge_response
 
-__all__ = ["Changed", "Counters", "HttpFetcher", "NotFound"]
+__all__ = ["Changed", "Counters", "HttpFetcher", "NotFound", "Unusable"]
 
 
 @dataclass(slots=True)
@@ -126,8 +135,8 @@ class HttpFetcher:
     async def fetch(self, path: str, *, size_max: int, size: int | None = None) -> bytes:
         """A whole file of at most `size_max` bytes, of exactly `size` bytes where it is known.
 
-        Raises NotFound; Unavailable when the budget of attempts is spent, the file is too large,
-        or the server wants a longer pause than we wait (`retry_after_s`); FormatError for a path
+        Raises NotFound; Unavailable when the budget of attempts is spent (its subclass Unusable if
+        the file was of a wrong size, or changed, to the end), the file is too large, or the server wants a longer pause than we wait (`retry_after_s`); FormatError for a path
         that is not plain and relative.
         """
         if size is not None and size > size_max:
@@ -168,6 +177,22 @@ class HttpFetcher:
                     raise
                 await self._pause(backoff, transfer, failure)
             except Interrupted as failure:
+                await self._pause(backoff, transfer, failure)
+
+    async def probe(self, path: str, *, size: int, at: int = 0) -> None:
+        """One byte of the file, at `at`, to see that it is there and has `size` bytes.
+
+        Of a server without ranges the rest of the file is kept coming, for a range behind `at`.
+        Raises as fetch().
+        """
+        transfer = _Transfer(path, at, at + 1, at, size)
+        backoff = self._backoff(1)
+        while transfer.position == at:
+            try:
+                async with aclosing(self._attempt(transfer)) as pieces:
+                    async for _ in pieces:
+                        pass
+            except (Interrupted, Changed) as failure:
                 await self._pause(backoff, transfer, failure)
 
     async def _attempt(self, transfer: _Transfer) -> AsyncGenerator[bytes, None]:
@@ -246,7 +271,7 @@ class HttpFetcher:
         got = transfer.position
         if transfer.end is None and body.extent.remote.size in {None, got}:
             transfer.restart()
-            raise Interrupted("file of a wrong size", where=where, expected=end, got=got)
+            raise WrongSize("file of a wrong size", where=where, expected=end, got=got)
         raise Interrupted("fewer bytes than asked for", where=where, expected=end, got=got)
 
     def _leave(self, body: _Body, *, whole: bool) -> None:
@@ -269,7 +294,8 @@ class HttpFetcher:
             backoff.progressed()
         delay_s = backoff.next_delay_s(failure.retry_after_s)
         if delay_s is None:
-            raise Unavailable(
+            kind = Unusable if isinstance(failure, WrongSize | Changed) else Unavailable
+            raise kind(
                 failure.what,
                 where=failure.where,
                 expected=failure.expected,

@@ -75,13 +75,14 @@ class FrameSource:
                 source.release(first_frame_still_needed)   # at each checkpoint
                 source.leave_out(frames_that_are_of_no_use)
 
-    Frames without encoded bytes come too, with b"", and so do those left out. Memory: one frame, and the pieces of the
+    Frames without encoded bytes come too, with b"", and so do those left out. A frame that stays
+    wrong comes with None where it `may_lose` one, and is in `lost`. Memory: one frame, and the pieces of the
     link. The spool holds at most `spool_bytes_max`, but for the one frame that a consumer with
     nothing left to take always gets: so a consumer that needs more frames before it can
     checkpoint does not wait for ever. `pressure` asks it to checkpoint and release.
 
     Raises Unavailable (the link's budget is spent; what came is kept), DigestMismatch (twice
-    the wrong bytes), DeviceFault (the spool's disk). The frames before the error are handed
+    the wrong bytes of a frame that must not be lost), DeviceFault (the spool's disk). The frames before the error are handed
     over first.
     """
 
@@ -94,6 +95,7 @@ class FrameSource:
         spool: Spool,
         *,
         spool_bytes_max: int = SPOOL_BYTES_MAX,
+        may_lose: bool = False,
     ) -> None:
         if any(a >= b for a, b in pairwise(wanted)):
             raise FormatError("frames are wanted out of order", where=path)
@@ -104,6 +106,8 @@ class FrameSource:
         self._wanted = tuple(wanted)
         self._spool = spool
         self._spool_bytes_max = spool_bytes_max
+        self._may_lose = may_lose
+        self.lost: dict[int, DigestMismatch] = {}  # frames that stayed wrong, and how
         self._left_out: set[int] = set()
         self._taken = 0  # how many of the wanted frames the consumer has
         self._ready = 0  # how many are in the spool, or need nothing
@@ -132,10 +136,10 @@ class FrameSource:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+    def __aiter__(self) -> AsyncIterator[tuple[int, bytes | None]]:
         return self
 
-    async def __anext__(self) -> tuple[int, bytes]:
+    async def __anext__(self) -> tuple[int, bytes | None]:
         if self._taken == len(self._wanted):
             raise StopAsyncIteration
         number = self._wanted[self._taken]
@@ -146,7 +150,7 @@ class FrameSource:
             self._notify()
             await self._change()
         self._starved = False
-        encoded = b""
+        encoded: bytes | None = None if number in self.lost else b""
         if self._frames[number].encoded.size and number not in self._left_out:
             encoded = await asyncio.to_thread(self._spool.read, number)
         self._taken += 1
@@ -221,7 +225,10 @@ class FrameSource:
             except _WrongBytes as wrong:
                 hurt[wrong.frame] += wrong.fresh
                 if hurt[wrong.frame] >= FRAME_FETCHES_MAX:
-                    raise wrong.mismatch from None
+                    if not self._may_lose:
+                        raise wrong.mismatch from None
+                    self.lost[wrong.frame] = wrong.mismatch
+                    self.leave_out([wrong.frame])
             except Changed:
                 # Bytes of two files are never joined, even though the digest would tell.
                 self._throw_tail_away()

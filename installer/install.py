@@ -8,8 +8,9 @@ stands, and goes on (docs/states.md, docs/adr/0007).
 import contextlib
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError
 from slipstream.installer.attempts import (
@@ -32,13 +33,18 @@ from slipstream.installer.slots import SlotRecord, SlotState
 from slipstream.installer.states import (
     BootStaged,
     Failed,
+    Idle,
     Open,
+    Opened,
     Published,
     ReadBack,
     Retired,
     Transaction,
     transaction_id,
 )
+
+if TYPE_CHECKING:
+    from slipstream.installer.supply import Supply
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +82,42 @@ async def install(
         transaction = _transaction_of(prepared.plan)
         _count_attempt(device, transaction)
         with ends_by_itself(device):
-            counts = await _install(device, prepared, transaction, on_event)
+            prepared, supplies = await _secure(device, prepared, transaction)
+            counts = await _install(device, prepared, supplies, transaction, on_event)
         forget_attempts(device)
         return _result(prepared.plan, counts)
 
 
+async def _secure(
+    device: Device, prepared: Prepared, transaction: Transaction
+) -> tuple[Prepared, Mapping[str, "Supply"]]:
+    """S0, the end of it: what the install lives on can be had. Nothing of the slot is touched yet.
+
+    A cut boots the old release, and its fallback is still there.
+    """
+    # Not before there is something to write: a look that finds nothing new needs no decoders.
+    from slipstream.installer.supply import DAMAGE, secure  # noqa: PLC0415
+
+    state = device.journal.state
+    mine = not isinstance(state, Idle) and state.transaction.id == transaction.id
+    touched = mine and not isinstance(state, Opened)
+    try:
+        return await secure(device, prepared, touched=touched)
+    except DAMAGE as error:
+        if mine and isinstance(error, Rejected):
+            _record_failure(device, transaction, error)
+        else:
+            with contextlib.suppress(SlipstreamError):
+                queue_report(device, transaction, "failed", str(error))
+        raise
+
+
 async def _install(
-    device: Device, prepared: Prepared, transaction: Transaction, on_event: OnEvent
+    device: Device,
+    prepared: Prepared,
+    supplies: Mapping[str, "Supply"],
+    transaction: Transaction,
+    on_event: OnEvent,
 ) -> Counts:
     """From the first write to the commit: the steps of docs/boot.md, "The write order"."""
     plan = prepared.plan
@@ -90,7 +125,7 @@ async def _install(
     _open(device, plan, transaction)
     try:
         _retire(device, plan, on_event)
-        counts = await _write_images(device, prepared, transaction, parts, on_event)
+        counts = await _write_images(device, prepared, supplies, transaction, parts, on_event)
         notes = (*plan.passed_over, *counts.notes, *prepared.risks)
         _name_partitions(device, plan, parts, on_event)
         _stage(device, plan, notes, on_event)
@@ -159,6 +194,7 @@ def _retire(device: Device, plan: Plan, on_event: OnEvent) -> None:
 async def _write_images(
     device: Device,
     prepared: Prepared,
+    supplies: Mapping[str, "Supply"],
     transaction: Transaction,
     parts: ReleaseSet,
     on_event: OnEvent,
@@ -167,7 +203,6 @@ async def _write_images(
 
     A cut boots the old release; the next install finds by their digests what chunks stand.
     """
-    # Not before there is something to write: a look that finds nothing new needs no decoders.
     from slipstream.installer.image import ImageInstall  # noqa: PLC0415
 
     counts = Counts()
@@ -176,7 +211,9 @@ async def _write_images(
     for why in prepared.plan.passed_over:
         on_event(InstallEvent(Stage.WRITE, f"not used: {why}"))
     for one in prepared.plan.images:
-        await ImageInstall(device, prepared, one, transaction.id, on_event, counts, parts).run()
+        await ImageInstall(
+            device, prepared, one, supplies, transaction.id, on_event, counts, parts
+        ).run()
     parts.check_complete(prepared.plan.slot)
     device.journal.record(ReadBack())
     return counts

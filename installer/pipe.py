@@ -21,7 +21,13 @@ from itertools import chain
 
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.decode import ChunkAssembler, FrameDecoder
-from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError, PackingUnavailable
+from slipstream.delta.errors import (
+    DeviceFault,
+    DigestMismatch,
+    FormatError,
+    PackingUnavailable,
+    Rejected,
+)
 from slipstream.delta.frame import Frame, FrameKind, Part
 from slipstream.delta.limits import (
     CHECKPOINT_TARGET_BYTES,
@@ -131,8 +137,11 @@ class FramePipe:
 
     # --- in the decoding thread
 
-    def _decode(self, decoder: FrameDecoder, number: int, encoded: bytes) -> _Made:
-        """What the frame makes. Of frames that are not coded the writer takes piece by piece."""
+    def _decode(self, decoder: FrameDecoder, number: int, encoded: bytes | None) -> _Made:
+        """What the frame makes: nothing, if its bytes could not be had (None).
+
+        Of frames that are not coded the writer takes piece by piece.
+        """
         frame = self.index.frames[number]
         stream = self._stream_of(number, frame.long_part)
         under_way = self._stream if stream is None else stream
@@ -146,8 +155,10 @@ class FramePipe:
         if self._is_plain(frame) and due_offset is None:
             return _Made(frame, None, chain(lost, self._plain(frame)))
         try:
+            if encoded is None:
+                raise FormatError("frame is not what was signed")
             pieces = _pieces(decoder.feed(number, encoded))
-        except (DeviceFault, FormatError, PackingUnavailable):
+        except (DeviceFault, Rejected, PackingUnavailable):
             if self.source is None:
                 raise
             pieces = self._failed(decoder, number, under_way, due_offset)

@@ -5,8 +5,8 @@ error that says why not. prepare.py gathers the input; nothing here reads or wri
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.entries import DeltaEntry
@@ -111,6 +111,11 @@ class Plan:
         """Bytes that the boot files take on the boot partition."""
         images = [one.image for one in self.images]
         return sum(one.tree.image_size for one in images if one.place is not Place.PARTITION)
+
+    def passing_over(self, why: str) -> Self:
+        """The same plan, which says why deltas that may be on offer are not known."""
+        images = (replace(one, passed_over=(*one.passed_over, why)) for one in self.images)
+        return replace(self, images=tuple(images))
 
     def to_json(self) -> dict[str, Any]:
         """The plan for programs."""

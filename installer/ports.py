@@ -41,8 +41,13 @@ class Fetcher(Protocol):
     async def fetch(self, path: str, *, size_max: int, size: int | None = None) -> bytes:
         """A whole small file of at most `size_max` bytes, of exactly `size` where it is known.
 
-        Raises Unavailable, and its subclass NotFound for 404 and 403.
+        Raises Unavailable, and its subclasses NotFound for 404 and 403, Unusable for a file that
+        stays of another size or changes each time.
         """
+        ...
+
+    async def probe(self, path: str, *, size: int, at: int = 0) -> None:
+        """See that the file is there, of `size` bytes, by the one byte at `at`. Raises as fetch."""
         ...
 
     def stream(self, path: str, rng: ByteRange) -> AsyncIterator[bytes]:

@@ -12,7 +12,7 @@ from slipstream.delta.entries import (
     parse_delta_entry,
     parse_release_entry,
 )
-from slipstream.delta.errors import NothingToDo, Rejected
+from slipstream.delta.errors import NothingToDo, Rejected, SlipstreamError
 from slipstream.delta.layout import delta_path, manifest_path
 from slipstream.delta.limits import MANIFEST_BYTES_MAX
 from slipstream.delta.manifest import Manifest, parse_manifest
@@ -27,6 +27,7 @@ from slipstream.installer.identity import check_fallback, check_identity, check_
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
 from slipstream.installer.ports import EntryState
 from slipstream.installer.refresh import fetch_target, find_target, open_first_root, refresh
+from slipstream.installer.response import NotFound, Unusable
 from slipstream.installer.slot import check_places, identify
 from slipstream.installer.sources import find_sources
 from slipstream.installer.states import Committed, Condemned, Refused, Staged, Trial
@@ -83,8 +84,10 @@ async def gather(device: Device, release: str | None, *, attended: bool = True) 
     # A signed time is a floor for the clock: on a board without a battery it may be all there is.
     device.times.raise_to(datetime.fromtimestamp(manifest.issued, UTC))
     facts = await gather_facts(device, manifest)
-    deltas = await _find_deltas(device, trusted, manifest, facts)
+    deltas, lost = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)
+    if lost is not None:
+        plan = plan.passing_over(f"deltas: {lost}")
     device.boot.check(plan.slot, plan.boot_bytes)
     risks = (
         check_counting(device, attended=attended),
@@ -215,12 +218,20 @@ async def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
 
 async def _find_deltas(
     device: Device, trusted: TrustedSet, manifest: Manifest, facts: DeviceFacts
-) -> dict[str, DeltaEntry]:
-    found = {}
+) -> tuple[dict[str, DeltaEntry], SlipstreamError | None]:
+    """The deltas on offer by target path, and what kept the device from seeing all of them.
+
+    Their signed list is missing or unsound: that costs the deltas. The release itself is signed by
+    another role. Raises Unavailable for a link that fails.
+    """
+    found: dict[str, DeltaEntry] = {}
     for image in manifest.images:
         for source in facts.sources.get(image.name, ()):
             path = delta_path(manifest.release, image.name, source)
-            target = await find_target(device.fetcher, device.metadata, trusted, path)
-            if target is not None:
-                found[path] = parse_delta_entry(target.custom)
-    return found
+            try:
+                target = await find_target(device.fetcher, device.metadata, trusted, path)
+                if target is not None:
+                    found[path] = parse_delta_entry(target.custom)
+            except (Rejected, NotFound, Unusable) as error:
+                return found, error
+    return found, None

@@ -21,8 +21,16 @@ class Changed(Unavailable):
     """The file is not the one that the first bytes came from: nothing may be put together."""
 
 
+class Unusable(Unavailable):
+    """The server has the file, but cut, grown, or as another, however often it was asked."""
+
+
 class Interrupted(Unavailable):
     """This attempt failed; the next may succeed. Never leaves the fetcher."""
+
+
+class WrongSize(Interrupted):
+    """The file has another size than was signed, or ends before what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,8 @@ def judge(
 ) -> Extent:
     """The place of the body in the file.
 
-    Raises NotFound, Changed, Interrupted (worth another attempt), or Unavailable (not worth one).
+    Raises NotFound, Changed, Interrupted and its WrongSize (worth another attempt), or Unavailable
+    (not worth one).
     `headers` must look names up without regard to case. `now` serves Retry-After dates.
     """
     if status == 416:
@@ -133,13 +142,13 @@ def judge(
     size = extent.remote.size
     if size is not None:
         if wanted.size is not None and size != wanted.size:
-            raise Interrupted("file of a wrong size", where=where, expected=wanted.size, got=size)
+            raise WrongSize("file of a wrong size", where=where, expected=wanted.size, got=size)
         if wanted.size_max is not None and size > wanted.size_max:
             raise Unavailable(
                 "file too large", where=where, expected=f"at most {wanted.size_max}", got=size
             )
         if wanted.end is not None and size < wanted.end:
-            raise Interrupted(
+            raise WrongSize(
                 "file too short", where=where, expected=f"at least {wanted.end}", got=size
             )
     return extent

@@ -2,7 +2,8 @@
 
 What stands is not fetched and not written. A delta that makes wrong chunks (its source drifted,
 or the medium under the source fails) loses nothing: those chunks alone come from the full
-payload. The pipe itself is pipe.py.
+payload. So do the chunks of frames that the server has not, or has damaged. The pipe itself is
+pipe.py.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import DeviceFault, WrongDevice
+from slipstream.delta.errors import DeviceFault, Rejected, WrongDevice
 from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import (
     CHUNK_BYTES,
@@ -27,6 +28,7 @@ from slipstream.installer.journal import Checkpoint, Journal
 from slipstream.installer.pipe import FramePipe, frames_of
 from slipstream.installer.ports import Fetcher, SlotTarget
 from slipstream.installer.progress import Counts
+from slipstream.installer.response import Changed, NotFound, Unusable
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
 from slipstream.installer.slot import PIECE_BYTES
 from slipstream.installer.spool import Spool, keep_spools, spool_folder
@@ -55,13 +57,22 @@ class Payloads:
         return (self.full_digest, *([] if self.delta is None else [self.delta[0].digest]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What a payload failed for: in words, if the server has it damaged or not at all; and the wrong
+    chunks whose content was packed again."""
+
+    damage: str = ""
+    repacked: set[int] = field(default_factory=set)
+
+
 @dataclass(slots=True)
 class ImageWriter:
     """Makes one image stand in its place. `run` is the whole of it.
 
     `spool` is a folder of its own, with a spool for each payload: a drifted delta and the full
-    payload after it do not discard each other's frames. `say` gets words for people; `on_progress` a stage, bytes done, bytes in all, and, while
-    frames are fetched, the bytes of frames that came so far.
+    payload after it do not discard each other's frames. `say` gets words for people; `on_progress` a
+    stage, bytes done, bytes in all, and, while frames are fetched, the bytes of frames that came so far.
     """
 
     name: str
@@ -130,16 +141,24 @@ class ImageWriter:
         left = set(missing)
         if left and self.payloads.delta is not None:
             index, source = self.payloads.delta
-            repacked = await self._stream(index, source, left)
+            lost = await self._stream_delta(index, source, left)
             if left:
-                fault = await in_thread(partial(_fault_of_source, index, source))
-                self._say_lost(index, left, repacked, fault)
+                why = lost.damage or await in_thread(partial(_fault_of_source, index, source))
+                self._say_lost(index, left, lost.repacked, why)
         if left:
             await self._stream(await self.payloads.full(), None, left)
         await in_thread(lambda _: self._finish_tail())
 
+    async def _stream_delta(self, index: Index, source: SlotTarget, left: set[int]) -> _Lost:
+        """Run the delta. What the server has not, or not as it was signed, is no reason to stop."""
+        try:
+            return await self._stream(index, source, left)
+        except (NotFound, Unusable, Changed, Rejected) as error:
+            return _Lost(f"the delta cannot be had: {error}")
+
     def _say_lost(self, index: Index, left: set[int], repacked: set[int], fault: str) -> None:
-        """Chunks that the delta could not make, and whose fault it is: the source's, if it has any."""
+        """Chunks that the delta could not make, and whose fault it is: the server's or the source's,
+        if either has any."""
         if fault:
             why = fault
         elif repacked & left:
@@ -164,15 +183,22 @@ class ImageWriter:
         if end > size:
             self.counts.bytes_written += self.target.write(size, bytes(end - size))
 
-    async def _stream(self, index: Index, source: SlotTarget | None, left: set[int]) -> set[int]:
+    async def _stream(self, index: Index, source: SlotTarget | None, left: set[int]) -> _Lost:
         """Run a payload; take every chunk that it wrote out of `left`.
 
         With a source, frames and chunks that come out wrong are left over; without one they
-        are Rejected. Gives the wrong chunks whose content was packed again.
+        are Rejected.
         """
         wanted = frames_of(index, left)
         spool = Spool(spool_folder(self.spool, index.digest), index.digest)
-        frames = FrameSource(self.fetcher, payload_blob(index.digest), index, wanted, spool)
+        frames = FrameSource(
+            self.fetcher,
+            payload_blob(index.digest),
+            index,
+            wanted,
+            spool,
+            may_lose=source is not None,
+        )
         before = self.counts.bytes_fetched
 
         def progress(done: int) -> None:
@@ -200,7 +226,11 @@ class ImageWriter:
             self.counts.bytes_refetched += frames.bytes_refetched
             self.counts.bytes_reused += frames.bytes_reused
         spool.discard()
-        return pipe.repacked
+        damage = ""
+        if frames.lost:
+            first = frames.lost[min(frames.lost)]
+            damage = f"{len(frames.lost)} frames of the delta are damaged on the server: {first}"
+        return _Lost(damage, pipe.repacked)
 
     def _checkpoint(self, frame: int, done_bytes: int) -> None:
         self.journal.checkpoint(Checkpoint(self.transaction, self.name, frame, done_bytes))

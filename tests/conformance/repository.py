@@ -215,5 +215,8 @@ class MemoryFetcher:
             raise FormatError("of another size", where=path, expected=size or size_max)
         return raw
 
+    async def probe(self, path: str, *, size: int, at: int = 0) -> None:
+        await self.fetch(path, size_max=size, size=size)
+
     async def stream(self, path: str, rng: ByteRange) -> AsyncIterator[bytes]:
         yield (await self.fetch(path, size_max=rng.end))[rng.offset : rng.end]

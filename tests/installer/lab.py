@@ -60,7 +60,7 @@ from slipstream.delta.payload import Index, dump_index, parse_index
 from slipstream.delta.tree import Tree, tree_of
 from slipstream.installer.config import load_config
 from slipstream.installer.device import Device, open_device
-from slipstream.installer.fetch import NotFound
+from slipstream.installer.fetch import NotFound, Unusable
 from slipstream.installer.install import InstallResult, install
 from slipstream.installer.ports import BootControl
 from slipstream.installer.progress import InstallEvent
@@ -105,12 +105,18 @@ class LabFetcher:
         self.hook(path)
         data = self._file(path)
         assert len(data) <= size_max, path
-        assert size is None or len(data) == size, path
+        if size is not None and len(data) != size:
+            raise Unusable("file of a wrong size", where=path, expected=size, got=len(data))
         return data
+
+    async def probe(self, path: str, *, size: int, at: int = 0) -> None:
+        if len(self._file(path)) != size:
+            raise Unusable("file of a wrong size", where=path, expected=size)
 
     async def stream(self, path: str, rng: ByteRange) -> AsyncIterator[bytes]:
         data = self._file(path)[rng.offset : rng.end]
-        assert len(data) == rng.size
+        if len(data) != rng.size:
+            raise Unusable("file too short", where=path, expected=f"at least {rng.end}")
         for start in range(0, len(data), PIECE_BYTES):
             self.hook(path)
             piece = data[start : start + PIECE_BYTES]

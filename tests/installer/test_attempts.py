@@ -66,13 +66,13 @@ def dying_lab(folder: Path) -> Lab:
     """A device that dies in every install, before anything is fetched of the payload."""
     lab = Lab(folder)
     lab.publish("1.0", 1, IMAGE)
-    lab.fetcher.hook = die_at("blobs/")
+    lab.fetcher.hook = die_at(".payload")
     return lab
 
 
-def die_at(start: str) -> Callable[[str], None]:
+def die_at(part: str) -> Callable[[str], None]:
     def hook(path: str) -> None:
-        if path.startswith(start):
+        if part in path:
             raise Died
 
     return hook

@@ -18,7 +18,7 @@ from slipstream.delta.limits import (
     RETRY_DELAY_MAX_S,
     WHOLE_RESTARTS_MAX,
 )
-from slipstream.installer.fetch import Changed, HttpFetcher, NotFound
+from slipstream.installer.fetch import Changed, HttpFetcher, NotFound, Unusable
 from tests.installer.faults import FAULTS, PAGE, cut_body, cut_last_byte, headers, status
 from tests.installer.hostile_server import Answer, HostileServer, dump
 from tests.installer.virtual_time import LoopClock, run
@@ -345,6 +345,38 @@ def test_sizes_are_exact() -> None:
                         await fetcher.fetch("metadata/small.json", size_max=9999, size=size)
             server.plan([lambda a: replace(a.with_headers(Content_Length=None), close=True)])
             assert await fetcher.fetch("metadata/small.json", size_max=9999, size=768) == SMALL
+
+    run(check())
+
+
+@pytest.mark.parametrize("kept", [0, 100, len(BIG) - 1])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_file_that_was_cut_is_told_from_a_bad_link(kept: int, *, ranges: bool) -> None:
+    async def check() -> None:
+        async with pair(ranges=ranges) as (server, fetcher):
+            server.files["blobs/big.payload"] = BIG[:kept]
+            with pytest.raises(Unusable):
+                await fetcher.probe("blobs/big.payload", size=len(BIG), at=50)
+            with pytest.raises(Unusable):
+                await fetcher.fetch("blobs/big.payload", size_max=len(BIG), size=len(BIG))
+            with pytest.raises(Unusable):
+                await streamed(fetcher, "blobs/big.payload", ByteRange(1000, 299_000))
+            assert len(server.requests) == 3 * RETRY_ATTEMPTS_MAX
+
+    run(check())
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_probe_takes_a_byte_and_leads_to_what_comes_behind(*, ranges: bool) -> None:
+    async def check() -> None:
+        async with pair(ranges=ranges) as (server, fetcher):
+            await fetcher.probe("blobs/big.payload", size=len(BIG), at=999)
+            assert fetcher.counters.bytes_received == (1 if ranges else 1000)
+            data = await streamed(fetcher, "blobs/big.payload", ByteRange(1000, 2000))
+            assert data == BIG[1000:3000]
+            assert len(server.requests) == (2 if ranges else 1)
+            with pytest.raises(NotFound):
+                await fetcher.probe("blobs/none", size=1)
 
     run(check())
 

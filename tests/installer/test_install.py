@@ -31,6 +31,7 @@ from slipstream.installer.install import install
 from slipstream.installer.ports import EntryState
 from slipstream.installer.prepare import prepare
 from slipstream.installer.progress import InstallEvent, Stage
+from slipstream.installer.response import NotFound, Unusable
 from slipstream.installer.slots import Denied, SlotState
 from slipstream.installer.states import BootedNew, Committed, Idle, Outcome, Refused, Streaming
 from tests.installer.lab import SLOT_BYTES, Lab, LabFetcher, LabRelease, change, make_image
@@ -513,6 +514,156 @@ def test_a_medium_that_forgets_is_a_fault(
         run(lab)
     assert [entry.slot for entry in lab.fake.entries()] == ["a"]
     assert lab.words().count("not as written when read back") == 3
+
+
+# --- a damaged delta on the server
+
+
+def delta_index(lab: Lab, update: LabRelease) -> str:
+    """Where the server has the index of the delta of the root file system."""
+    assert update.images["rootfs"].delta is not None
+    (path,) = [name for name, raw in lab.files.items() if raw == update.images["rootfs"].delta.raw]
+    return path
+
+
+def damage(lab: Lab, path: str, how: str) -> None:
+    match how:
+        case "missing":
+            del lab.files[path]
+        case "cut":
+            lab.files[path] = lab.files[path][:-1]
+        case "changed":
+            lab.files[path] = bytes([lab.files[path][0] ^ 1]) + lab.files[path][1:]
+
+
+def payload_of(lab: Lab, update: LabRelease, kind: str) -> str:
+    rootfs = update.images["rootfs"]
+    index = rootfs.delta if kind == "delta" else rootfs.full
+    assert index is not None
+    return payload_blob(index.digest)
+
+
+def check_full_was_used(lab: Lab, update: LabRelease, words: str) -> None:
+    assert lab.holds("b", update)
+    assert lab.reboot() == "b"
+    (report,) = lab.device().slots.reports()
+    assert report.kind == "installed"
+    assert words in report.reason
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "changed"])
+def test_a_damaged_index_of_a_delta_costs_the_delta(lab: Lab, update: LabRelease, how: str) -> None:
+    damage(lab, delta_index(lab, update), how)
+
+    result = run(lab)
+
+    check_full_was_used(lab, update, "rootfs: delta from ")
+    assert result.bytes_fetched == sum(
+        update.images[name].full.body_size for name in ("rootfs", "kernel")
+    )
+
+
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_delta_whose_payload_is_not_there_costs_the_delta(
+    lab: Lab, update: LabRelease, how: str
+) -> None:
+    damage(lab, payload_of(lab, update, "delta"), how)
+
+    run(lab)
+
+    check_full_was_used(lab, update, "rootfs: delta from ")
+
+
+def test_a_damaged_list_of_deltas_costs_the_delta(lab: Lab, update: LabRelease) -> None:
+    damage(lab, max(name for name in lab.files if name.endswith(".deltas.json")), "changed")
+
+    run(lab)
+
+    check_full_was_used(lab, update, "rootfs: deltas: ")
+
+
+def test_a_damaged_frame_costs_its_chunks(lab: Lab, update: LabRelease) -> None:
+    delta = update.images["rootfs"].delta
+    assert delta is not None
+    coded = [frame for frame in delta.frames if frame.encoded.size]
+    path = payload_of(lab, update, "delta")
+    raw = bytearray(lab.files[path])
+    raw[len(delta.raw) + coded[1].encoded.offset + 7] ^= 1
+    lab.files[path] = bytes(raw)
+
+    result = run(lab)
+
+    check_full_was_used(lab, update, "1 frames of the delta are damaged on the server")
+    rootfs = update.images["rootfs"]
+    touched = {at // CHUNK_BYTES for at in (coded[1].target.offset, coded[1].target.end - 1)}
+    full = sum(rootfs.full.frames[one].encoded.size for one in touched)
+    kernel = update.images["kernel"].full.body_size
+    # The damaged frame was asked for twice.
+    assert result.bytes_fetched == delta.body_size + coded[1].encoded.size + full + kernel
+
+
+@pytest.mark.parametrize("error", [NotFound("gone", where="x"), Unusable("cut", where="x")])
+def test_a_delta_that_goes_while_it_streams_costs_what_is_left_of_it(
+    lab: Lab, update: LabRelease, error: Exception
+) -> None:
+    path, left = payload_of(lab, update, "delta"), 3
+
+    def gone(streamed: str) -> None:
+        nonlocal left
+        left -= streamed == path
+        if streamed == path and left < 0:
+            raise error
+
+    lab.fetcher.hook = gone
+    run(lab)
+
+    check_full_was_used(lab, update, "the delta cannot be had")
+
+
+@pytest.mark.parametrize(
+    "what", ["chunks", "both indexes", "both payloads", "the full payload of the kernel"]
+)
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_what_cannot_be_had_stops_the_update_with_everything_as_it_was(
+    lab: Lab, update: LabRelease, what: str, how: str
+) -> None:
+    run(lab)
+    lab.fake.confirm("b", 2)  # now slot a is the fallback
+    lab.reboot()
+    (lab.folder / "state" / "tx.json").unlink()
+    for report in lab.device().slots.reports():
+        lab.device().slots.delivered(report.key)
+    source = update.images["rootfs"].data
+    three = lab.publish("3.0", 3, change(source, 5), source=source)
+    rootfs = three.images["rootfs"]
+    full_index = {
+        name: next(path for path, raw in lab.files.items() if raw == one.full.raw)
+        for name, one in three.images.items()
+    }
+    match what:
+        case "chunks":
+            damage(lab, chunks_blob(Digest.of(rootfs.tree.chunk_list)), how)
+        case "both indexes":
+            damage(lab, delta_index(lab, three), how)
+            damage(lab, full_index["rootfs"], how)
+        case "both payloads":
+            damage(lab, payload_of(lab, three, "delta"), how)
+            damage(lab, payload_of(lab, three, "full"), how)
+        case _:
+            damage(lab, payload_blob(three.images["kernel"].full.digest), how)
+    before = lab.slot("a").read_bytes()
+    calls = list(lab.fake.calls)
+
+    with pytest.raises(NotFound if how == "missing" else Unusable):
+        run(lab)
+
+    assert lab.fake.calls == calls
+    assert lab.slot("a").read_bytes() == before
+    device = lab.device()
+    assert isinstance(device.journal.state, Idle)
+    assert device.slots.record("a").state is not SlotState.WRITING
+    (report,) = device.slots.reports()
+    assert (report.kind, report.release) == ("failed", "3.0")
 
 
 # --- interruption

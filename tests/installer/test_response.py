@@ -14,6 +14,7 @@ from slipstream.installer.response import (
     NotFound,
     Remote,
     Wanted,
+    WrongSize,
     judge,
 )
 
@@ -98,8 +99,8 @@ def test_good(wanted: Wanted, status: int, headers: dict[str, str], extent: Exte
         (WHOLE, 200, {}, Interrupted),
         (WHOLE, 200, cl(9, Content_Type="Text/HTML;charset=x"), Interrupted),
         (WHOLE, 200, cl(9, Content_Encoding="br"), Interrupted),
-        (MIDDLE, 200, cl(19), Interrupted),
-        (Wanted(0, size=5), 200, cl(6), Interrupted),
+        (MIDDLE, 200, cl(19), WrongSize),
+        (Wanted(0, size=5), 200, cl(6), WrongSize),
         (Wanted(0, size_max=5), 200, cl(6), Unavailable),
         (AGAIN, 206, cr("bytes 10-19/100", ETag='"b"'), Changed),
         (AGAIN, 206, cr("bytes 10-19/101"), Changed),
