@@ -166,6 +166,10 @@ SPOOL_SEGMENTS_MAX = 4096  # files read at a restart: far above what SPOOL_BYTES
 FRAME_FETCHES_MAX = 2  # a frame with a wrong digest is fetched once more: a proxy may have hurt it
 DENIED_RELEASES_MAX = 64
 DEATHS_MAX = 8  # of the device, in one place of an install: then the release is given up
+DEATHS_ALL_MAX = 24  # of all releases together, since one was installed: three given up in a row
+ATTEMPTS_KEPT_MAX = (
+    8  # releases whose deaths are kept apart; those before them only count in the sum
+)
 START_DELAY_S_MAX = 3600.0  # before an agent's first round, whatever happened to those before it
 REBOOTS_MAX = 3  # asked for without the boot loader trying the release that waits
 REBOOTS_ALL_MAX = 8  # asked for because of one release, to it and back from it

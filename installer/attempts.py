@@ -6,6 +6,10 @@ whose install the device dies DEATHS_MAX times without coming any farther is giv
 device that is killed by its own updater is so for ever. Errors of the network and of the medium
 are no deaths: they are tried again after a while, or not, as their kind says.
 
+Deaths are kept by release, so that two that are offered in turn do not forget each other's. And
+all of them count together, since the last release that was installed: after DEATHS_ALL_MAX the
+fault is the device's, or the updater's, and nothing is installed any more without a person at hand.
+
 The agent's own starts are counted alike, in starts.json: each start that died in its first round
 doubles the wait before the next one.
 """
@@ -18,7 +22,12 @@ from pathlib import Path
 import msgspec
 
 from slipstream.delta.errors import DeviceFault, SlipstreamError
-from slipstream.delta.limits import DEATHS_MAX, START_DELAY_S_MAX
+from slipstream.delta.limits import (
+    ATTEMPTS_KEPT_MAX,
+    DEATHS_ALL_MAX,
+    DEATHS_MAX,
+    START_DELAY_S_MAX,
+)
 from slipstream.installer.device import Device
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import Denied
@@ -51,16 +60,28 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """Of a transaction that another one came after: how far it came, and its deaths since."""
+
+    transaction: str
+    best: Progress
+    deaths: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attempts:
     """Of one transaction: how far it ever came, and its deaths since it came so far.
 
-    `running`: an attempt is under way, or was when the process died.
+    `running`: an attempt is under way, or was when the process died. `others` are the releases tried
+    before it, the latest last, and `older_deaths` those of releases that are not kept any more.
     """
 
     transaction: str
     best: Progress
     deaths: int
     running: bool
+    others: tuple[Past, ...] = ()
+    older_deaths: int = 0
 
     @property
     def hopeless(self) -> bool:
@@ -68,20 +89,49 @@ class Attempts:
         return self.deaths >= DEATHS_MAX
 
     @property
+    def all_deaths(self) -> int:
+        """Of all releases since one was installed."""
+        return self.deaths + self.older_deaths + sum(one.deaths for one in self.others)
+
+    @property
+    def all_hopeless(self) -> bool:
+        """Whether the device died too often, whatever it was that was installed."""
+        return self.all_deaths >= DEATHS_ALL_MAX
+
+    @property
     def words(self) -> str:
         """Such as "the device died 8 times while it was installed, at streaming, byte 0"."""
         where = f", at {self.best.state}, byte {self.best.done_bytes}" if self.best.state else ""
+        if not self.hopeless and self.all_hopeless:
+            return (
+                f"the device died {self.all_deaths} times in installs, of one release or another,"
+                " and finished none: it installs nothing any more without a person at hand"
+            )
         return f"the device died {self.deaths} times while it was installed{where}"
 
 
 def next_attempts(before: Attempts | None, transaction: str, here: Progress) -> Attempts:
     """The count for an attempt that begins: pure. `here` is what the disk says now."""
-    if before is None or before.transaction != transaction:
+    if before is None:
         return Attempts(transaction, here, 0, running=True)
     died = int(before.running)
+    if before.transaction != transaction:
+        before, died = _turn_to(replace(before, deaths=before.deaths + died), transaction), 0
     if here.rank > before.best.rank:
-        return Attempts(transaction, here, died, running=True)
+        return replace(before, best=here, deaths=died, running=True)
     return replace(before, deaths=before.deaths + died, running=True)
+
+
+def _turn_to(before: Attempts, transaction: str) -> Attempts:
+    """The same account with another release in front, as far as it is known already."""
+    ended = Past(before.transaction, before.best, before.deaths)
+    known = next((one for one in before.others if one.transaction == transaction), None)
+    others = (*(one for one in before.others if one is not known), ended)
+    dropped, kept = others[:-ATTEMPTS_KEPT_MAX], others[-ATTEMPTS_KEPT_MAX:]
+    older = before.older_deaths + sum(one.deaths for one in dropped)
+    if known is None:
+        known = Past(transaction, Progress(), 0)
+    return Attempts(transaction, known.best, known.deaths, False, kept, older)
 
 
 def attempts_of(device: Device) -> Attempts | None:
@@ -104,7 +154,7 @@ def end_attempt(device: Device) -> None:
 
 
 def forget_attempts(device: Device) -> None:
-    """The release is installed, or given up. Raises DeviceFault."""
+    """The release is installed. Raises DeviceFault."""
     remove_state(_path(device))
 
 
@@ -116,7 +166,9 @@ def give_up(device: Device, transaction: Transaction, attempts: Attempts) -> str
     state = device.journal.state
     if isinstance(state, Opened | Streaming | Verified | Staged):
         device.journal.record(Failed(reason))
-    forget_attempts(device)
+    # The release begins anew if a person wants it; what it cost still counts against the device.
+    older = attempts.older_deaths + attempts.deaths
+    _write(device, replace(attempts, best=Progress(), deaths=0, running=False, older_deaths=older))
     return reason
 
 
@@ -161,12 +213,21 @@ def end_start(device: Device) -> None:
 # --- files
 
 
+class _WirePast(msgspec.Struct):
+    transaction: str
+    state: str
+    done_bytes: int
+    deaths: int
+
+
 class _WireAttempts(msgspec.Struct):
     transaction: str
     state: str
     done_bytes: int
     deaths: int
     running: bool
+    others: tuple[_WirePast, ...] = ()
+    older_deaths: int = 0
 
 
 class _WireStarts(msgspec.Struct):
@@ -175,15 +236,29 @@ class _WireStarts(msgspec.Struct):
 
 def _write(device: Device, value: Attempts) -> None:
     best = value.best
+    others = tuple(
+        _WirePast(one.transaction, one.best.state, one.best.done_bytes, one.deaths)
+        for one in value.others
+    )
     wire = _WireAttempts(
-        value.transaction, best.state, best.done_bytes, value.deaths, value.running
+        value.transaction,
+        best.state,
+        best.done_bytes,
+        value.deaths,
+        value.running,
+        others,
+        value.older_deaths,
     )
     write_state(_path(device), wire)
 
 
 def _parse(wire: _WireAttempts) -> Attempts:
     best = Progress(wire.state, wire.done_bytes)
-    return Attempts(wire.transaction, best, wire.deaths, wire.running)
+    others = tuple(
+        Past(one.transaction, Progress(one.state, one.done_bytes), one.deaths)
+        for one in wire.others
+    )
+    return Attempts(wire.transaction, best, wire.deaths, wire.running, others, wire.older_deaths)
 
 
 def _progress(device: Device, transaction: Transaction) -> Progress:

@@ -80,7 +80,7 @@ async def install(
         on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
         prepared = await gather(device, release, attended=attended)
         transaction = _transaction_of(prepared.plan)
-        _count_attempt(device, transaction)
+        _count_attempt(device, transaction, attended=attended)
         with ends_by_itself(device):
             prepared, supplies = await _secure(device, prepared, transaction)
             counts = await _install(device, prepared, supplies, transaction, on_event)
@@ -137,14 +137,15 @@ async def _install(
     return counts
 
 
-def _count_attempt(device: Device, transaction: Transaction) -> None:
-    """Durably, before anything else is written. Raises DeviceFault when it died too often."""
+def _count_attempt(device: Device, transaction: Transaction, *, attended: bool) -> None:
+    """Durably, before anything else is written. Raises DeviceFault when it died too often, or the
+    device did, whatever was installed; a person at hand (`attended`) may try all the same."""
     attempts = begin_attempt(device, transaction)
-    if attempts.hopeless:
+    if attempts.hopeless or (attempts.all_hopeless and not attended):
         raise DeviceFault(
             f"release {transaction.release}: {give_up(device, transaction, attempts)}",
-            hint="It is not tried again; a newer one is, or this one by `slipstream device install "
-            f"--release {transaction.release} --retry`",
+            hint=("" if attempts.all_hopeless else "It is not tried again; a newer one is. ")
+            + f"To try it: slipstream device install --release {transaction.release} --retry",
         )
 
 

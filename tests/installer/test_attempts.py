@@ -13,7 +13,12 @@ from slipstream.delta.errors import (
     SlipstreamError,
     Unavailable,
 )
-from slipstream.delta.limits import DEATHS_MAX, REBOOTS_ALL_MAX, START_DELAY_S_MAX
+from slipstream.delta.limits import (
+    DEATHS_ALL_MAX,
+    DEATHS_MAX,
+    REBOOTS_ALL_MAX,
+    START_DELAY_S_MAX,
+)
 from slipstream.installer.attempts import (
     Attempts,
     Progress,
@@ -23,6 +28,7 @@ from slipstream.installer.attempts import (
     next_attempts,
 )
 from slipstream.installer.findings import NEVER_LEFT
+from slipstream.installer.install import install as install_release
 from slipstream.installer.states import Committed, Condemned, Idle
 from slipstream.installer.trial import Verdict
 from tests.installer.lab import Lab, change, make_image
@@ -103,6 +109,63 @@ def test_an_install_that_dies_in_one_place_is_given_up(tmp_path: Path) -> None:
     lab.publish("2.0", 2, change(IMAGE, 4096))
     install(lab)
     assert isinstance(lab.device().journal.state, Committed)
+
+
+def test_releases_that_are_offered_in_turn_are_given_up(tmp_path: Path) -> None:
+    """Each forgets nothing of its deaths while the other one is tried."""
+    lab = dying_lab(tmp_path)
+    lab.publish("2.0", 2, change(IMAGE, 4096))
+    deaths = 0
+    for _ in range(2 * DEATHS_MAX):
+        for release in ("1.0", "2.0"):
+            try:
+                install(lab, release)
+            except Died:
+                deaths += 1
+            except (DeviceFault, Rejected):
+                continue
+    assert deaths == 2 * DEATHS_MAX
+    assert [one.release for one in lab.device().slots.denied()] == ["1.0", "2.0"]
+    reports = lab.device().slots.reports()
+    assert [(one.kind, one.release) for one in reports] == [("failed", "1.0"), ("failed", "2.0")]
+
+
+def test_a_device_that_dies_whatever_is_installed_stops(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    text = lab.config_path.read_text()
+    lab.config_path.write_text(text.replace("[boot]\n", '[boot]\ncounting = "trusted"\n'))
+    lab.fetcher.hook = die_at(".payload")
+    deaths, refused = 0, []
+    for counter in range(1, DEATHS_ALL_MAX + 9):
+        release = f"{counter}.0"
+        lab.publish(release, counter, IMAGE)
+        try:
+            asyncio.run(install_release(lab.device(), release, attended=False))
+        except Died:
+            deaths += 1
+        except DeviceFault as error:
+            refused.append("without a person at hand" in str(error))
+    assert deaths == DEATHS_ALL_MAX
+    assert refused == [True] * 8
+    reports = lab.device().slots.reports()
+    assert {one.kind for one in reports} == {"failed"}
+    assert f"died {DEATHS_ALL_MAX} times in installs" in reports[0].reason
+
+    lab.fetcher.hook = lambda _: None
+    assert lab.device().slots.forgive(release)
+    install(lab, release)  # by a person
+    assert isinstance(lab.device().journal.state, Committed)
+    assert attempts_of(lab.device()) is None
+
+
+def test_an_account_of_an_earlier_release_of_the_updater_is_read(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    path = lab.device().state / "attempts.json"
+    path.write_text(
+        '{"transaction": "t", "state": "streaming", "done_bytes": 9, "deaths": 2, "running": true}'
+    )
+    found = attempts_of(lab.device())
+    assert found == Attempts("t", Progress("streaming", 9), 2, running=True)
 
 
 def test_an_operator_may_try_it_again(tmp_path: Path) -> None:
