@@ -140,6 +140,12 @@ class BootControl(Protocol):
         """
         ...
 
+    def alternatives(self, slot: str) -> tuple[str, ...]:
+        """Names of the entries, of Slipstream or not, that would be started if those of `slot` had no
+        tries left: whole, and with tries of their own or none to use up.
+        """
+        ...
+
     def counted(self) -> Counted:
         """Whether the boot loader counted this start: the board's proof that a trial can end."""
         ...

@@ -150,6 +150,15 @@ class SystemdBoot:
         check_running(self._esp.root, self._listed(), running)
         check_fallback(self._esp.root, running)
 
+    def alternatives(self, slot: str) -> tuple[str, ...]:
+        """What the menu has besides the slot's entries, and starts before one without tries."""
+        check_partition(self._esp)
+        return tuple(
+            entry.path.name
+            for entry in self._menu()
+            if not _of_slot(entry, slot) and entry.loadable and not entry.exhausted
+        )
+
     def counted(self) -> Counted:
         """S11, looked at from behind: the name that the boot loader reports is from before its
         rename, the name on the ESP from after it."""

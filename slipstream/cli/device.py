@@ -212,6 +212,26 @@ def confirm(config: Path, force: bool, as_json: bool) -> None:
 
 @device.command()
 @config_option
+def deadline(config: Path) -> None:
+    """Whether a release on trial that did not prove itself in time stays. For a service.
+
+    slipstream-trial.service resets the machine unless this exits with 0: the boot loader has nothing
+    else to start in the end (that is reported), or the release is confirmed. Does not ask the health
+    checks.
+    """
+    from slipstream.installer.deadline import why_to_stay  # noqa: PLC0415
+
+    why = why_to_stay(open_device(load_config(config)))
+    if why is None:
+        raise SlipstreamError(
+            "the running release did not prove itself in time",
+            hint="The machine is to be reset: the boot loader counts its tries",
+        )
+    click.echo(f"{why}. It is not reset")
+
+
+@device.command()
+@config_option
 @json_option
 def rollback(config: Path, as_json: bool) -> None:
     """Give up the running release, or the one that the next boot would try; then reboot."""

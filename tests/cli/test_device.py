@@ -105,6 +105,28 @@ def test_the_gate_of_a_device_without_an_agent(
         assert opens
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_deadline_resets_where_that_leads_somewhere(rig: Rig, say: Say, *, first: bool) -> None:
+    """The shipped unit's own command, and what systemd makes of its exit code."""
+    updated(rig, 1)
+    if first:
+        rig.lose_entry("a")
+    lines = say("unit", "slipstream-trial.service")[1].splitlines()
+    (command,) = [line for line in lines if line.startswith("ExecStart=")]
+    assert " device deadline --config " in command
+    assert "FailureAction=reboot-force" in lines
+    assert not any(line.startswith("SuccessExitStatus=") for line in lines)
+
+    code, out, error = say("deadline")
+
+    assert (code == 0) == first
+    if first:
+        assert "release 2.0: it did not prove itself in time" in out
+        assert rig.reports()[-1][:2] == ("failed", "2.0")
+    else:
+        assert "is to be reset" in error
+
+
 def test_confirm_before_the_reboot(rig: Rig, say: Say) -> None:
     updated(rig, 0)
 

@@ -119,6 +119,16 @@ class BootControlConformance:
         rig.control().condemn("a", 1)
         assert rig.boot() == Booted("a", 1, root_of(1))
 
+    def test_what_else_would_be_started(self, rig: Rig) -> None:
+        assert rig.control().alternatives("a") == ()
+        install(rig, "a", 1)
+        assert rig.control().alternatives("a") == ()
+        install_good(rig, "b", 2)
+        assert len(rig.control().alternatives("a")) == 1
+        assert len(rig.control().alternatives("b")) == 1  # it has tries left
+        rig.control().condemn("a", 1)
+        assert rig.control().alternatives("b") == ()
+
     @pytest.mark.parametrize("verb", ["retire", "stage"])
     def test_refuses_to_touch_the_booted_slot(self, rig: Rig, verb: str) -> None:
         install_good(rig, "a", 1)

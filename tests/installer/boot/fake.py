@@ -104,6 +104,13 @@ class FakeBoot:
             return None
         return self.staged[slot, counter].paths.get(place)
 
+    def alternatives(self, slot: str) -> tuple[str, ...]:
+        return tuple(
+            one.name
+            for one in self.entries()
+            if one.slot != slot and one.state is not EntryState.BAD
+        )
+
     def counted(self) -> Counted:
         entry = self.visible.get(self.running.slot or "")
         gone = entry is None or entry.state is EntryState.GOOD

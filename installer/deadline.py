@@ -1,0 +1,38 @@
+"""The deadline of a release on trial: is the machine reset, which uses up one of its tries?
+
+slipstream-trial.service asks when the deadline has come, or the health gate failed. A reset leads
+somewhere only where the boot loader has something else to start in the end. Without that the same
+release would be started, and reset, for ever: it stays, for a person to mend, and says so.
+
+Takes no lock, since whoever holds it may be what hangs, and decides nothing about the release.
+"""
+
+from slipstream.installer.device import Device
+from slipstream.installer.evidence import running_entry, transaction_of
+from slipstream.installer.ports import EntryState
+from slipstream.installer.reports import queue_report
+
+NOTHING_ELSE = (
+    "it did not prove itself in time, and the boot loader has nothing else to start: the device stays "
+    "with it"
+)
+PROVED = "it is confirmed"
+
+
+def why_to_stay(device: Device) -> str | None:
+    """Why the machine is not reset, in words, and reported; None if it shall be.
+
+    Raises DeviceFault where nothing says what runs or what else would be started: reset then.
+    """
+    entry = running_entry(device)
+    if entry is None:
+        return None  # it will be put back by the release that the next boot starts
+    if entry.state is EntryState.GOOD:
+        return f"counter {entry.counter}: {PROVED}"
+    if device.boot.alternatives(entry.slot):
+        return None
+    transaction = transaction_of(device, entry)
+    if transaction is None:
+        return f"counter {entry.counter}: {NOTHING_ELSE}"
+    queue_report(device, transaction, "failed", NOTHING_ELSE)
+    return f"release {transaction.release}: {NOTHING_ELSE}"
