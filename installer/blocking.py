@@ -15,6 +15,10 @@ _T = TypeVar("_T")
 GoOn = Callable[[], None]
 
 
+def unasked() -> None:
+    """For work that nobody can stop."""
+
+
 class Stopped(Exception):
     """Nobody waits for this work any more."""
 

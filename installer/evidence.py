@@ -3,10 +3,14 @@
 Reads only. findings.py draws the conclusions, trial.py acts on them.
 """
 
+from collections.abc import Iterator
+from typing import BinaryIO
+
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault, FormatError
 from slipstream.delta.manifest import Manifest, Place
 from slipstream.delta.tree import tree_of
+from slipstream.installer.blocking import GoOn, unasked
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of, runs
 from slipstream.installer.ports import BootEntry, BootFiles, EntryState
@@ -67,11 +71,11 @@ def transaction_of(device: Device, entry: BootEntry) -> Transaction | None:
     )
 
 
-def check_kept_files(device: Device, manifest: Manifest, slot: str) -> None:
+def check_kept_files(device: Device, manifest: Manifest, slot: str, go_on: GoOn = unasked) -> None:
     """The boot files that are kept on the state partition still are what was signed.
 
     They were verified when they came; before they are staged once more they may have lain there for
-    weeks. Raises DeviceFault.
+    weeks. Reads all of them, asking `go_on` now and then. Raises DeviceFault.
     """
     for image in manifest.images:
         if image.place is Place.PARTITION:
@@ -79,7 +83,7 @@ def check_kept_files(device: Device, manifest: Manifest, slot: str) -> None:
         path = device.boot_file(slot, image.name)
         try:
             with path.open("rb") as file:
-                tree = tree_of(iter(lambda: file.read(PIECE_BYTES), b""), image.tree.salt)
+                tree = tree_of(_pieces_of(file, go_on), image.tree.salt)
             if tree.tuple != image.tree:
                 raise DeviceFault(
                     "a kept boot file is not what was signed",
@@ -89,6 +93,12 @@ def check_kept_files(device: Device, manifest: Manifest, slot: str) -> None:
                 )
         except (OSError, FormatError) as error:
             raise DeviceFault("a kept boot file cannot be read", where=path, got=error) from error
+
+
+def _pieces_of(file: BinaryIO, go_on: GoOn) -> Iterator[bytes]:
+    while piece := file.read(PIECE_BYTES):
+        go_on()
+        yield piece
 
 
 def boot_files(device: Device, manifest: Manifest, slot: str) -> BootFiles:

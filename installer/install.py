@@ -21,7 +21,7 @@ from slipstream.installer.attempts import (
 )
 from slipstream.installer.boot.command_line import command_line_of
 from slipstream.installer.device import Device
-from slipstream.installer.evidence import boot_files, check_kept_files
+from slipstream.installer.evidence import boot_files
 from slipstream.installer.identity import publish, unpublish
 from slipstream.installer.plan import Plan
 from slipstream.installer.prepare import Prepared, check_boot_options, gather
@@ -30,6 +30,7 @@ from slipstream.installer.reboots import forget_reboots
 from slipstream.installer.release_set import ReleaseSet, parts_of
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import SlotRecord, SlotState
+from slipstream.installer.staging import stage_kept_files
 from slipstream.installer.states import (
     BootStaged,
     Failed,
@@ -128,7 +129,7 @@ async def _install(
         counts = await _write_images(device, prepared, supplies, transaction, parts, on_event)
         notes = (*plan.passed_over, *counts.notes, *prepared.risks)
         _name_partitions(device, plan, parts, on_event)
-        _stage(device, plan, notes, on_event)
+        await _stage(device, plan, notes, on_event)
     except (Rejected, DeviceFault) as error:
         _record_failure(device, transaction, error)
         raise
@@ -231,17 +232,14 @@ def _name_partitions(device: Device, plan: Plan, parts: ReleaseSet, on_event: On
     publish(device, plan, _saying(Stage.STAGE, on_event))
 
 
-def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnEvent) -> None:
+async def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnEvent) -> None:
     """S7: everything that the boot entry needs is in place, durable and hidden after this.
 
     A cut boots the old release: hidden names are not listed.
     """
     manifest = plan.manifest
     on_event(InstallEvent(Stage.STAGE, "staging the boot files, hidden"))
-    # The state folder has them since they were verified, and may be writable to others.
-    check_kept_files(device, manifest, plan.slot)
-    files = boot_files(device, manifest, plan.slot)
-    device.boot.stage(plan.slot, manifest.counter, files)
+    await stage_kept_files(device, manifest, plan.slot)
     device.slots.remember(_record_of(plan, SlotState.INSTALLED, notes))
     device.journal.record(BootStaged())
 

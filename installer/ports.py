@@ -14,6 +14,7 @@ from typing import Protocol
 from slipstream.delta.byterange import ByteRange
 from slipstream.delta.digest import Digest
 from slipstream.delta.manifest import Place
+from slipstream.installer.blocking import GoOn, unasked
 
 
 class Clock(Protocol):
@@ -154,8 +155,12 @@ class BootControl(Protocol):
         """Remove the entry and boot files of a slot, hidden leftovers too. Not the booted slot."""
         ...
 
-    def stage(self, slot: str, counter: int, boot: BootFiles) -> None:
-        """Put everything that the entry needs in place: hidden, durable, read back."""
+    def stage(self, slot: str, counter: int, boot: BootFiles, go_on: GoOn = unasked) -> None:
+        """Put everything that the entry needs in place: hidden, durable, read back.
+
+        Takes long on a slow boot partition: called in a thread, it asks `go_on` now and then, and
+        lets what that raises through. Called again it goes on.
+        """
         ...
 
     def publish(self, slot: str, counter: int) -> None:

@@ -17,7 +17,6 @@ from slipstream.installer.counting import STUCK, observe_counting
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import (
     boot_files,
-    check_kept_files,
     other_good,
     roots_of,
     running_entry,
@@ -41,6 +40,7 @@ from slipstream.installer.ports import BootEntry, EntryState
 from slipstream.installer.reboots import reboots_of
 from slipstream.installer.reports import queue_report
 from slipstream.installer.slots import Denied
+from slipstream.installer.staging import stage_kept_files
 from slipstream.installer.states import (
     Abandon,
     BootedNew,
@@ -113,10 +113,10 @@ async def settle(device: Device, on_event: OnEvent = silent) -> Outcome:
             case Idle():
                 return await _settle_unrecorded(device, on_event)
             case Verified() if state.transaction.restages:
-                return _restage(device, state.transaction)
+                return await _restage(device, state.transaction)
             case Staged() if entry_of(state.transaction, device.boot.entries()) is None:
                 if state.transaction.restages:
-                    return _restage(device, state.transaction)
+                    return await _restage(device, state.transaction)
                 return Outcome(Verdict.NOTHING)
             case Staged() | Committed() | Trial() | Condemned():
                 return await _settle_published(device, state, on_event)
@@ -245,7 +245,7 @@ async def _settle_published(
             if transaction.restages >= RESTAGES_MAX:
                 return _fell_back(device, transaction, LOST_TWICE)
             device.journal.record(EntryLost())
-            return _restage(device, transaction)
+            return await _restage(device, transaction)
 
 
 async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) -> Outcome:
@@ -343,14 +343,14 @@ def _wait(device: Device, state: Staged | Committed | Trial | Condemned) -> Outc
     return Outcome(Verdict.REBOOT, transaction.release, transaction.counter)
 
 
-def _restage(device: Device, transaction: Transaction) -> Outcome:
+async def _restage(device: Device, transaction: Transaction) -> Outcome:
     """Put a lost boot entry back, from the boot files that are kept on the state partition."""
     attempts = begin_attempt(device, transaction)
     if attempts.hopeless:
         reason = give_up(device, transaction, attempts)
         return Outcome(Verdict.NOTHING, transaction.release, transaction.counter, reason)
     with ends_by_itself(device):
-        outcome = _put_back(device, transaction)
+        outcome = await _put_back(device, transaction)
     forget_attempts(device)
     return outcome
 
@@ -363,14 +363,12 @@ def _reclaim(device: Device, transaction: Transaction) -> None:
         device.boot.reclaim(transaction.slot, transaction.counter, files)
 
 
-def _put_back(device: Device, transaction: Transaction) -> Outcome:
+async def _put_back(device: Device, transaction: Transaction) -> Outcome:
     manifest = device.slots.manifest(transaction.manifest)
     try:
         if manifest is None:
             raise DeviceFault("its manifest is lost too")
-        check_kept_files(device, manifest, transaction.slot)
-        files = boot_files(device, manifest, transaction.slot)
-        device.boot.stage(transaction.slot, transaction.counter, files)
+        await stage_kept_files(device, manifest, transaction.slot)
     except (Rejected, DeviceFault) as error:
         # Not for ever: a device that only tried to put it back would never take another release.
         reason = f"its boot entry was lost and could not be put back: {error}"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from slipstream.delta.durable import sync_folder
 from slipstream.delta.errors import DeviceFault
+from slipstream.installer.blocking import GoOn, unasked
 
 COPY_BYTES = 1 << 20  # boot files are tens of MB: one piece in memory
 SLACK_BYTES = 1 << 20  # FAT folders grow by clusters; a full ESP also breaks the counter's rename
@@ -58,10 +59,18 @@ class Esp:
                 path.mkdir()
             self.sync_folder(path.parent)
 
-    def copy(self, source: Path, target: Path) -> None:
-        """Write the bytes of `source` into the new or emptied file `target`. Not yet durable."""
+    def copy(self, source: Path, target: Path, go_on: GoOn = unasked) -> None:
+        """Write the bytes of `source` into the new or emptied file `target`. Not yet durable.
+
+        `go_on` is asked before each piece: some partitions take a MB/s.
+        """
+
+        def read() -> bytes:
+            go_on()
+            return reader.read(COPY_BYTES)
+
         with translated(f"cannot copy {source}", target), source.open("rb") as reader:
-            self._write(target, lambda: reader.read(COPY_BYTES))
+            self._write(target, read)
 
     def write(self, target: Path, data: bytes) -> None:
         """Write a small file. Not yet durable."""
@@ -150,13 +159,14 @@ class Esp:
             except FileNotFoundError:
                 return ()
 
-    def equal(self, left: Path, right: Path) -> bool:
+    def equal(self, left: Path, right: Path, go_on: GoOn = unasked) -> bool:
         """Whether two files hold the same bytes; False if `right` is not there."""
         with translated(f"cannot compare with {right}", left):
             if not right.is_file() or left.stat().st_size != right.stat().st_size:
                 return False
             with left.open("rb") as a, right.open("rb") as b:
                 while piece := a.read(COPY_BYTES):
+                    go_on()
                     if piece != b.read(COPY_BYTES):
                         return False
             return True

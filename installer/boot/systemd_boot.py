@@ -23,6 +23,7 @@ from pathlib import Path
 
 from slipstream.delta.errors import DeviceFault, Rejected, UsageError
 from slipstream.delta.manifest import Place
+from slipstream.installer.blocking import GoOn, unasked
 from slipstream.installer.boot.chooser import (
     CONF_FOLDER,
     UKI_FOLDER,
@@ -220,7 +221,7 @@ class SystemdBoot:
 
     # --- S7: everything but the name
 
-    def stage(self, slot: str, counter: int, boot: BootFiles) -> None:
+    def stage(self, slot: str, counter: int, boot: BootFiles, go_on: GoOn = unasked) -> None:
         """Put the entry and its files on the ESP, hidden, durable and read back.
 
         A cut anywhere in here: the old entries stand, the boot loader does not list names that
@@ -232,19 +233,19 @@ class SystemdBoot:
         if self._visible(slot, counter):
             return  # already published: what it needs is there
         folder = self._esp.root / _FOLDERS[name.suffix]
-        self._check_room(name, boot)
+        self._check_room(name, boot, go_on)
         self._esp.make_folder(folder)
         hidden = folder / hidden_name(counter, slot)
         self._set_aside(hidden)
         if name.suffix is Suffix.UKI:
             with self._slots.staging(hidden, folder / dump_entry_name(name)):
-                self._put(boot.files[Place.UKI], hidden)
+                self._put(boot.files[Place.UKI], hidden, go_on)
         else:
             files = self._esp.root / FILES_FOLDER / name.stem
             self._esp.make_folder(files)
             for place, source in files_of(boot):
                 self._set_aside(files / place.value)
-                self._put(source, files / place.value)
+                self._put(source, files / place.value, go_on)
             # The entry's own file after the files that it names, though it is still hidden.
             with self._slots.staging(hidden, folder / dump_entry_name(name)):
                 self._write(hidden, dump_conf(name, boot))
@@ -259,12 +260,12 @@ class SystemdBoot:
                 number += 1
             self._rename(target, target.with_name(f"{stem}{number}"))
 
-    def _put(self, source: Path, target: Path) -> None:
+    def _put(self, source: Path, target: Path, go_on: GoOn) -> None:
         """Copy, make durable, read back. Bytes that already stand are not written again."""
-        if not self._esp.equal(source, target):
-            self._esp.copy(source, target)
+        if not self._esp.equal(source, target, go_on):
+            self._esp.copy(source, target, go_on)
         self._sync_new(target)
-        if not self._esp.equal(source, target):
+        if not self._esp.equal(source, target, go_on):
             raise DeviceFault(
                 "boot file reads back differently from what was written",
                 where=target,
@@ -290,14 +291,14 @@ class SystemdBoot:
                     hint="The boot partition or its medium is damaged: check it (fsck.vfat, dmesg)",
                 )
 
-    def _check_room(self, name: EntryName, boot: BootFiles) -> None:
+    def _check_room(self, name: EntryName, boot: BootFiles, go_on: GoOn) -> None:
         folder = self._esp.root / FILES_FOLDER / name.stem
         needed = freed = 0
         for place, source in files_of(boot):
             target = folder / place.value
             if place is Place.UKI:
                 target = self._esp.root / UKI_FOLDER / hidden_name(name.counter, name.slot)
-            if not self._esp.equal(source, target):
+            if not self._esp.equal(source, target, go_on):
                 needed += self._esp.size(source)
                 freed += (
                     self._esp.size(target) if self._esp.is_file(target) else 0

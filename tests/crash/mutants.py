@@ -64,9 +64,9 @@ def retired_after_the_images() -> Sequence[Patch]:
         device.slots.remember(record_of(plan, install.SlotState.WRITING, plan.passed_over))
         device.journal.record(install.Retired())
 
-    def late(device: Device, plan: Any, notes: Any, on_event: Any) -> None:
+    async def late(device: Device, plan: Any, notes: Any, on_event: Any) -> None:
         device.boot.retire(plan.slot)
-        stage(device, plan, notes, on_event)
+        await stage(device, plan, notes, on_event)
 
     return [patch.object(install, "_retire", no_entry), patch.object(install, "_stage", late)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.manifest import Place
+from slipstream.installer.blocking import GoOn, unasked
 from slipstream.installer.boot.loader_word import parse_root
 from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
 
@@ -123,7 +124,8 @@ class FakeBoot:
         for key in [key for key in self.staged if key[0] == slot]:
             del self.staged[key]
 
-    def stage(self, slot: str, counter: int, boot: BootFiles) -> None:
+    def stage(self, slot: str, counter: int, boot: BootFiles, go_on: GoOn = unasked) -> None:
+        go_on()
         self._change("stage", slot, counter)
         self._refuse_booted(slot)
         files = {place: Path(path).read_bytes() for place, path in boot.files.items()}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slipstream.installer.blocking import GoOn, unasked
 from slipstream.installer.boot.esp import Esp
 
 Names = dict[str, int]  # path on the ESP -> file number; -1 a folder
@@ -35,9 +36,9 @@ class RecordingEsp(Esp):
             self._note("folder", folder)
         super().make_folder(folder)
 
-    def copy(self, source: Path, target: Path) -> None:
+    def copy(self, source: Path, target: Path, go_on: GoOn = unasked) -> None:
         self._note("write", target, source.read_bytes())
-        super().copy(source, target)
+        super().copy(source, target, go_on)
 
     def write(self, target: Path, data: bytes) -> None:
         self._note("write", target, data)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from slipstream.delta.filesystem.fat_directory import Record
 from slipstream.delta.filesystem.fat_volume import FatFolder, read_file
+from slipstream.installer.blocking import GoOn, unasked
 from slipstream.installer.boot.esp import Esp
 from tests.installer.boot.esp_images import END, EspImage
 
@@ -193,8 +194,8 @@ class ImageEsp(Esp):
                 self.vfat.mkdir(name)
         super().make_folder(folder)
 
-    def copy(self, source: Path, target: Path) -> None:
-        super().copy(source, target)
+    def copy(self, source: Path, target: Path, go_on: GoOn = unasked) -> None:
+        super().copy(source, target, go_on)
         self.vfat.write(self._name(target), source.read_bytes())
 
     def write(self, target: Path, data: bytes) -> None:
