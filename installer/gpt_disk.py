@@ -2,7 +2,7 @@
 
 A place of the configuration is a partition: a block device that sysfs knows as one, or a region of
 a disk image that is exactly a row of its table. What is renamed are labels and unique GUIDs of
-rows; every other byte of both copies stays (delta/gpt.py).
+rows; every other byte of both copies stays (delta/gpt_copy.py).
 
 Order: a copy that is missing or damaged is mended first, so that two are there; then the backup is
 written, made durable and read back; then the primary. A power cut leaves at least one valid copy,
@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.delta.errors import DeviceFault, FormatError
-from slipstream.delta.gpt import Gpt, GptCopy, Identity, Row, read_gpt
+from slipstream.delta.gpt import Gpt, read_gpt
+from slipstream.delta.gpt_copy import GptCopy, Identity
+from slipstream.delta.gpt_layout import Row
 from slipstream.delta.limits import DISK_LOCK_ATTEMPTS_MAX, DISK_LOCK_DELAY_S
 from slipstream.installer.config import PartitionPlace
 from slipstream.installer.slot import Target

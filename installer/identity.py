@@ -18,7 +18,8 @@ from pathlib import Path
 from slipstream.delta.cmdline import kernel_words
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault, Rejected
-from slipstream.delta.gpt import LABEL_UNITS_MAX, Identity
+from slipstream.delta.gpt_copy import Identity
+from slipstream.delta.gpt_layout import LABEL_UNITS_MAX
 from slipstream.delta.manifest import Manifest, Place
 from slipstream.installer.config import IdentityMode, PartitionPlace, Verity, tree_name
 from slipstream.installer.device import Device

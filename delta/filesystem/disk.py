@@ -17,7 +17,7 @@ from slipstream.delta.filemap import Block, Entry, FileMap
 from slipstream.delta.filesystem.fat_layout import SIGNATURE, SIGNATURE_OFFSET
 from slipstream.delta.filesystem.part import Part
 from slipstream.delta.filesystem.volume import read_volume
-from slipstream.delta.gpt import (
+from slipstream.delta.gpt_layout import (
     ENTRY,
     MAGIC,
     NO_TYPE,

@@ -15,7 +15,8 @@ from typing import Any
 
 from slipstream.delta.errors import DeviceFault, FormatError
 from slipstream.delta.filesystem.fat_volume import FatVolume, Read, read_fat_volume, read_file
-from slipstream.delta.gpt import MAGIC, SECTOR_SIZES, Gpt, read_gpt
+from slipstream.delta.gpt import Gpt, read_gpt
+from slipstream.delta.gpt_layout import MAGIC, SECTOR_SIZES
 from slipstream.delta.limits import FAT_FILES_MAX
 from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.esp_bytes import EspBytes, NoBytes, find_esp_bytes

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from slipstream.delta.errors import DeviceFault, FormatError
-from slipstream.delta.gpt import Gpt, GptCopy, Identity, read_gpt
+from slipstream.delta.gpt import Gpt, read_gpt
+from slipstream.delta.gpt_copy import GptCopy, Identity
 from slipstream.installer import gpt_disk
 from slipstream.installer.config import PartitionPlace
 from slipstream.installer.gpt_disk import find_partition, rename_partitions
-from tests.delta.test_gpt import Bytes
+from tests.delta.gpt_disks import Bytes
 from tests.partition_tables import SECTOR, make_gpt_disk, places
 
 SLOT, TREE = 64 * 1024, 16 * 1024

@@ -26,7 +26,7 @@ from slipstream.installer.image import ImageInstall
 from slipstream.installer.prepare import Prepared, gather
 from slipstream.installer.release_set import ReleaseSet, parts_of
 from slipstream.installer.trial import Verdict, settle
-from tests.delta.test_gpt import Bytes
+from tests.delta.gpt_disks import Bytes
 from tests.installer.boot.uki import make_uki
 from tests.installer.lab import Killed, Lab, LabRelease, change, make_image
 from tests.partition_tables import make_gpt_disk, places
