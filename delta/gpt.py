@@ -10,6 +10,7 @@ Not here: the protective MBR, which stays as it is, and MBR disks.
 """
 
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 
 from slipstream.delta.errors import FormatError
@@ -25,6 +26,7 @@ from slipstream.delta.gpt_layout import (
     HEADER,
     HEADER_BYTES,
     NO_HEADER,
+    NO_TYPE,
     PRIMARY_SECTOR,
     SECTOR_SIZES,
     HeaderFields,
@@ -37,15 +39,15 @@ from slipstream.delta.gpt_layout import (
 class Gpt:
     """Both copies as they stand: each is a value, or why it is none. At least one is valid.
 
-    `primary_rows_at` is the sector of the primary's rows, where its header is sound, be its rows
-    or not: a boot ROM may want the sectors that rows have elsewhere.
+    `rows_at` is the first sector of the rows of the copy that is none, where that is known: a boot ROM
+    may want the sectors that rows have elsewhere.
     """
 
     sector_size: int
     sector_count: int
     primary: GptCopy | FormatError
     backup: GptCopy | FormatError
-    primary_rows_at: int | None = None
+    rows_at: int | None = None
 
     @property
     def counting(self) -> GptCopy:
@@ -72,9 +74,10 @@ class Gpt:
     def mended(self) -> GptCopy | None:
         """The copy that is missing, made from the valid one; None if both are there.
 
-        A primary gets its rows where its own header says, if that is sound, else behind it; a
-        backup goes to the end of the disk. Raises FormatError if there is no room for it, or if the
-        primary says that its backup is elsewhere: it would not be found.
+        Its rows go where its own header says, if that is sound, or where they are seen to stand; a
+        backup's header goes to the end of the disk. Raises FormatError if there is no room for it, if
+        it is not known where its rows belong, or if the primary says that its backup is elsewhere: it
+        would not be found.
         """
         if isinstance(self.primary, GptCopy) and isinstance(self.backup, GptCopy):
             return None
@@ -83,7 +86,7 @@ class Gpt:
         sectors = sectors_of(good.entries, self.sector_size)
         if good.is_primary:
             sector, other = self.sector_count - 1, PRIMARY_SECTOR
-            entries_sector = sector - sectors
+            entries_sector = sector - sectors if self.rows_at is None else self.rows_at
             if fields.other_sector != sector:
                 raise FormatError(
                     "the primary table has its backup elsewhere than at the end of the disk",
@@ -92,7 +95,13 @@ class Gpt:
                 )
         else:
             sector, other = PRIMARY_SECTOR, fields.sector
-            entries_sector = self.primary_rows_at or PRIMARY_SECTOR + 1
+            if self.rows_at is None:
+                raise FormatError(
+                    "where the primary table has its rows is not known: its header is damaged, and "
+                    "what stands behind it is no table",
+                    expected=f"rows or zeros in sectors {PRIMARY_SECTOR + 1}..{PRIMARY_SECTOR + sectors}",
+                )
+            entries_sector = self.rows_at
         moved = fields._replace(sector=sector, other_sector=other, entries_sector=entries_sector)
         header = HEADER.pack(*moved) + good.header[HEADER_BYTES:]
         made = GptCopy(self.sector_size, seal_header(header, good.entries), good.entries)
@@ -132,11 +141,39 @@ def _read_both(disk: Disk, sector_size: int) -> Gpt | FormatError:
                 expected=f"disk {uuid.UUID(bytes_le=ours.disk_guid)}, {ours.entry_count} rows",
                 got=f"disk {uuid.UUID(bytes_le=theirs.disk_guid)}, {theirs.entry_count} rows",
             )
-    try:
-        rows_at = read_header(disk, sector_size, PRIMARY_SECTOR)[1].entries_sector
-    except FormatError:
-        rows_at = None
+    rows_at = None
+    if isinstance(primary, FormatError) and isinstance(backup, GptCopy):
+        rows_at = _find_rows(disk, sector_size, PRIMARY_SECTOR, backup)
+    elif isinstance(primary, GptCopy) and isinstance(backup, FormatError):
+        rows_at = _find_rows(disk, sector_size, last, primary)
     return Gpt(sector_size, count, primary, backup, rows_at)
+
+
+def _find_rows(disk: Disk, sector_size: int, sector: int, good: GptCopy) -> int | None:
+    """Where the rows of a copy belong whose header stands, or should, in `sector`: None if nothing
+    says so. `good` is the other copy.
+
+    With the header damaged, a primary's rows are where at least one partition still has its row, or
+    where they have room at one place only. Some boot ROMs read their code from the sectors behind the
+    header, and the rows are elsewhere (`sgdisk --move-main-table`); but zeros are no code.
+    """
+    with suppress(FormatError):
+        return read_header(disk, sector_size, sector)[1].entries_sector
+    if sector != PRIMARY_SECTOR:
+        return None
+    sectors, first_usable = sectors_of(good.entries, sector_size), good.fields.first_usable
+    usual, highest = PRIMARY_SECTOR + 1, first_usable - sectors
+    if usual >= highest:
+        return usual
+    for at in (usual, highest):
+        found = split_rows(disk.read(at * sector_size, len(good.entries)))
+        if any(
+            ours[:16] != NO_TYPE and (ours[:16], ours[32:48]) == (theirs[:16], theirs[32:48])
+            for ours, theirs in zip(found, split_rows(good.entries), strict=True)
+        ):
+            return at
+    zeros = not any(disk.read(usual * sector_size, sectors * sector_size))
+    return usual if zeros else None
 
 
 def _shared(fields: HeaderFields) -> tuple[object, ...]:

@@ -99,7 +99,7 @@ def rename_partitions(
         if mended is not None:
             lost = gpt.backup if gpt.counting.is_primary else gpt.primary
             say(f"{disk_path}: mended the partition table: {lost}")
-            disk.put(mended)
+            disk.put(mended, header_first=True)
             gpt = disk.read_table()
         for copy in (gpt.backup, gpt.primary):
             if isinstance(copy, FormatError):  # it was read back a moment ago
@@ -134,14 +134,17 @@ class _OpenDisk:
                 hint="Look at it with `sgdisk --verify`, and mend it by hand; " + _CONFIGURE,
             ) from error
 
-    def put(self, copy: GptCopy) -> None:
+    def put(self, copy: GptCopy, *, header_first: bool = False) -> None:
         """Write one copy, rows then header, durably, and read it back from the medium.
 
-        A cut in here leaves a copy whose checksums are wrong, or the old one, or the new one.
+        A cut in here leaves a copy whose checksums are wrong, or the old one, or the new one. With
+        `header_first`, for a copy that was none, what a cut leaves says where its rows belong.
         """
         begin, size = copy.span
-        for offset, raw in copy.dump():
+        for offset, raw in reversed(copy.dump()) if header_first else copy.dump():
             self._whole.write(offset, raw)
+            if header_first:
+                self._whole.sync()
         got = bytearray()
         # read_back makes all of the disk's writes durable first.
         for piece in Target(str(self._path), self._descriptor, begin, size).read_back(size):
@@ -240,7 +243,7 @@ def _check_table(gpt: Gpt, disk: Path) -> None:
         gpt.mended()
     except FormatError as error:
         raise DeviceFault(
-            f"a copy of the partition table is lost and has no room: {error}",
+            f"a copy of the partition table is lost and cannot be made anew: {error}",
             where=disk,
             hint="Look at it with `sgdisk --verify`, and mend it by hand",
         ) from error

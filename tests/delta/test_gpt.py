@@ -72,6 +72,69 @@ def test_rows_go_back_where_a_sound_header_has_them(tmp_path: Path) -> None:
     assert bytes(disk.raw) == whole
 
 
+def boot_rom_disk(tmp_path: Path) -> Bytes:
+    """A disk whose boot ROM has its code behind the header; the rows are in sectors 32 to 63."""
+    path = tmp_path / "disk"
+    make_gpt_disk(path, SLOT, TREE)
+    subprocess.run(["/usr/sbin/sgdisk", "-j", "32", path], check=True, capture_output=True)
+    disk = Bytes(path.read_bytes())
+    disk.raw[2 * SECTOR : 32 * SECTOR] = bytes(range(1, 241)) * (30 * SECTOR // 240)
+    return disk
+
+
+@pytest.mark.parametrize("lost", ["header", "both"])
+def test_code_of_a_boot_rom_behind_the_header_is_not_written_over(
+    tmp_path: Path, lost: str
+) -> None:
+    disk, rows_at = boot_rom_disk(tmp_path), 32
+    whole = bytes(disk.raw)
+    disk.raw[SECTOR : 2 * SECTOR] = bytes(SECTOR)
+    if lost == "both":
+        disk.raw[rows_at * SECTOR : (rows_at + 32) * SECTOR] = b"\xff" * (32 * SECTOR)
+        with pytest.raises(FormatError, match="where the primary table has its rows is not known"):
+            read_gpt(disk).mended()
+        return
+
+    mended = read_gpt(disk).mended()
+
+    assert mended is not None
+    disk.put(mended)
+    assert bytes(disk.raw) == whole
+
+
+def test_sectors_that_were_cleared_get_the_table_back(disk: Bytes) -> None:
+    """There may be room elsewhere, too: zeros are no code."""
+    whole = bytes(disk.raw)
+    assert read_gpt(disk).counting.fields.first_usable > 34
+    disk.raw[SECTOR : 34 * SECTOR] = bytes(33 * SECTOR)
+    mended = read_gpt(disk).mended()
+    assert mended is not None
+    disk.put(mended)
+    assert bytes(disk.raw) == whole
+
+
+def test_rows_of_a_backup_go_back_where_a_sound_header_has_them(disk: Bytes) -> None:
+    """They need not stand right before it."""
+    header = backup_at(disk)
+    rows = bytes(disk.raw[header - 32 * SECTOR : header])
+    disk.raw[header - 32 * SECTOR : header] = b"\xff" * (32 * SECTOR)
+    disk.raw[header - 33 * SECTOR : header - SECTOR] = rows
+    struct.pack_into("<Q", disk.raw, header + 72, header // SECTOR - 33)
+    for at in (SECTOR, header):
+        last = struct.unpack_from("<Q", disk.raw, at + 48)[0]
+        struct.pack_into("<Q", disk.raw, at + 48, last - 1)
+        seal_header(disk, at)
+    whole = bytes(disk.raw)
+    assert read_gpt(disk).mended() is None
+    disk.spoil(header - 33 * SECTOR + 60)
+
+    mended = read_gpt(disk).mended()
+
+    assert mended is not None
+    disk.put(mended)
+    assert bytes(disk.raw) == whole
+
+
 def test_a_grown_disk_has_its_backup_in_the_middle(disk: Bytes) -> None:
     grown = Bytes(bytes(disk.raw) + bytes(64 * SECTOR))
     assert not read_gpt(grown).backup_is_last
