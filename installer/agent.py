@@ -46,7 +46,8 @@ from slipstream.installer.progress import InstallEvent
 from slipstream.installer.reboots import note_reboot, take_back_reboot
 from slipstream.installer.reports import queue_hold_report
 from slipstream.installer.states import Committed, Idle, delay_of
-from slipstream.installer.trial import Verdict, settle
+from slipstream.installer.trial import settle
+from slipstream.installer.verdict import Verdict
 
 REBOOT_TIMEOUT_S = 60.0  # the command only asks for a reboot; it does not wait for it
 TOKEN_BYTES_MAX = 4096

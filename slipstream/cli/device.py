@@ -23,7 +23,7 @@ from slipstream.delta.errors import (
     SlipstreamError,
     UsageError,
 )
-from slipstream.installer import agent, trial
+from slipstream.installer import agent, by_hand, trial
 from slipstream.installer.allocator import give_memory_back
 from slipstream.installer.config import Config, load_config
 from slipstream.installer.contact import open_contact
@@ -31,7 +31,7 @@ from slipstream.installer.device import Device, open_device
 from slipstream.installer.notify import Notifier
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.states import Idle, Refused
-from slipstream.installer.trial import Outcome, Verdict
+from slipstream.installer.verdict import Outcome, Verdict
 
 UNITS = (
     "slipstream.service",
@@ -200,7 +200,7 @@ def confirm(config: Path, force: bool, as_json: bool) -> None:
 
     async def job(found: Device) -> None:
         say = _note if not as_json else _silent
-        outcome = await (trial.confirm(found) if force else trial.settle(found, say))
+        outcome = await (by_hand.confirm(found) if force else trial.settle(found, say))
         stays = outcome.verdict is Verdict.UNHEALTHY
         Notifier.of_environment(os.environ).say_stays(stays)
         async with open_contact(found) as contact:
@@ -237,7 +237,7 @@ def rollback(config: Path, as_json: bool) -> None:
     """Give up the running release, or the one that the next boot would try; then reboot."""
 
     async def job(found: Device) -> None:
-        outcome = await trial.rollback(found)
+        outcome = await by_hand.rollback(found)
         if as_json:
             click.echo(json.dumps(_outcome_json(outcome)))
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from slipstream.installer import image, install, trial
+from slipstream.installer import endings, image, install, trial
 from slipstream.installer.boot import systemd_boot
 from slipstream.installer.boot.entry import EntryName, Suffix, dump_entry_name
 from slipstream.installer.boot.esp import Esp
@@ -22,6 +22,7 @@ from slipstream.installer.reports import queue_report
 from slipstream.installer.slot import Target
 from slipstream.installer.states import Condemn, Confirm, FellBack, Published
 from slipstream.installer.stream import ImageWriter
+from slipstream.installer.verdict import Outcome, Verdict
 
 Patch = Any
 Mutant = Callable[[], Sequence[Patch]]
@@ -112,22 +113,22 @@ def floor_after_the_journal() -> Sequence[Patch]:
     def confirm(device: Device, transaction: Any, health: Any = ()) -> Any:
         device.boot.confirm(transaction.slot, transaction.counter)
         device.journal.record(Confirm())
-        trial._raise_floor(device, transaction)
+        endings.raise_floor(device, transaction)
         queue_report(device, transaction, "confirmed")
-        return trial.Outcome(trial.Verdict.CONFIRMED, transaction.release, transaction.counter)
+        return Outcome(Verdict.CONFIRMED, transaction.release, transaction.counter)
 
-    return [patch.object(trial, "_confirm", confirm)]
+    return [patch.object(endings, "confirm", confirm)]
 
 
 def denied_after_the_journal() -> Sequence[Patch]:
     """The fall back is on record before the release is denied."""
-    fell_back = trial._fell_back
+    fell_back = endings.fell_back
 
     def late(device: Device, transaction: Any, reason: str) -> Any:
         device.journal.record(FellBack(reason))
         return fell_back(device, transaction, reason)
 
-    return [patch.object(trial, "_fell_back", late)]
+    return [patch.object(endings, "fell_back", late)]
 
 
 def condemned_before_its_reason() -> Sequence[Patch]:

@@ -30,7 +30,7 @@ from slipstream.installer.attempts import (
 from slipstream.installer.findings import NEVER_LEFT
 from slipstream.installer.install import install as install_release
 from slipstream.installer.states import Committed, Condemned, Idle
-from slipstream.installer.trial import Verdict
+from slipstream.installer.verdict import Verdict
 from tests.installer.lab import Lab, change, make_image
 from tests.installer.test_agent import Rig as AgentRig
 from tests.installer.test_trial import Rig, rig, template

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.errors import DeviceFault
-from slipstream.installer import trial
+from slipstream.installer import by_hand, trial
 from slipstream.installer.counting import STUCK, Proof, read_proof
 from slipstream.installer.install import install
 from slipstream.installer.ports import EntryState
 from slipstream.installer.states import Idle
 from slipstream.installer.status import read_status
-from slipstream.installer.trial import Verdict
+from slipstream.installer.verdict import Outcome, Verdict
 from tests.installer.lab import Lab, change, make_image
 
 IMAGE = make_image(1, 600_000)
@@ -28,7 +28,7 @@ class CountingLab(Lab):
     def by_hand(self) -> None:
         asyncio.run(self.install())
 
-    def settle(self) -> trial.Outcome:
+    def settle(self) -> Outcome:
         return asyncio.run(trial.settle(self.device()))
 
     def proof(self) -> Proof:
@@ -162,5 +162,5 @@ def test_without_another_release_an_uncounted_trial_is_told_and_goes_on(tmp_path
 def test_forcing_a_confirm_does_not_lose_the_proof(lab: CountingLab) -> None:
     lab.by_hand()
     lab.reboot()
-    asyncio.run(trial.confirm(lab.device()))
+    asyncio.run(by_hand.confirm(lab.device()))
     assert lab.proof() is Proof.PROVED

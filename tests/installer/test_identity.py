@@ -25,7 +25,8 @@ from slipstream.installer.identity import identities_of
 from slipstream.installer.image import ImageInstall
 from slipstream.installer.prepare import Prepared, gather
 from slipstream.installer.release_set import ReleaseSet, parts_of
-from slipstream.installer.trial import Verdict, settle
+from slipstream.installer.trial import settle
+from slipstream.installer.verdict import Verdict
 from tests.delta.gpt_disks import Bytes
 from tests.installer.boot.uki import make_uki
 from tests.installer.lab import Killed, Lab, LabRelease, change, make_image

@@ -26,7 +26,7 @@ import pytest
 from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.limits import CHUNK_BYTES
 from slipstream.delta.tree import tree_of
-from slipstream.installer import trial
+from slipstream.installer import by_hand
 from slipstream.installer.boot import chooser
 from slipstream.installer.states import Idle, Outcome
 from tests.installer.lab import SALT, change, make_image
@@ -168,7 +168,7 @@ class Story:
             self.rig.restart()
 
     def give_up(self) -> None:
-        asyncio.run(trial.rollback(self.rig.device))
+        asyncio.run(by_hand.rollback(self.rig.device))
 
     def is_confirmed(self) -> bool:
         # Not by what was said: the record may stand, and only its last fsync have failed.

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +10,11 @@ import pytest
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import Busy, DeviceFault, NothingToDo, Rejected
-from slipstream.delta.limits import REBOOTS_ALL_MAX, REBOOTS_MAX
-from slipstream.installer import trial
+from slipstream.delta.limits import REBOOTS_MAX
+from slipstream.installer import trial, verdict
 from slipstream.installer.boot import chooser
-from slipstream.installer.boot.esp import Esp
-from slipstream.installer.boot.systemd_boot import SystemdBoot
 from slipstream.installer.device import Device
 from slipstream.installer.findings import (
-    LOST_TWICE,
-    LOST_WHILE_IT_RAN,
     NEVER_FINISHED,
     NEVER_REACHED,
     NEVER_STARTED,
@@ -27,9 +22,8 @@ from slipstream.installer.findings import (
 from slipstream.installer.ports import EntryState
 from slipstream.installer.reboots import note_reboot
 from slipstream.installer.slots import Slots
-from slipstream.installer.states import Condemn, Condemned, Idle, Outcome, Refused, Trial
-from slipstream.installer.trial import Verdict
-from tests.installer.boot.uki import make_uki
+from slipstream.installer.states import Condemned, Idle, Outcome, Trial
+from slipstream.installer.verdict import Verdict
 from tests.installer.lab import Killed, Lab, LabFetcher, change, make_image
 
 HEALTH = """
@@ -77,7 +71,7 @@ class Rig:
         (self.folder / "selected").write_text(choice.entry.id)
         return choice.entry.id[4]
 
-    def settle(self) -> trial.Outcome:
+    def settle(self) -> verdict.Outcome:
         return asyncio.run(trial.settle(self.device()))
 
     def entry(self, slot: str) -> tuple[EntryState, int | None] | None:
@@ -272,137 +266,6 @@ def test_a_running_root_that_is_not_the_signed_one(rig: Rig) -> None:
     assert str(other) in outcome.reason
 
 
-# --- a lost entry
-
-
-def test_a_lost_entry_is_put_back_once(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.lose_entry("b")
-    assert rig.boot() == "a"
-    assert rig.settle().verdict is Verdict.REBOOT
-    assert rig.entry("b") == (EntryState.TRIAL, 3)
-    assert rig.boot() == "b"
-    assert rig.settle().verdict is Verdict.CONFIRMED
-    assert rig.denied() == []
-
-
-def test_an_entry_that_is_lost_twice_is_given_up(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.lose_entry("b")
-    rig.boot()
-    rig.settle()
-    rig.lose_entry("b")
-    assert rig.boot() == "a"
-    outcome = rig.settle()
-    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, LOST_TWICE)
-
-
-def test_a_lost_entry_whose_manifest_is_lost_too_is_not_put_back(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.lose_entry("b")
-    for path in (rig.folder / "state/manifests").iterdir():
-        path.unlink()
-    rig.boot()
-    assert rig.settle().verdict is Verdict.NOTHING
-    assert rig.reports()[-1][0] == "failed"
-    assert isinstance(rig.device().journal.state, Idle)
-
-
-@pytest.mark.parametrize("lost", ["boot files", "a byte of them", "room"])
-def test_an_entry_that_cannot_be_put_back_does_not_hold_the_device(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    rig.release(2)
-    rig.install()
-    rig.boot()
-    rig.lose_entry("b")
-    assert rig.boot() == "a"
-    if lost == "boot files":
-        (rig.folder / "state/files/b/kernel").unlink()
-    elif lost == "a byte of them":
-        path = rig.folder / "state/files/b/kernel"
-        path.write_bytes(path.read_bytes()[:-1] + b"!")
-    else:
-        shutil.rmtree(rig.folder / "esp/slipstream/0002b")
-        monkeypatch.setattr(Esp, "free_bytes", lambda _: 1000)
-    outcome = rig.settle()
-    assert outcome.verdict is Verdict.NOTHING
-    assert "could not be put back" in outcome.reason
-    assert rig.reports()[-1][0] == "failed"
-    assert rig.denied() == []  # its bytes are good: it may be installed again
-    monkeypatch.undo()
-    rig.install()
-    assert rig.boot() == "b"
-    assert rig.settle().verdict is Verdict.CONFIRMED
-
-
-def test_an_entry_that_goes_while_its_release_runs(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.boot()
-    rig.lose_entry("b")
-    assert rig.settle().verdict is Verdict.REBOOT
-    assert rig.boot() == "a"
-    assert rig.settle().verdict is Verdict.REBOOT
-    assert rig.boot() == "b"
-    assert rig.settle().verdict is Verdict.CONFIRMED
-
-
-def torn_to_its_alias(rig: Rig) -> Path:
-    """Release 2, a UKI in slot b, of whose name a cut left the alias: no tries are counted."""
-    image = change(IMAGE, 4096 * 400)
-    uki = make_uki("2.0", cmdline=f"roothash={rig.lab.root_of(image)}")
-    rig.lab.publish("2.0", 2, image, uki=uki)
-    rig.install()
-    folder = rig.folder / "esp/EFI/Linux"
-    return (folder / "0002b+3-0.efi").rename(folder / "0002B_~1.EFI")
-
-
-def test_a_trial_goes_on_of_whose_entry_only_the_alias_is_left(rig: Rig) -> None:
-    torn_to_its_alias(rig)
-    assert rig.boot() == "b"
-    assert rig.settle().verdict is Verdict.CONFIRMED
-    assert rig.entry("b") == (EntryState.GOOD, None)
-    assert rig.boot() == "b"
-
-
-def test_an_unhealthy_release_under_its_alias_is_left(rig: Rig) -> None:
-    torn_to_its_alias(rig)
-    rig.well.unlink()
-    assert rig.boot() == "b"
-    assert rig.settle().verdict is Verdict.CONDEMNED
-    assert rig.boot() == "a"
-    assert rig.settle().verdict is Verdict.FELL_BACK
-    assert rig.denied() == [("2.0", DOWN)]
-
-
-def test_a_name_that_is_not_told_does_not_reboot_the_device_for_ever(rig: Rig) -> None:
-    torn_to_its_alias(rig)
-    for kept in (rig.folder / "state/files/b").iterdir():
-        kept.unlink()
-    verdicts = []
-    for _ in range(REBOOTS_ALL_MAX + 1):
-        assert rig.boot() == "b"
-        verdicts.append(rig.settle().verdict)
-        note_reboot(rig.device())
-    assert verdicts == [*[Verdict.REBOOT] * REBOOTS_ALL_MAX, Verdict.UNHEALTHY]
-    words = f"{LOST_WHILE_IT_RAN}, and the boot loader keeps starting it"
-    assert rig.reports()[-1] == ("failed", "2.0", words)
-
-
-def test_a_condemned_release_whose_entry_is_lost_is_left_too(rig: Rig) -> None:
-    torn_to_its_alias(rig)
-    for kept in (rig.folder / "state/files/b").iterdir():
-        kept.unlink()
-    assert rig.boot() == "b"
-    assert rig.settle().verdict is Verdict.REBOOT
-    rig.device().journal.record(Condemn("it was given up"))
-    assert rig.settle().verdict is Verdict.REBOOT
-
-
 # --- the only release
 
 
@@ -419,183 +282,6 @@ def test_the_only_release_stays_and_is_asked_again(tmp_path: Path) -> None:
     assert rig.reports()[-1] == ("failed", "1.0", DOWN)
     rig.well.touch()
     assert rig.settle().verdict is Verdict.CONFIRMED
-
-
-# --- without a journal
-
-
-def test_a_trial_without_journal_is_confirmed(rig: Rig) -> None:
-    rig.release(2, floor=1)
-    rig.install()
-    rig.boot()
-    rig.lose_journal()
-    assert rig.settle().verdict is Verdict.CONFIRMED
-    assert rig.entry("b") == (EntryState.GOOD, None)
-    assert rig.device().floors.read() == 1
-    assert rig.reports()[-1][:2] == ("confirmed", "2.0")
-
-
-def test_a_trial_without_journal_falls_back(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.boot()
-    rig.lose_journal()
-    rig.well.unlink()
-    assert rig.settle().verdict is Verdict.CONDEMNED
-    assert rig.boot() == "a"
-    assert rig.settle().verdict is Verdict.FELL_BACK
-    assert rig.denied() == [("2.0", DOWN)]
-
-
-def test_exhausted_tries_without_journal_are_still_a_fall_back(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.lose_journal()
-    assert [rig.boot() for _ in range(4)][-1] == "a"
-    assert rig.settle().verdict is Verdict.FELL_BACK
-    assert rig.denied() == [("2.0", NEVER_REACHED)]
-    assert rig.settle().verdict is Verdict.NOTHING
-
-
-def test_a_trial_without_any_record_is_confirmed_all_the_same(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.boot()
-    rig.lose_journal()
-    (rig.folder / "state/slots.json").unlink()
-    outcome = rig.settle()
-    assert (outcome.verdict, outcome.counter) == (Verdict.CONFIRMED, 2)
-    assert rig.entry("b") == (EntryState.GOOD, None)
-
-
-def test_a_fallen_release_that_an_operator_starts_is_not_confirmed(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.boot()
-    rig.well.unlink()
-    rig.settle()
-    rig.boot()
-    rig.settle()
-    rig.well.touch()
-    (rig.folder / "selected").write_text("0002b+0-1.conf")  # chosen in the boot menu
-    assert rig.settle().verdict is Verdict.NOTHING
-    assert rig.entry("b") == (EntryState.BAD, 0)
-
-
-# --- by hand
-
-
-def test_confirm_by_hand_skips_the_health_checks(rig: Rig) -> None:
-    rig.release(2, floor=2)
-    rig.install()
-    rig.boot()
-    rig.well.unlink()
-    assert asyncio.run(trial.confirm(rig.device())).verdict is Verdict.CONFIRMED
-    assert rig.entry("b") == (EntryState.GOOD, None)
-    assert rig.device().floors.read() == 2
-    with pytest.raises(NothingToDo):
-        asyncio.run(trial.confirm(rig.device()))
-
-
-def test_confirm_before_the_reboot_has_nothing_to_confirm(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    with pytest.raises(NothingToDo):
-        asyncio.run(trial.confirm(rig.device()))
-
-
-def test_confirm_after_a_fall_back_has_nothing_to_confirm(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    for _ in range(4):
-        rig.boot()
-    with pytest.raises(NothingToDo, match=r"release 2\.0 does not run.*without --force"):
-        asyncio.run(trial.confirm(rig.device()))
-
-
-def test_confirm_of_a_condemned_release_is_refused(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.boot()
-    rig.well.unlink()
-    rig.settle()
-    with pytest.raises(Refused, match="found bad"):
-        asyncio.run(trial.confirm(rig.device()))
-
-
-@pytest.mark.parametrize("settled", [True, False], ids=["confirmed", "on trial"])
-def test_rollback_goes_back_and_denies(rig: Rig, settled: bool) -> None:
-    rig.release(2)
-    rig.install()
-    rig.boot()
-    if settled:
-        rig.settle()
-    outcome = asyncio.run(trial.rollback(rig.device()))
-    assert outcome.reboot_wanted
-    assert asyncio.run(trial.rollback(rig.device())).reboot_wanted
-    assert rig.boot() == "a"
-    assert rig.settle().verdict is Verdict.FELL_BACK
-    assert rig.denied() == [("2.0", trial.ROLLED_BACK)]
-    with pytest.raises((NothingToDo, Rejected)):
-        rig.install()
-
-
-def test_rollback_before_the_reboot_takes_the_update_back(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    assert asyncio.run(trial.rollback(rig.device())).verdict is Verdict.FELL_BACK
-    assert rig.boot() == "a"
-    assert rig.denied() == [("2.0", trial.ROLLED_BACK)]
-
-
-def test_rollback_of_a_lost_entry_gives_the_release_up(rig: Rig) -> None:
-    rig.release(2)
-    rig.install()
-    rig.lose_entry("b")
-    assert asyncio.run(trial.rollback(rig.device())).verdict is Verdict.FELL_BACK
-    assert rig.settle().verdict is Verdict.NOTHING
-    assert rig.denied() == [("2.0", trial.ROLLED_BACK)]
-
-
-@pytest.mark.parametrize("settled", [True, False], ids=["condemned", "tries ran out"])
-def test_rollback_after_a_fall_back_keeps_the_reason(rig: Rig, settled: bool) -> None:
-    rig.release(2)
-    rig.install()
-    rig.well.unlink()
-    for _ in range(1 if settled else 3):
-        rig.boot()
-    if settled:
-        rig.settle()
-    assert rig.boot() == "a"
-    outcome = asyncio.run(trial.rollback(rig.device()))
-    reason = DOWN if settled else NEVER_REACHED
-    assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, reason)
-    assert not outcome.reboot_wanted
-    assert rig.entry("a") == (EntryState.GOOD, None)
-
-
-def test_rollback_is_refused_while_an_install_is_under_way(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig.release(2)
-
-    def cut(*_: object) -> None:
-        raise Killed
-
-    for verb in ("retire", "stage", "publish"):
-        with monkeypatch.context() as patch:
-            patch.setattr(SystemdBoot, verb, cut)
-            with pytest.raises(Killed):
-                rig.install()
-        with pytest.raises(Refused, match="under way"):
-            asyncio.run(trial.rollback(rig.device()))
-        assert rig.denied() == []
-
-
-def test_rollback_without_another_good_release_is_refused(rig: Rig) -> None:
-    with pytest.raises(DeviceFault, match="no other good release"):
-        asyncio.run(trial.rollback(rig.device()))
-    assert rig.entry("a") == (EntryState.GOOD, None)
 
 
 # --- refusals
