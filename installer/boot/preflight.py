@@ -1,16 +1,24 @@
-"""What must hold before an update touches anything (S0 of docs/boot.md).
+"""What must hold before an update touches anything (S0 of docs/boot.md), or publishes what it staged.
 
-Each check raises DeviceFault: a switch now could not work, or could not be undone.
+Each check raises DeviceFault: a switch now could not work, or could not be undone. The check of a
+staged entry raises Rejected: its bytes will never do.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from slipstream.delta.errors import DeviceFault
-from slipstream.installer.boot.chooser import LOADER_CONF, list_entries, read_setting
+from slipstream.delta.errors import DeviceFault, Rejected
+from slipstream.installer.boot.chooser import (
+    LOADER_CONF,
+    Listed,
+    compare_entries,
+    list_entries,
+    read_entry,
+    read_setting,
+)
 from slipstream.installer.boot.entry import EntryName, dump_entry_name, parse_entry_name
 from slipstream.installer.boot.esp import SLACK_BYTES, Esp, translated
-from slipstream.installer.boot.loader_word import LoaderWord
+from slipstream.installer.boot.loader_word import LoaderWord, parse_root
 from slipstream.installer.ports import EntryState
 
 # bootctl copies the distribution's boot loader, which the owner's keys have not signed.
@@ -128,3 +136,56 @@ def check_fallback(esp: Path, slot: str | None) -> None:
         hint=f"Put its boot files back from files/{slot} in the state folder; `slipstream device "
         "doctor` says what is wrong with it",
     )
+
+
+def check_not_running(
+    esp: Path, menu: Iterable[Listed], loader: LoaderWord, slot: str, verb: str
+) -> None:
+    """Nothing of the running release is removed or written over.
+
+    By the boot loader's word and by the root hash: either is enough to refuse.
+
+    Releases may share a root hash (only the kernel changed). Then the word alone decides, if
+    the entry that it names has that hash; if it names another or none, none of them is touched.
+    """
+    selected, root = loader.selected(), loader.root()
+    word = None if selected is None else selected.slot
+    slots = set()
+    for entry in menu:
+        name = parse_entry_name(entry.path.name)
+        if name is not None and root is not None and parse_root(entry.cmdline) == root:
+            slots.add(name.slot)
+    if slot == word or (slot in slots and word not in slots):
+        raise DeviceFault(
+            f"will not {verb} the boot entry of the running release",
+            where=esp,
+            got=f"slot {slot}",
+            hint="Reboot into the other release first",
+        )
+
+
+def check_order(esp: Path, hidden: Path, name: str, others: Iterable[Listed]) -> None:
+    """The staged entry, once visible as `name`, must be complete and the first of the menu.
+
+    `others` are what the menu has of other slots. Raises Rejected.
+    """
+    with translated("cannot read the boot entries", hidden):
+        staged = read_entry(esp, hidden, name)
+    if staged is None or not staged.loadable:
+        raise Rejected(
+            "boot file is not one that systemd-boot starts",
+            where=hidden,
+            expected="a unified kernel image with .osrel and .linux, all of it in the file",
+            hint="Build the release's boot file again",
+        )
+    for other in others:
+        if compare_entries(staged, other) > 0:
+            raise Rejected(
+                "systemd-boot would not start this release: its entry sorts behind another",
+                where=hidden,
+                expected=f"a version above {other.version or other.id!r} and its sort-key",
+                got=f"version {staged.version!r}, sort-key {staged.sort_key!r}",
+                hint="A UKI is ordered by IMAGE_ID or ID, then IMAGE_VERSION or VERSION_ID, of "
+                "its os-release; kernel and initrd by the release counter. Raise it, and do "
+                "not mix the two kinds",
+            )
