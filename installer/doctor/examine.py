@@ -2,7 +2,8 @@
 
 Nothing is changed: everything is opened read-only, no lock is taken, broken state files stay where
 they are. The one thing it asks of the kernel is to write out what others left in its cache (see
-boot/esp_bytes.py). The findings themselves are made in volume.py, entries.py and tables.py.
+boot/esp_bytes.py). The findings themselves are made in volume.py, tables.py, and entries.py with
+boot_files.py and selection.py.
 """
 
 import os
@@ -24,8 +25,9 @@ from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.boot.mount import Mount
 from slipstream.installer.boot.preflight import SIGN_FIRST
 from slipstream.installer.config import Config
-from slipstream.installer.doctor.entries import Boots, EspFile, entry_findings
+from slipstream.installer.doctor.entries import entry_findings
 from slipstream.installer.doctor.finding import Check, EspName, Finding, Severity
+from slipstream.installer.doctor.menu import Boots, EspFile
 from slipstream.installer.doctor.tables import table_findings
 from slipstream.installer.doctor.volume import volume_findings
 from slipstream.installer.slots import Slots
