@@ -43,7 +43,7 @@ from slipstream.installer.holds import (
 from slipstream.installer.notify import Notifier
 from slipstream.installer.permission import find_reason_to_wait, gather_facts, remember_hold
 from slipstream.installer.progress import InstallEvent
-from slipstream.installer.reboots import note_reboot, take_back_reboot
+from slipstream.installer.reboots import note_reboot
 from slipstream.installer.reports import queue_hold_report
 from slipstream.installer.states import Committed, Idle, delay_of
 from slipstream.installer.trial import settle
@@ -106,7 +106,6 @@ class Agent:
     _asked_at: float | None = field(default=None, init=False)  # when the server answered last
     _told: set[str] = field(default_factory=set, init=False)  # while a release waits for its boot
     _ready: bool = field(default=False, init=False)
-    _reboot_noted: bool = field(default=False, init=False)
 
     @property
     def policy(self) -> Policy:
@@ -293,20 +292,12 @@ class Agent:
         """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes."""
         command = self.device.config.boot.reboot
         self._tell(f"rebooting: {why}")
-        if not self._reboot_noted:
-            self._reboot_noted = True
-            note_reboot(self.device)
-        refused = False
+        note_reboot(self.device)
         try:
             code = await run_command(command, REBOOT_TIMEOUT_S)
             how = "does not end" if code is None else f"exited with {code}"
-            refused = code is not None and code > 0  # killed, it may have been by the reboot
         except (OSError, ValueError) as error:
-            code, how, refused = None, f"could not be started: {error}", True
-        if refused:
-            # Or an agent that is started again and again would give up a release never tried.
-            self._reboot_noted = False
-            take_back_reboot(self.device)
+            code, how = None, f"could not be started: {error}"
         if code != 0:
             raise SlipstreamError(
                 f"the reboot command {how}",

@@ -32,6 +32,8 @@ from slipstream.installer.ports import BootControl, Clock, Fetcher
 from slipstream.installer.slots import Slots, make_folders
 from slipstream.installer.state_file import state_fault
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 class RunningRelease(msgspec.Struct, frozen=True):
     """What the running release says of itself, in [release] file: what is left when state is lost."""
@@ -57,6 +59,7 @@ class Device:
     floors: FloorStore
     times: TimeStore
     running: RunningRelease
+    boot_id: str
     notices: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
@@ -166,8 +169,10 @@ def open_device(
     clock: Clock | None = None,
     fetcher: Fetcher | None = None,
     boot: BootControl | None = None,
+    boot_id: str | None = None,
 ) -> Device:
-    """The device of a configuration, on the real ports but where others are given.
+    """The device of a configuration, on the real ports but where others are given. `boot_id` is another
+    one after each start of the kernel.
 
     Makes the state folder. Raises DeviceFault.
     """
@@ -194,6 +199,7 @@ def open_device(
         floors=FloorStore(config.state),
         times=TimeStore(config.state),
         running=_running_release(config.release_file, notices),
+        boot_id=_boot_id() if boot_id is None else boot_id,
         notices=notices,
     )
 
@@ -204,6 +210,14 @@ def _holder(descriptor: int) -> str | None:
     except OSError:
         return None
     return f"process {number}" if number else None
+
+
+def _boot_id() -> str:
+    """What the kernel calls this boot (man proc); "" where it does not say."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _running_release(path: Path, notices: list[str]) -> RunningRelease:

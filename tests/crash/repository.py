@@ -107,7 +107,8 @@ class Repository:
     def device(self, folder: Path, fetcher: LabFetcher) -> Device:
         """The device as a new process sees it: nothing but what is on disk."""
         config = _config_of(folder / "device.toml")
-        return open_device(config, clock=self._lab.clock, fetcher=fetcher)
+        # "": no boots are told apart, so each reboot counts
+        return open_device(config, clock=self._lab.clock, fetcher=fetcher, boot_id="")
 
     # --- the judge's side
 

@@ -210,6 +210,7 @@ class Lab:
         self.folder = folder
         (folder / "esp" / "EFI").mkdir(parents=True, exist_ok=True)
         self.clock = LabClock()
+        self.boots = 0  # how often the device started
         self.files: dict[str, bytes] = {}
         self.fetcher = LabFetcher(self.files)
         self.fake = FakeBoot()
@@ -239,13 +240,20 @@ class Lab:
     def device(self) -> Device:
         """The device as a new process sees it: nothing but what is on disk."""
         config = load_config(self.config_path)
-        return open_device(config, clock=self.clock, fetcher=self.fetcher, boot=self.boot)
+        return open_device(
+            config,
+            clock=self.clock,
+            fetcher=self.fetcher,
+            boot=self.boot,
+            boot_id=f"boot {self.boots}",
+        )
 
     async def install(self, release: str | None = None) -> InstallResult:
         return await install(self.device(), release, self.events.append)
 
     def reboot(self) -> str | None:
         """Boot what the fake boot loader chooses; the slot."""
+        self.boots += 1
         booted = self.fake.boot()
         return None if booted is None else booted.slot
 

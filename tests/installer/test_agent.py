@@ -111,10 +111,16 @@ class Rig:
         image = change(IMAGE, 4096 * 100 * counter)
         self.lab.publish(f"{counter}.0", counter, image)
 
+    def start_again(self) -> None:
+        """The device starts what it ran before: the boot loader was not asked, or did not listen."""
+        self.lab.boots += 1
+        self.restart()
+
     def round(self) -> None:
         asyncio.run(self.agent.round())
 
     def boot(self) -> None:
+        self.lab.boots += 1
         choice = chooser.boot(self.folder / "esp")
         assert choice is not None
         (self.folder / "cmdline").write_text(choice.cmdline)
@@ -234,9 +240,9 @@ def test_an_entry_that_stays_lost_while_it_runs_ends_the_reboots(static: Rig) ->
         path.unlink()
     before = static.reboots
     for _ in range(REBOOTS_ALL_MAX - 1):  # the one into it counts
-        static.restart()
+        static.start_again()
         static.round()
-    static.restart()
+    static.start_again()
     with pytest.raises(SlipstreamError, match="lost while it ran"):
         static.round()
     assert static.reboots == before + REBOOTS_ALL_MAX - 1

@@ -261,7 +261,7 @@ def test_a_bad_release_that_the_boot_loader_keeps_starting(tmp_path: Path) -> No
     words = (tmp_path / "cmdline").read_text(), (tmp_path / "selected").read_text()
     for _ in range(REBOOTS_ALL_MAX - 1):  # one took it there
         rig.round()
-        rig.restart()  # the boot loader starts the bad one again
+        rig.start_again()  # the bad one
         (tmp_path / "cmdline").write_text(words[0])
         (tmp_path / "selected").write_text(words[1])
     asked = rig.reboots
