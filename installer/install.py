@@ -70,20 +70,26 @@ async def install(
     on_event: OnEvent = ignore,
     *,
     attended: bool = True,
+    retry: bool = False,
 ) -> InstallResult:
     """Install a release, or the newest on offer, into the inactive slot and commit it.
 
-    The next boot tries it. Not `attended`, it is refused where boot counting is unproved. Raises
+    The next boot tries it. Not `attended`, it is refused where boot counting is unproved. With `retry`
+    a named release is installed though it was given up or fell back here; that is forgiven only once
+    the install can begin. Raises
     NothingToDo, Rejected, Unavailable (call again to resume), DeviceFault, Busy, and Refused while
     a release is on trial.
     """
     with device.lock():
         on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
-        prepared = await gather(device, release, attended=attended)
+        forgiven = release if retry else None
+        prepared = await gather(device, release, attended=attended, forgiven=forgiven)
         transaction = _transaction_of(prepared.plan)
         _count_attempt(device, transaction, attended=attended)
         with ends_by_itself(device):
             prepared, supplies = await _secure(device, prepared, transaction)
+            if forgiven is not None and device.slots.forgive(forgiven):
+                on_event(InstallEvent(Stage.PREPARE, f"release {forgiven} is tried again"))
             counts = await _install(device, prepared, supplies, transaction, on_event)
         forget_attempts(device)
         return _result(prepared.plan, counts)

@@ -48,11 +48,14 @@ async def prepare(device: Device, release: str | None = None) -> Plan:
         return (await gather(device, release)).plan
 
 
-async def gather(device: Device, release: str | None, *, attended: bool = True) -> Prepared:
+async def gather(
+    device: Device, release: str | None, *, attended: bool = True, forgiven: str | None = None
+) -> Prepared:
     """S0: the plan for a release, or for the newest on offer. The caller holds the lock.
 
     Nothing of a payload is fetched before the boot loader said that a switch can work, and that it
-    can be undone: without a person at hand (not `attended`) that has to be proved. Raises
+    can be undone: without a person at hand (not `attended`) that has to be proved. That the release
+    `forgiven` was tried here before is no reason not to. Raises
     NothingToDo, Rejected, Unavailable, DeviceFault, UsageError, and Refused while a release is on
     trial.
     """
@@ -83,7 +86,7 @@ async def gather(device: Device, release: str | None, *, attended: bool = True) 
         )
     # A signed time is a floor for the clock: on a board without a battery it may be all there is.
     device.times.raise_to(datetime.fromtimestamp(manifest.issued, UTC))
-    facts = await gather_facts(device, manifest)
+    facts = await gather_facts(device, manifest, forgiven)
     deltas, lost = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)
     if lost is not None:
@@ -189,7 +192,9 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
     return newest
 
 
-async def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
+async def gather_facts(
+    device: Device, manifest: Manifest, forgiven: str | None = None
+) -> DeviceFacts:
     """The device as a plan sees it. Raises DeviceFault when a slot is not what it should be."""
     config = device.config
     check_slots(device)
@@ -209,7 +214,7 @@ async def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
         sizes={
             name: identify(place, f"{target}/{name}").range.size for name, place in places.items()
         },
-        denied=device.slots.denied(),
+        denied=tuple(one for one in device.slots.denied() if one.release != forgiven),
         memory_bytes=config.memory_bytes,
         libraries=available(),
         verity=config.verity,

@@ -159,11 +159,10 @@ def install(config: Path, release: str | None, retry: bool, as_json: bool) -> No
 
     async def job(found: Device) -> None:
         await _settle(found)
-        if release is not None and retry and found.slots.forgive(release):
-            _note(f"release {release} is tried again")
         watch = _json_events if as_json else _Watch()
         try:
-            result = await install_release(found, await _wanted(found, release), watch)
+            wanted = await _wanted(found, release)
+            result = await install_release(found, wanted, watch, retry=retry)
         finally:
             if isinstance(watch, _Watch):
                 watch.close()

@@ -516,6 +516,33 @@ def test_a_medium_that_forgets_is_a_fault(
     assert lab.words().count("not as written when read back") == 3
 
 
+@pytest.mark.parametrize("fails_at", ["metadata/", ".chunks"])
+def test_a_release_is_forgiven_when_its_install_begins(
+    lab: Lab, update: LabRelease, fails_at: str
+) -> None:
+    """Not before: the agent, or the next command, must not take a release that a person did not."""
+    slots = lab.device().slots
+    slots.deny(Denied("2.0", 2, update.digest, "it fell back", 0))
+
+    def away(path: str) -> None:
+        if fails_at in path:
+            raise Unavailable("the server is away")
+
+    lab.fetcher.hook = away
+    with pytest.raises(Unavailable):
+        asyncio.run(install(lab.device(), "2.0", retry=True))
+    assert [one.release for one in slots.denied()] == ["2.0"]
+    lab.fetcher.hook = lambda _: None
+    with pytest.raises(Rejected, match="not tried again"):
+        run(lab, "2.0")
+
+    asyncio.run(install(lab.device(), "2.0", lab.events.append, retry=True))
+
+    assert slots.denied() == ()
+    assert "release 2.0 is tried again" in lab.words()
+    assert lab.holds("b", update)
+
+
 # --- a damaged delta on the server
 
 
