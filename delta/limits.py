@@ -154,6 +154,7 @@ SECONDS_MAX = (1 << 36) - 1  # since 1970: the year 4147; beyond it datetime and
 CLOCK_S_MIN = (
     1_767_225_600  # the start of 2026: this program is no older, so no clock is right before
 )
+SIGNED_AHEAD_S_MAX = 86_400  # of a signed time before a clock that is kept right: more is a mistake
 STATE_FILE_BYTES_MAX = MIB
 WINDOWS_MAX = 64  # maintenance windows: each costs a dozen calendar dates a look
 INHIBITORS_MAX = 16  # files that are named in a reason

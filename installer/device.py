@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self
@@ -20,6 +20,7 @@ from slipstream.delta.limits import (
     COUNTER_MAX,
     ROOT_BYTES_MAX,
     SECONDS_MAX,
+    SIGNED_AHEAD_S_MAX,
     STATE_FILE_BYTES_MAX,
 )
 from slipstream.installer.boot.systemd_boot import SystemdBoot
@@ -101,6 +102,22 @@ class Device:
         """The time that signatures are judged by: it never runs behind what was signed."""
         built = datetime.fromtimestamp(self.running.issued, UTC)
         return trusted_time(self.clock.now(), self.times, built)
+
+    def note_signed_time(self, moment: datetime) -> None:
+        """A signed time is a floor for the clock: on a board without a battery it may be all there is.
+
+        A clock that is kept right says how far a build machine's is ahead: then no more than
+        SIGNED_AHEAD_S_MAX of it is taken, or signatures would end early here. Raises DeviceFault.
+        """
+        if self.clock.synchronised():
+            latest = self.clock.now() + timedelta(seconds=SIGNED_AHEAD_S_MAX)
+            if moment > latest:
+                self.notices.append(
+                    f"a release was signed for {moment:%Y-%m-%d %H:%M}Z, which is to come: the clock "
+                    "of the machine that built it is ahead"
+                )
+                moment = latest
+        self.times.raise_to(moment)
 
     def signed_time(self) -> datetime:
         """The latest time that was signed, or built into the running release: a clock that shows

@@ -54,7 +54,7 @@ class Facts:
     """The world at one moment.
 
     `clock` is the wall clock as it is; `signed` the latest time that was signed or built in: a
-    clock before that is wrong. `inhibitors` are reasons, with the files that give them. `turn` is
+    clock before that is wrong, unless it is `synchronised`: then whoever signed was ahead. `inhibitors` are reasons, with the files that give them. `turn` is
     when this device's own reboot is due, of the spread; None before it is drawn.
     """
 
@@ -62,6 +62,7 @@ class Facts:
     signed: datetime
     inhibitors: tuple[str, ...] = ()
     turn: datetime | None = None
+    synchronised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,11 @@ def holds(first: Step, step: Step) -> bool:
 
 
 def clock_is_set(facts: Facts) -> bool:
-    """Whether the wall clock can be right: no earlier than what was signed, or this program."""
-    return facts.clock.timestamp() >= max(facts.signed.timestamp(), CLOCK_S_MIN)
+    """Whether the wall clock can be right: kept so, or no earlier than what was signed; and never
+    earlier than this program."""
+    if facts.clock.timestamp() < CLOCK_S_MIN:
+        return False
+    return facts.synchronised or facts.clock >= facts.signed
 
 
 def draw_turn(policy: Policy, clock: datetime, chance: float) -> datetime:

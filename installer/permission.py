@@ -46,6 +46,7 @@ def gather_facts(device: Device, turn: datetime | None = None) -> Facts:
         signed=device.signed_time(),
         inhibitors=find_inhibitors(device.config.agent.inhibit_files),
         turn=turn,
+        synchronised=device.clock.synchronised(),
     )
 
 

@@ -24,6 +24,10 @@ class Clock(Protocol):
         """The wall clock in UTC, aware. It may be wrong: trusted time is the caller's matter."""
         ...
 
+    def synchronised(self) -> bool:
+        """Whether something keeps the wall clock right (NTP, PTP), by the kernel's word."""
+        ...
+
     def monotonic(self) -> float:
         """Seconds that never run back."""
         ...

@@ -84,8 +84,7 @@ async def gather(
             expected=f"release {entry.release}, counter {entry.counter}",
             got=f"release {manifest.release}, counter {manifest.counter}",
         )
-    # A signed time is a floor for the clock: on a board without a battery it may be all there is.
-    device.times.raise_to(datetime.fromtimestamp(manifest.issued, UTC))
+    device.note_signed_time(datetime.fromtimestamp(manifest.issued, UTC))
     facts = await gather_facts(device, manifest, forgiven)
     deltas, lost = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)

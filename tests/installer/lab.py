@@ -79,10 +79,14 @@ class LabClock:
 
     def __init__(self) -> None:
         self.time = START
+        self.is_synchronised = False
         self.slept_s: list[float] = []
 
     def now(self) -> datetime:
         return self.time
+
+    def synchronised(self) -> bool:
+        return self.is_synchronised
 
     def monotonic(self) -> float:
         return (self.time - START).total_seconds()

@@ -55,6 +55,10 @@ strict = Policy(inhibit_holds=INSTALL)
          "the reboot waits for a clock that is set: it shows 1970-01-03 23:45Z"),
         (for_reboot, REBOOT, Facts(WITHIN, WITHIN + timedelta(days=7)), "clock",
          "the reboot waits for a clock that is set: it shows 2026-01-03 23:45Z"),
+        # the build machine's clock was ahead, and this one is kept right
+        (for_reboot, REBOOT, Facts(WITHIN, WITHIN + timedelta(days=7), synchronised=True), None, ""),
+        (for_reboot, REBOOT, Facts(UNSET, SIGNED, synchronised=True), "clock",
+         "the reboot waits for a clock that is set: it shows 1970-01-03 23:45Z"),
         (for_reboot, REBOOT, Facts(UNSET, datetime(1970, 1, 1, tzinfo=UTC)), "clock",
          "the reboot waits for a clock that is set: it shows 1970-01-03 23:45Z"),
         (for_both, INSTALL, Facts(UNSET, SIGNED), "clock",

@@ -65,6 +65,9 @@ class LoopClock:
     def now(self) -> datetime:
         return START + timedelta(seconds=self.monotonic() - self._start)
 
+    def synchronised(self) -> bool:
+        return False
+
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
 
