@@ -164,7 +164,8 @@ def give_up(device: Device, transaction: Transaction, attempts: Attempts) -> str
     device.slots.deny(Denied.of(transaction, reason, device.now()))
     queue_report(device, transaction, "failed", reason)
     state = device.journal.state
-    if isinstance(state, Opened | Streaming | Verified | Staged):
+    mine = not isinstance(state, Idle) and state.transaction.id == transaction.id
+    if mine and isinstance(state, Opened | Streaming | Verified | Staged):
         device.journal.record(Failed(reason))
     # The release begins anew if a person wants it; what it cost still counts against the device.
     older = attempts.older_deaths + attempts.deaths

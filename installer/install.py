@@ -76,9 +76,8 @@ async def install(
 
     The next boot tries it. Not `attended`, it is refused where boot counting is unproved. With `retry`
     a named release is installed though it was given up or fell back here; that is forgiven only once
-    the install can begin. Raises
-    NothingToDo, Rejected, Unavailable (call again to resume), DeviceFault, Busy, and Refused while
-    a release is on trial.
+    the install can begin. Raises NothingToDo, Rejected, Unavailable (call again to resume),
+    DeviceFault, Busy, and Refused while a release is on trial.
     """
     with device.lock():
         on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
