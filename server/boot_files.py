@@ -11,9 +11,10 @@ from pathlib import Path
 
 from cryptography import x509
 
+from slipstream.delta.cmdline import root_words
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.limits import CMDLINE_BYTES_MAX
-from slipstream.delta.manifest import Manifest, Place, root_options
+from slipstream.delta.manifest import Manifest, Place
 from slipstream.delta.os_release import MenuKey, compare_menu_keys, parse_menu_key
 from slipstream.delta.pe import HEADER_BYTES_MAX, first_section, parse_sections
 from slipstream.server.cmdline import judge_cmdline
@@ -70,14 +71,14 @@ def check_boot_files(
     notes = _judge_order(path, key, earlier or {})
     cmdline = texts[".cmdline"].rstrip(b"\0\n").decode(errors="replace")
     roots = {i.tree.root.hex: i.name for i in manifest.images if i.place is Place.PARTITION}
-    named = root_options(cmdline)
-    for root in named:
-        if root not in roots:
+    named = root_words(cmdline)
+    for word in named:
+        if word.value not in roots:
             raise UsageError(
                 "the UKI's command line names a root hash that no image of the release has",
                 where=path,
                 expected=" or ".join(f"{root} ({name})" for root, name in sorted(roots.items())),
-                got=root[:80],
+                got=word.value[:80],
                 hint="slipstream repo uki makes one that names them",
             )
     if roots and not named:

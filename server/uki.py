@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from slipstream.delta.cmdline import MOUNTS
 from slipstream.delta.durable import rename_durably
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.fields import check_line
@@ -24,7 +25,7 @@ from slipstream.delta.limits import MIB
 from slipstream.delta.os_release import MenuKey, parse_menu_key
 from slipstream.delta.pe import HEADER_BYTES_MAX
 from slipstream.server.boot_files import judge_order
-from slipstream.server.cmdline import MOUNTS, compose_cmdline
+from slipstream.server.cmdline import compose_cmdline
 from slipstream.server.image import ImageFile, check_output
 from slipstream.server.osrel import OS_RELEASE_BYTES_MAX, compose_osrel
 from slipstream.server.progress import Progress, unwatched

@@ -8,15 +8,13 @@ Source: kernel-command-line(7), systemd-veritysetup-generator(8) for roothash= a
 Documentation/admin-guide/kernel-parameters.txt for gpt.
 """
 
-from slipstream.delta.cmdline import bare_words, kernel_words, values_of
+from slipstream.delta.cmdline import ROOT_OPTIONS, kernel_words, root_option, root_words
 from slipstream.delta.errors import Rejected
 from slipstream.delta.manifest import Manifest, Place
 from slipstream.installer.boot.chooser import read_entry
 from slipstream.installer.boot.entry import Suffix
 from slipstream.installer.ports import BootFiles
 
-# What names the root hash of an image, by the image's name: those that systemd mounts.
-_OPTIONS = {"rootfs": "roothash", "root": "roothash", "usr": "usrhash"}
 _REBUILD = (
     "Build the release's boot files again: `slipstream repo root-hash` says what they must name"
 )
@@ -44,23 +42,21 @@ def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
     rootfs needs its roothash=, usr its usrhash=, and neither may name another image's. With `gpt`
     the word of that name must be there too. Raises Rejected.
     """
-    everything = bare_words(cmdline)  # quotes hide nothing
-    # Behind "--" stands what is init's. systemd is init: it would take another root hash from there.
-    words = everything[: everything.index("--")] if "--" in everything else everything
+    words = root_words(cmdline)
     roots = {i.name: i.tree.root.hex for i in manifest.images if i.place is Place.PARTITION}
     where = f"release {manifest.release}: kernel command line"
-    for option in ("roothash", "usrhash"):
-        named, found = values_of(words, option), values_of(everything, option)
-        owners = [name for name in roots if _OPTIONS.get(name) == option]
+    for option in ROOT_OPTIONS.values():
+        found = [word for word in words if word.option == option]
+        owners = [name for name in roots if root_option(name) == option]
         wanted = {roots[name] for name in owners} or set(roots.values())
-        wrong = [value for value in found if value not in wanted]
-        if wrong or (owners and not named):
+        wrong = [word for word in found if word.value not in wanted]
+        if wrong or (owners and not any(word.certain for word in found)):
             raise Rejected(
                 f"it does not name the root hash of {' or '.join(owners or roots) or 'any image'}",
                 where=where,
                 expected=" or ".join(f"{option}={root}" for root in sorted(wanted))
                 or f"no {option}=",
-                got=f"{option}={wrong[0][:80]}" if wrong else f"no {option}=",
+                got=str(wrong[0])[:80] if wrong else f"no {option}=",
                 hint=_REBUILD,
             )
     if gpt and roots and "gpt" not in kernel_words(cmdline):

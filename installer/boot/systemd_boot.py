@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from slipstream.delta.cmdline import parse_root
 from slipstream.delta.errors import DeviceFault, Rejected, UsageError
 from slipstream.delta.manifest import Place
 from slipstream.installer.boot.chooser import (
@@ -45,7 +46,7 @@ from slipstream.installer.boot.entry import (
 )
 from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.esp_slots import EspSlots, Hazards
-from slipstream.installer.boot.loader_word import LoaderWord, parse_root
+from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.boot.preflight import (
     check_fallback,
     check_partition,

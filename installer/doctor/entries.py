@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from slipstream.delta.cmdline import parse_root
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
 from slipstream.delta.os_release import read_pairs
@@ -21,7 +22,6 @@ from slipstream.installer.boot.entry import (
     parse_tries,
 )
 from slipstream.installer.boot.esp import SLACK_BYTES
-from slipstream.installer.boot.loader_word import parse_root
 from slipstream.installer.boot.preflight import SIGN_FIRST
 from slipstream.installer.boot.type1 import FILES_FOLDER
 from slipstream.installer.doctor.finding import Check, EspName, Finding, Severity

@@ -71,6 +71,8 @@ def test_what_boots_the_signed_images_is_taken(images: dict[str, Digest], cmdlin
         ({"rootfs": A}, f"quiet -- roothash={A}", "got no roothash="),
         ({"rootfs": A}, f"roothash={A} -- roothash={B}", f"got roothash={B}"),
         ({"rootfs": A}, f'x="roothash={A}"', "got no roothash="),
+        ({"rootfs": A}, f'x="a roothash={A}"', "got no roothash="),
+        ({"rootfs": A}, f"roothash={A} rd.roothash={B}", f"got roothash={B}"),
         ({"usr": A}, f"roothash={A}", "got no usrhash="),
         ({"rootfs": A, "usr": B}, f"roothash={A}", f"expected usrhash={B}, got no usrhash="),
         ({"rootfs": A, "usr": B}, f"roothash={B} usrhash={B}", f"expected roothash={A}"),
