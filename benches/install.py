@@ -43,6 +43,8 @@ cmdline = "cmdline"
 entry = "selected"
 [release]
 file = "release.json"
+[install]
+verity = "initrd"
 """
 SERVE = """
 import sys

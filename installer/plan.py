@@ -4,9 +4,9 @@ Pure: a manifest, the facts of the device and the payloads on offer become a `Pl
 error that says why not. prepare.py gathers the input; nothing here reads or writes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.entries import DeltaEntry
@@ -14,8 +14,9 @@ from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected, RolledBa
 from slipstream.delta.layout import delta_path, full_path
 from slipstream.delta.limits import MIB
 from slipstream.delta.manifest import ImageEntry, Manifest, Place
+from slipstream.installer.boot.command_line import check_trees
 from slipstream.installer.config import Verity, tree_name
-from slipstream.installer.hash_area import hash_partition_size
+from slipstream.installer.hash_area import hash_area_end, hash_partition_size
 from slipstream.installer.slots import Denied
 
 # Interpreter, libraries and the pipeline's own buffers; the rest of [install] memory is for
@@ -90,6 +91,7 @@ class Plan:
     active: str | None
     slot: str
     images: tuple[ImagePlan, ...]
+    bare: frozenset[str] = frozenset()  # partition images that will have no hash tree
 
     @property
     def digest(self) -> Digest:
@@ -176,8 +178,10 @@ def plan_install(
     _check_counter(manifest, raw, facts)
     _check_boots(manifest)
     _check_images(manifest, facts)
+    bare = _bare_images(manifest, facts)
+    check_trees(manifest, bare)
     images = tuple(_plan_image(manifest, image, facts, deltas) for image in manifest.images)
-    return Plan(manifest, raw, facts.active, facts.target, images)
+    return Plan(manifest, raw, facts.active, facts.target, images, bare)
 
 
 def choose_target(slots: Collection[str], active: str | None, *, entries: int) -> str:
@@ -314,6 +318,22 @@ def _check_tree(manifest: Manifest, image: ImageEntry, facts: DeviceFacts) -> No
             expected=f"at least {needed} bytes",
             got=facts.sizes.get(name, "no such partition"),
         )
+
+
+def _bare_images(manifest: Manifest, facts: DeviceFacts) -> frozenset[str]:
+    """The partition images behind or beside which no hash tree will stand."""
+    names = {image.name for image in manifest.images}
+    images = [image for image in manifest.images if image.place is Place.PARTITION]
+    match facts.verity:
+        case Verity.PARTITION | Verity.INITRD:
+            bare: Iterable[str] = ()
+        case Verity.APPEND:
+            bare = (i.name for i in images if hash_area_end(i.tree) > facts.sizes[i.name])
+        case Verity.NONE:
+            bare = (i.name for i in images if tree_name(i.name) not in names)
+        case _:
+            assert_never(facts.verity)
+    return frozenset(bare)
 
 
 def _plan_image(

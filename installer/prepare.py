@@ -92,13 +92,14 @@ async def gather(device: Device, release: str | None, *, attended: bool = True) 
     )
     check_unique(device, plan)
     if manifest.boot.options:  # a UKI's own is in the file, which is not here yet
-        check_boot_options(device, manifest, manifest.boot.options)
+        check_boot_options(device, plan, manifest.boot.options)
     return Prepared(plan, trusted, tuple(risk for risk in risks if risk is not None))
 
 
-def check_boot_options(device: Device, manifest: Manifest, cmdline: str) -> None:
+def check_boot_options(device: Device, plan: Plan, cmdline: str) -> None:
     """The kernel command line boots what the manifest signs, on this device. Raises Rejected."""
-    check_command_line(cmdline, manifest, gpt=device.config.identity is IdentityMode.GPT)
+    gpt = device.config.identity is IdentityMode.GPT
+    check_command_line(cmdline, plan.manifest, gpt=gpt, bare=plan.bare)
 
 
 def check_configuration(device: Device) -> None:

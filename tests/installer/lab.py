@@ -221,7 +221,8 @@ class Lab:
             if not path.exists():
                 path.write_bytes(bytes(slot_bytes))
         self.config_path = folder / "device.toml"
-        self.config_path.write_text(CONFIG + settings)
+        text = CONFIG if "[install]" in settings else CONFIG + INSTALL
+        self.config_path.write_text(text + settings)
         self._write_root()
         self._sign()
 
@@ -437,4 +438,9 @@ entry = "selected"
 
 [release]
 file = "release.json"
+"""
+INSTALL = """\
+
+[install]
+verity = "initrd"
 """

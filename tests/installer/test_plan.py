@@ -69,6 +69,20 @@ def test_the_delta_from_what_the_slot_holds_is_taken(
     assert plan.fetch_bytes == 1000 + kernel.full.payload_bytes
 
 
+def test_a_release_may_bring_its_hash_tree_itself(release: LabRelease, facts: DeviceFacts) -> None:
+    rootfs, kernel = release.manifest.images
+    uki = replace(kernel, place=Place.UKI)
+    tree = replace(rootfs, name="rootfs-verity")
+    boot = replace(release.manifest.boot, options="")
+    alone = replace(release.manifest, images=(rootfs, uki), boot=boot)
+    facts = replace(facts, sizes={"rootfs": 4 * MIB, "rootfs-verity": 4 * MIB})
+
+    with pytest.raises(WrongDevice, match="opens rootfs"):
+        plan_install(alone, release.raw, facts, {})
+    whole = replace(alone, images=(rootfs, tree, uki))
+    assert plan_install(whole, release.raw, facts, {}).bare == {"rootfs-verity"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
