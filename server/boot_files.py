@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from slipstream.delta.cmdline import root_words
+from slipstream.delta.cmdline import RootWord, root_words
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.limits import CMDLINE_BYTES_MAX
 from slipstream.delta.manifest import Manifest, Place
@@ -38,11 +38,13 @@ def check_boot_files(
     *,
     certificates: Sequence[x509.Certificate] = (),
     earlier: Mapping[str, MenuKey] | None = None,
+    first: bool = False,
 ) -> BootFiles:
     """How the release boots. `paths` gives the file of every image.
 
     `certificates`: the UKI must be signed by one of them, where there are any. `earlier`: the keys
-    of published releases that this one is to follow, by version.
+    of published releases that this one is to follow, by version. `first`: nothing is published, so
+    the publisher may not know yet what devices need.
 
     Raises UsageError for a UKI that lacks a section, whose command line names a root hash that no
     partition image of the release has, or that would not stand before those that it follows;
@@ -85,10 +87,23 @@ def check_boot_files(
         notes.append(
             "the UKI's command line has no roothash=: nothing ties the kernel to its images"
         )
+    if first:
+        notes += _needs_of_devices(manifest, named)
     notes += judge_cmdline(cmdline)
     if not certificates and is_signed(path):
         notes.append("the UKI is signed, and its signature was not checked: --uki-cert")
     return BootFiles(tuple(notes), key)
+
+
+def _needs_of_devices(manifest: Manifest, named: Sequence[RootWord]) -> list[str]:
+    """What must stand in a device's configuration, and nothing here can know of it."""
+    names = {image.name for image in manifest.images}
+    roots = {word.value for word in named}
+    opened = [i.name for i in manifest.images if i.tree.root.hex in roots]
+    if all(f"{name}-verity" in names for name in opened):
+        return []
+    says = f"{', '.join(opened)} is opened by its root hash"
+    return [f"{says}: devices need [install] verity, or refuse the release (docs/uki.md)"]
 
 
 def judge_order(key: MenuKey, earlier: Mapping[str, MenuKey]) -> tuple[str | None, str | None]:
