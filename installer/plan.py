@@ -5,7 +5,7 @@ error that says why not. prepare.py gathers the input; nothing here reads or wri
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from slipstream.delta.digest import Digest
@@ -36,7 +36,8 @@ STEPS = (
 class DeviceFacts:
     """What the plan must know of the device.
 
-    `sources` gives for an image's name the roots that the active slot may hold of it;
+    `sources` gives for an image's name the roots that the active slot may hold of it, `releases` the
+    versions that such roots are known to be of;
     `sizes` the bytes of the target slot's partitions; `libraries` what can pack here, by name and
     exact version.
     """
@@ -55,18 +56,26 @@ class DeviceFacts:
     memory_bytes: int
     libraries: frozenset[str]
     verity: Verity = Verity.NONE
+    releases: Mapping[Digest, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadChoice:
     """A payload on offer: its index's target path, and bytes of the whole payload.
 
-    `source` is the root of the image it starts from; None for a full payload.
+    `source` is the root of the image it starts from; None for a full payload. `release` is the
+    version that the image is known by, if it is.
     """
 
     path: str
     payload_bytes: int
     source: Digest | None
+    release: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+        return "full" if self.source is None else _delta_words(self.source, self.release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,7 @@ class Plan:
                     "root": one.image.tree.root.hex,
                     "payload": "full" if one.payload.source is None else "delta",
                     "source_root": None if one.payload.source is None else one.payload.source.hex,
+                    "source_release": one.payload.release,
                     "payload_bytes": one.payload.payload_bytes,
                     "passed_over": list(one.passed_over),
                 }
@@ -148,10 +158,8 @@ class Plan:
             f"Fetch at most {self.fetch_bytes:,} bytes",
         ]
         for one in self.images:
-            source = one.payload.source
-            kind = "full" if source is None else f"delta from {source.hex[:16]}"
             lines.append(
-                f"  {one.image.name}: {kind}, {one.payload.payload_bytes:,} bytes"
+                f"  {one.image.name}: {one.payload.kind}, {one.payload.payload_bytes:,} bytes"
                 f" for {one.image.tree.image_size:,}"
             )
             lines += [f"    not used: {why}" for why in one.passed_over]
@@ -352,13 +360,18 @@ def _plan_image(
         entry = deltas.get(path)
         if entry is None or (entry.source_root, entry.target_root) != (source, image.tree.root):
             continue  # 16 digits of the root name the file; the whole root must be the same
+        release = facts.releases.get(source)
         why = _why_unusable(entry, facts)
         if why:
-            unusable.append((entry.payload_bytes, f"delta from {source.hex[:16]}: {why}"))
+            unusable.append((entry.payload_bytes, f"{_delta_words(source, release)}: {why}"))
         elif entry.payload_bytes < best.payload_bytes:
-            best = PayloadChoice(path, entry.payload_bytes, source)
+            best = PayloadChoice(path, entry.payload_bytes, source, release)
     passed_over = tuple(words for size, words in unusable if size < best.payload_bytes)
     return ImagePlan(image, best, full, passed_over)
+
+
+def _delta_words(source: Digest, release: str | None) -> str:
+    return f"delta from {source.hex[:16] if release is None else f'release {release}'}"
 
 
 def _why_unusable(entry: DeltaEntry, facts: DeviceFacts) -> str:

@@ -3,20 +3,25 @@
 Writes nothing but metadata. The decision itself is plan.py's.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from slipstream.delta.digest import Digest
 from slipstream.delta.entries import (
     DeltaEntry,
     ReleaseEntry,
     parse_delta_entry,
+    parse_full_entry,
     parse_release_entry,
 )
-from slipstream.delta.errors import NothingToDo, Rejected
-from slipstream.delta.layout import delta_path, manifest_path
+from slipstream.delta.errors import FormatError, NothingToDo, Rejected, UsageError
+from slipstream.delta.layout import delta_path, full_path, manifest_path
 from slipstream.delta.limits import MANIFEST_BYTES_MAX
 from slipstream.delta.manifest import Manifest, parse_manifest
 from slipstream.delta.packing.libraries import available
+from slipstream.delta.target_file import TargetFile
 from slipstream.delta.trust import TrustedSet
 from slipstream.installer.boot.command_line import check_command_line
 from slipstream.installer.config import IdentityMode
@@ -25,7 +30,7 @@ from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
 from slipstream.installer.identity import check_fallback, check_identity, check_unique
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
-from slipstream.installer.ports import EntryState
+from slipstream.installer.ports import Booted, EntryState
 from slipstream.installer.refresh import fetch_target, find_target, open_first_root, refresh
 from slipstream.installer.slot import check_places, identify
 from slipstream.installer.sources import find_sources
@@ -82,7 +87,7 @@ async def gather(device: Device, release: str | None, *, attended: bool = True) 
         )
     # A signed time is a floor for the clock: on a board without a battery it may be all there is.
     device.times.raise_to(datetime.fromtimestamp(manifest.issued, UTC))
-    facts = await gather_facts(device, manifest)
+    facts = await gather_facts(device, manifest, trusted)
     deltas = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)
     device.boot.check(plan.slot, plan.boot_bytes)
@@ -106,6 +111,7 @@ def check_configuration(device: Device) -> None:
     """What an install would refuse whatever is offered. Raises DeviceFault, Rejected, UsageError."""
     check_slots(device)
     check_root(device)
+    check_cmdline(device)
 
 
 def check_slots(device: Device) -> None:
@@ -117,6 +123,25 @@ def check_slots(device: Device) -> None:
         for image, place in slot.partitions.items()
     )
     check_identity(device)
+
+
+def check_cmdline(device: Device) -> None:
+    """The running kernel's command line can be read: by it the device knows what it booted.
+
+    Raises UsageError.
+    """
+    path = device.config.boot.cmdline
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UsageError(
+            "boot.cmdline cannot be read",
+            where=device.config.path,
+            expected="the running kernel's command line",
+            got=f"{path}: {error.strerror}",
+            hint="Leave it out: /proc/cmdline is meant by default",
+        ) from error
 
 
 def check_root(device: Device) -> None:
@@ -162,13 +187,12 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
                 hint="Check its name, or that the repository still offers it",
             )
         return parse_release_entry(found.custom)
-    entries = []
-    for path, target in trusted.targets.items():
-        if path.endswith("/manifest.json") and path.startswith("releases/"):
-            entry = parse_release_entry(target.custom)
-            mine = (entry.product, entry.channel) == (device.config.product, device.config.channel)
-            if mine and device.slots.is_denied(target.digest) is None:
-                entries.append(entry)
+    entries = [
+        entry
+        for entry, target in _releases(trusted)
+        if (entry.product, entry.channel) == (device.config.product, device.config.channel)
+        and device.slots.is_denied(target.digest) is None
+    ]
     if not entries:
         raise NothingToDo(
             "no release is on offer",
@@ -187,13 +211,22 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
     return newest
 
 
-async def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
+def _releases(trusted: TrustedSet) -> Iterator[tuple[ReleaseEntry, TargetFile]]:
+    """Every release that signed metadata names, with its manifest."""
+    for path, target in trusted.targets.items():
+        if path.endswith("/manifest.json") and path.startswith("releases/"):
+            yield parse_release_entry(target.custom), target
+
+
+async def gather_facts(device: Device, manifest: Manifest, trusted: TrustedSet) -> DeviceFacts:
     """The device as a plan sees it. Raises DeviceFault when a slot is not what it should be."""
     config = device.config
     check_slots(device)
+    check_cmdline(device)
     booted = device.boot.booted()
     target = choose_target(config.slots, booted.slot, entries=len(device.boot.entries()))
     places = config.slots[target].partitions
+    sources = await find_sources(device, manifest, booted)
     return DeviceFacts(
         product=config.product,
         hardware=config.hardware,
@@ -203,7 +236,7 @@ async def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
         target=target,
         counter=booted.counter,
         root=booted.root,
-        sources=await find_sources(device, manifest, booted),
+        sources=sources,
         sizes={
             name: identify(place, f"{target}/{name}").range.size for name, place in places.items()
         },
@@ -211,7 +244,28 @@ async def gather_facts(device: Device, manifest: Manifest) -> DeviceFacts:
         memory_bytes=config.memory_bytes,
         libraries=available(),
         verity=config.verity,
+        releases=_releases_of(device, trusted, booted, sources),
     )
+
+
+def _releases_of(
+    device: Device, trusted: TrustedSet, booted: Booted, sources: Mapping[str, tuple[Digest, ...]]
+) -> dict[Digest, str]:
+    """The versions that these roots are of, for words: by the running slot's record, else by signed
+    metadata the newest that is not above what runs."""
+    found: dict[Digest, str] = {}
+    with contextlib.suppress(FormatError):  # a stranger's entry is no reason not to install
+        for entry in sorted((one for one, _ in _releases(trusted)), key=lambda one: one.counter):
+            if booted.counter is None or entry.counter > booted.counter:
+                break
+            for image, roots in sources.items():
+                full = trusted.targets.get(full_path(entry.release, image))
+                if full is not None and (root := parse_full_entry(full.custom).root) in roots:
+                    found[root] = entry.release
+    record = device.slots.record(booted.slot or "")
+    if record.release is not None:
+        found |= dict.fromkeys(record.images.values(), record.release)
+    return found
 
 
 async def _find_deltas(
