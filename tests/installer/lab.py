@@ -200,6 +200,7 @@ class Lab:
         settings: str = "",
         slot_bytes: int = SLOT_BYTES,
         real_boot: bool = False,
+        static: bool = False,
     ) -> None:
         self.folder = folder
         (folder / "esp" / "EFI").mkdir(parents=True, exist_ok=True)
@@ -220,13 +221,21 @@ class Lab:
             path = folder / f"slot-{slot}.img"
             if not path.exists():
                 path.write_bytes(bytes(slot_bytes))
+        (folder / "cmdline").touch()
         self.config_path = folder / "device.toml"
         text = CONFIG if "[install]" in settings else CONFIG + INSTALL
         self.config_path.write_text(text + settings)
+        if static:
+            self.make_static()
         self._write_root()
         self._sign()
 
     # --- the device
+
+    def make_static(self) -> None:
+        """No server takes reports or polls: a static repository."""
+        text = self.config_path.read_text()
+        self.config_path.write_text(text.replace('token_file = "token"\n', ""))
 
     def slot(self, name: str) -> Path:
         return self.folder / f"slot-{name}.img"
@@ -425,6 +434,7 @@ state = "state"
 [server]
 url = "http://127.0.0.1:1/"
 root = "root.json"
+token_file = "token"
 
 [slots.a]
 rootfs = "slot-a.img"
