@@ -87,6 +87,7 @@ def make_device(device: Path, repo: Path, url: str, size: int) -> Path:
     """An empty device that the server knows."""
     shutil.rmtree(device, ignore_errors=True)
     (device / "esp" / "loader").mkdir(parents=True)
+    (device / "cmdline").touch()
     shutil.copy(repo / "public" / "metadata" / "1.root.json", device / "root.json")
     for name in ("a.img", "b.img"):
         with (device / name).open("wb") as file:

@@ -43,6 +43,8 @@ cmdline = "cmdline"
 entry = "selected"
 [release]
 file = "release.json"
+[install]
+verity = "initrd"
 """
 SERVE = """
 import sys
@@ -114,6 +116,7 @@ def slipstream(*words: object) -> None:
 def measure(device: Path, repo: Path, url: str, size: int) -> list[dict[str, object]]:
     shutil.rmtree(device, ignore_errors=True)
     (device / "esp" / "loader").mkdir(parents=True)  # as bootctl makes it
+    (device / "cmdline").touch()
     shutil.copy(repo / "public" / "metadata" / "1.root.json", device / "root.json")
     for name in ("a.img", "b.img"):
         with (device / name).open("wb") as file:

@@ -160,6 +160,7 @@ WINDOWS_MAX = 64  # maintenance windows: each costs a dozen calendar dates a loo
 INHIBITORS_MAX = 16  # files that are named in a reason
 HEALTH_OUTPUT_BYTES_MAX = 64 * KIB
 HEALTH_TIMEOUT_S_MAX = 3600.0
+LOOK_TIMEOUT_S = 3600.0  # of an agent at a static repository: the link itself gives up long before
 CHECKPOINT_TARGET_BYTES = 16 * MIB  # slot bytes between two fdatasync and journal records
 SPOOL_BYTES_MAX = 32 * MIB  # fetched ahead of the slot's last checkpoint
 SPOOL_SEGMENT_BYTES = 4 * MIB  # a segment is removed as a whole: what release() may keep too long

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from slipstream.delta.cmdline import root_words
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
 from slipstream.delta.fields import check_line, check_name, check_range, check_unique
@@ -34,9 +35,6 @@ FORMAT = "slipstream-manifest-1"
 # str.isprintable: what Python calls printable changes with its Unicode tables, and a device must
 # not refuse a release that a newer build machine made.
 _NOTES_FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-# Each is checked against the roots in the manifest: a boot entry cannot ask for another image.
-_ROOT_OPTION = re.compile(r"(?:^| )(?:roothash|usrhash)=(\S*)")
-_NO_QUOTES = str.maketrans("", "", "\"'")
 
 
 class Place(StrEnum):
@@ -138,12 +136,12 @@ class Manifest:
                 "boot.options beside a UKI, which carries its own", got=repr(self.boot.options[:80])
             )
         roots = {image.tree.root.hex for image in self.images if image.place is Place.PARTITION}
-        for root in root_options(self.boot.options):
-            if root not in roots:
+        for word in root_words(self.boot.options):  # an entry cannot ask for another image
+            if word.value not in roots:
                 raise FormatError(
                     "boot.options name a root that no partition image has",
                     expected=" or ".join(sorted(roots)) or "no root",
-                    got=repr(root[:80]),
+                    got=repr(word.value[:80]),
                 )
 
     def image(self, name: str) -> ImageEntry:
@@ -152,14 +150,6 @@ class Manifest:
             if image.name == name:
                 return image
         raise FormatError(f"no image {name!r}", where=f"manifest of release {self.release}")
-
-
-def root_options(cmdline: str) -> list[str]:
-    """The values of roothash= and usrhash= on a kernel command line.
-
-    Kernel and systemd read "roothash=..." as they read roothash=...: quotes hide nothing.
-    """
-    return _ROOT_OPTION.findall(cmdline.translate(_NO_QUOTES))
 
 
 def parse_manifest(raw: bytes) -> Manifest:

@@ -28,7 +28,7 @@ from slipstream.delta.errors import (
 from slipstream.delta.limits import POLL_INTERVAL_S, POLL_INTERVAL_S_MAX
 from slipstream.installer.attempts import begin_start, end_start
 from slipstream.installer.command import run_command
-from slipstream.installer.contact import Answer, Contact, open_contact
+from slipstream.installer.contact import Answer, Contact, Look, open_contact
 from slipstream.installer.device import Device
 from slipstream.installer.holds import (
     Hold,
@@ -40,6 +40,7 @@ from slipstream.installer.holds import (
     recheck_s,
     stop_after_s,
 )
+from slipstream.installer.look import look as look_in_a_process
 from slipstream.installer.notify import Notifier
 from slipstream.installer.permission import find_reason_to_wait, gather_facts, remember_hold
 from slipstream.installer.progress import InstallEvent
@@ -64,13 +65,15 @@ async def run(
     say: Say = print,
     chance: Callable[[], float] = random.random,
     notifier: Notifier | None = None,
+    look: Look | None = look_in_a_process,
 ) -> None:
     """Run the agent until SIGTERM or SIGINT, then return. Raises UsageError, DeviceFault at start.
 
-    `say` hears one line for each thing that happens; `chance` gives floats in [0, 1).
+    `say` hears one line for each thing that happens; `chance` gives floats in [0, 1). `look` finds out
+    what a static repository has; None: the install does, which loads what verifies metadata.
     """
     notifier = notifier or Notifier()
-    async with open_contact(device) as contact:
+    async with open_contact(device, look) as contact:
         agent = Agent(device, contact, say=say, chance=chance, notifier=notifier)
         with _stopped_by_signals() as stopped:
             try:

@@ -35,11 +35,13 @@ _MOVING_LINKS = tuple(
 
 class Verity(StrEnum):
     """Where the device puts the hash tree that it computes: behind the image, or in the partition
-    that the slot names beside it (`tree_name`)."""
+    that the slot names beside it (`tree_name`). With `none` a release whose command line names a root
+    hash brings the tree itself; with `initrd` its initrd needs none."""
 
     NONE = "none"
     APPEND = "append"
     PARTITION = "partition"
+    INITRD = "initrd"
 
 
 class IdentityMode(StrEnum):

@@ -6,7 +6,7 @@ release is wanted. What is wanted is never trusted: only signed metadata decides
 
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -37,15 +37,22 @@ class Answer:
     interval_s: float | None = None
 
 
+Look = Callable[[Device], Awaitable[Answer]]
+
+
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A device and its server, or None."""
+    """A device and its server, or None; then `look` says what the repository has, if it is there."""
 
     device: Device
     server: poll.Server | None
+    look: Look | None = None
 
     async def deliver(self, say: Say) -> None:
-        """Send the reports that wait, oldest first; each is kept until the server has it."""
+        """Send the reports that wait, oldest first; each is kept until the server has it.
+
+        Without a server none are queued (reports.py).
+        """
         if self.server is None:
             return
         for report in self.device.slots.reports():
@@ -61,9 +68,12 @@ class Contact:
                 self.device.slots.delivered(report.key)
 
     async def ask(self) -> Answer:
-        """What to install. Raises Unavailable, and Rejected for a token the server refuses."""
+        """What to install: without a look at a static repository, whatever it has.
+
+        Raises Unavailable, Rejected for a token the server refuses, and as a look does.
+        """
         if self.server is None:
-            return Answer(install=True)
+            return Answer(install=True) if self.look is None else await self.look(self.device)
         answer = await self.server.poll(poll_request(self.device))
         interval_s = float(answer.interval_s)
         if answer.offer is None:
@@ -74,14 +84,14 @@ class Contact:
 
 
 @asynccontextmanager
-async def open_contact(device: Device) -> AsyncIterator[Contact]:
-    """The contact that the configuration asks for.
+async def open_contact(device: Device, look: Look | None = None) -> AsyncIterator[Contact]:
+    """The contact that the configuration asks for; `look` is for a static repository.
 
     Raises UsageError for a token that cannot be read, or that others can read.
     """
     config = device.config.server
     if config.token_file is None:
-        yield Contact(device, None)
+        yield Contact(device, None, look)
         return
     try:
         with config.token_file.open("rb") as file:

@@ -17,6 +17,7 @@ keeps udev away (systemd, "Locking Block Device Access").
 import contextlib
 import fcntl
 import os
+import shlex
 import stat
 import struct
 import time
@@ -131,7 +132,8 @@ class _OpenDisk:
             raise DeviceFault(
                 f"no sound partition table: {error}",
                 where=self._path,
-                hint="Look at it with `sgdisk --verify`, and mend it by hand; " + _CONFIGURE,
+                hint=f"Look at it with `sfdisk --verify {self._path}`, and mend it by hand; "
+                + _CONFIGURE,
             ) from error
 
     def put(self, copy: GptCopy, *, header_first: bool = False) -> None:
@@ -220,6 +222,12 @@ def _span_of_device(device: int, place: PartitionPlace, where: str) -> _Span:
     return _Span(disk, start * _SYSFS_SECTOR_BYTES, size * _SYSFS_SECTOR_BYTES, number)
 
 
+def rewrite_command(disk: Path) -> str:
+    """What writes both copies anew from the one that counts, each in its place: sfdisk, which is a
+    part of util-linux (Debian: the package fdisk)."""
+    return f"sfdisk --no-reread --relocate gpt-bak-std {shlex.quote(str(disk))}"
+
+
 def _no_partition(where: str, got: str) -> DeviceFault:
     return DeviceFault(
         "only a partition has a label and a PARTUUID",
@@ -237,7 +245,7 @@ def _check_table(gpt: Gpt, disk: Path) -> None:
             "the partition table's backup is not at the end of the disk, where it is looked for "
             "when the primary is lost",
             where=disk,
-            hint=f"Move it there: sgdisk --move-second-header {disk}",
+            hint=f"Move it there: {rewrite_command(disk)}",
         )
     try:
         gpt.mended()
@@ -245,7 +253,7 @@ def _check_table(gpt: Gpt, disk: Path) -> None:
         raise DeviceFault(
             f"a copy of the partition table is lost and cannot be made anew: {error}",
             where=disk,
-            hint="Look at it with `sgdisk --verify`, and mend it by hand",
+            hint=f"Look at it with `sfdisk --verify {disk}`, and mend it by hand",
         ) from error
 
 
@@ -266,8 +274,8 @@ def _refuse_other_differences(gpt: Gpt, identities: Mapping[int, Identity], disk
             "the two copies of the partition table differ, and not by an interrupted update",
             where=disk,
             got=", ".join(f"partition {number}" for number in gpt.differing()),
-            hint="Look at both with `sgdisk --print` and gdisk's recovery menu, and write the right "
-            "one; the primary is what runs now",
+            hint=f"`sfdisk --dump {disk}` shows the primary, which is what runs now; if it is right, "
+            f"this writes the backup anew from it: {rewrite_command(disk)}",
         )
 
 

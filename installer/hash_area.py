@@ -20,9 +20,9 @@ def hash_area_offset(tree: VerityTuple) -> int:
     return tree.data_blocks * BLOCK_BYTES
 
 
-def hash_area_fits(target: SlotTarget, tree: VerityTuple) -> bool:
-    """Whether the place has room for the image, the superblock and the tree."""
-    return hash_area_offset(tree) + BLOCK_BYTES + tree.hash_area_size <= target.size
+def hash_area_end(tree: VerityTuple) -> int:
+    """Bytes that the image takes with superblock and tree behind it."""
+    return hash_area_offset(tree) + hash_partition_size(tree)
 
 
 async def append_hash_area(target: SlotTarget, chunks: ChunkList) -> None:

@@ -94,8 +94,6 @@ def check_fallback(device: Device, plan: Plan, *, attended: bool) -> str | None:
     path = device.config.boot.cmdline
     try:
         words = kernel_words(path.read_text("utf-8", "replace"))
-    except FileNotFoundError:  # of a simulation; Linux always has one
-        return None
     except OSError as error:
         raise DeviceFault(
             f"cannot read the kernel command line: {error.strerror}", where=path

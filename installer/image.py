@@ -16,7 +16,7 @@ from slipstream.installer.config import Verity, tree_name
 from slipstream.installer.device import Device
 from slipstream.installer.hash_area import (
     append_hash_area,
-    hash_area_fits,
+    hash_area_end,
     hash_partition_size,
     write_hash_partition,
 )
@@ -79,10 +79,10 @@ class ImageInstall:
         """S5: the hash tree of the image that was read back, where the configuration wants it."""
         name, tree = self.one.image.name, self.one.image.tree
         match self.device.config.verity:
-            case Verity.NONE:
+            case Verity.NONE | Verity.INITRD:
                 pass
             case Verity.APPEND:
-                if hash_area_fits(target, tree):
+                if hash_area_end(tree) <= target.size:
                     await append_hash_area(target, chunks)
                 else:
                     self._say("no room for the hash tree behind the image: it is not written")

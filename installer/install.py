@@ -233,7 +233,7 @@ def _name_partitions(device: Device, plan: Plan, parts: ReleaseSet, on_event: On
     """
     parts.check_complete(plan.slot)
     boot = boot_files(device, plan.manifest, plan.slot)
-    check_boot_options(device, plan.manifest, command_line_of(boot))
+    check_boot_options(device, plan, command_line_of(boot))
     publish(device, plan, _saying(Stage.STAGE, on_event))
 
 

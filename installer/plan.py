@@ -4,9 +4,9 @@ Pure: a manifest, the facts of the device and the payloads on offer become a `Pl
 error that says why not. prepare.py gathers the input; nothing here reads or writes.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, assert_never
 
 from slipstream.delta.digest import Digest
 from slipstream.delta.entries import DeltaEntry
@@ -14,8 +14,9 @@ from slipstream.delta.errors import DeviceFault, NothingToDo, Rejected, RolledBa
 from slipstream.delta.layout import delta_path, full_path
 from slipstream.delta.limits import MIB
 from slipstream.delta.manifest import ImageEntry, Manifest, Place
+from slipstream.installer.boot.command_line import check_trees
 from slipstream.installer.config import Verity, tree_name
-from slipstream.installer.hash_area import hash_partition_size
+from slipstream.installer.hash_area import hash_area_end, hash_partition_size
 from slipstream.installer.slots import Denied
 
 # Interpreter, libraries and the pipeline's own buffers; the rest of [install] memory is for
@@ -35,7 +36,8 @@ STEPS = (
 class DeviceFacts:
     """What the plan must know of the device.
 
-    `sources` gives for an image's name the roots that the active slot may hold of it;
+    `sources` gives for an image's name the roots that the active slot may hold of it, `releases` the
+    versions that such roots are known to be of;
     `sizes` the bytes of the target slot's partitions; `libraries` what can pack here, by name and
     exact version.
     """
@@ -54,18 +56,26 @@ class DeviceFacts:
     memory_bytes: int
     libraries: frozenset[str]
     verity: Verity = Verity.NONE
+    releases: Mapping[Digest, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadChoice:
     """A payload on offer: its index's target path, and bytes of the whole payload.
 
-    `source` is the root of the image it starts from; None for a full payload.
+    `source` is the root of the image it starts from; None for a full payload. `release` is the
+    version that the image is known by, if it is.
     """
 
     path: str
     payload_bytes: int
     source: Digest | None
+    release: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+        return "full" if self.source is None else _delta_words(self.source, self.release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,7 @@ class Plan:
     active: str | None
     slot: str
     images: tuple[ImagePlan, ...]
+    bare: frozenset[str] = frozenset()  # partition images that will have no hash tree
 
     @property
     def digest(self) -> Digest:
@@ -134,6 +145,7 @@ class Plan:
                     "root": one.image.tree.root.hex,
                     "payload": "full" if one.payload.source is None else "delta",
                     "source_root": None if one.payload.source is None else one.payload.source.hex,
+                    "source_release": one.payload.release,
                     "payload_bytes": one.payload.payload_bytes,
                     "passed_over": list(one.passed_over),
                 }
@@ -151,10 +163,8 @@ class Plan:
             f"Fetch at most {self.fetch_bytes:,} bytes",
         ]
         for one in self.images:
-            source = one.payload.source
-            kind = "full" if source is None else f"delta from {source.hex[:16]}"
             lines.append(
-                f"  {one.image.name}: {kind}, {one.payload.payload_bytes:,} bytes"
+                f"  {one.image.name}: {one.payload.kind}, {one.payload.payload_bytes:,} bytes"
                 f" for {one.image.tree.image_size:,}"
             )
             lines += [f"    not used: {why}" for why in one.passed_over]
@@ -181,8 +191,10 @@ def plan_install(
     _check_counter(manifest, raw, facts)
     _check_boots(manifest)
     _check_images(manifest, facts)
+    bare = _bare_images(manifest, facts)
+    check_trees(manifest, bare)
     images = tuple(_plan_image(manifest, image, facts, deltas) for image in manifest.images)
-    return Plan(manifest, raw, facts.active, facts.target, images)
+    return Plan(manifest, raw, facts.active, facts.target, images, bare)
 
 
 def choose_target(slots: Collection[str], active: str | None, *, entries: int) -> str:
@@ -321,6 +333,22 @@ def _check_tree(manifest: Manifest, image: ImageEntry, facts: DeviceFacts) -> No
         )
 
 
+def _bare_images(manifest: Manifest, facts: DeviceFacts) -> frozenset[str]:
+    """The partition images behind or beside which no hash tree will stand."""
+    names = {image.name for image in manifest.images}
+    images = [image for image in manifest.images if image.place is Place.PARTITION]
+    match facts.verity:
+        case Verity.PARTITION | Verity.INITRD:
+            bare: Iterable[str] = ()
+        case Verity.APPEND:
+            bare = (i.name for i in images if hash_area_end(i.tree) > facts.sizes[i.name])
+        case Verity.NONE:
+            bare = (i.name for i in images if tree_name(i.name) not in names)
+        case _:
+            assert_never(facts.verity)
+    return frozenset(bare)
+
+
 def _plan_image(
     manifest: Manifest,
     image: ImageEntry,
@@ -337,13 +365,18 @@ def _plan_image(
         entry = deltas.get(path)
         if entry is None or (entry.source_root, entry.target_root) != (source, image.tree.root):
             continue  # 16 digits of the root name the file; the whole root must be the same
+        release = facts.releases.get(source)
         why = _why_unusable(entry, facts)
         if why:
-            unusable.append((entry.payload_bytes, f"delta from {source.hex[:16]}: {why}"))
+            unusable.append((entry.payload_bytes, f"{_delta_words(source, release)}: {why}"))
         elif entry.payload_bytes < best.payload_bytes:
-            best = PayloadChoice(path, entry.payload_bytes, source)
+            best = PayloadChoice(path, entry.payload_bytes, source, release)
     passed_over = tuple(words for size, words in unusable if size < best.payload_bytes)
     return ImagePlan(image, best, full, passed_over)
+
+
+def _delta_words(source: Digest, release: str | None) -> str:
+    return f"delta from {source.hex[:16] if release is None else f'release {release}'}"
 
 
 def _why_unusable(entry: DeltaEntry, facts: DeviceFacts) -> str:

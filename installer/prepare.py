@@ -3,20 +3,31 @@
 Writes nothing but metadata. The decision itself is plan.py's.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from slipstream.delta.digest import Digest
 from slipstream.delta.entries import (
     DeltaEntry,
     ReleaseEntry,
     parse_delta_entry,
+    parse_full_entry,
     parse_release_entry,
 )
-from slipstream.delta.errors import NothingToDo, Rejected, SlipstreamError
-from slipstream.delta.layout import delta_path, manifest_path
+from slipstream.delta.errors import (
+    FormatError,
+    NothingToDo,
+    Rejected,
+    SlipstreamError,
+    UsageError,
+)
+from slipstream.delta.layout import delta_path, full_path, manifest_path
 from slipstream.delta.limits import MANIFEST_BYTES_MAX
 from slipstream.delta.manifest import Manifest, parse_manifest
 from slipstream.delta.packing.libraries import available
+from slipstream.delta.target_file import TargetFile
 from slipstream.delta.trust import TrustedSet
 from slipstream.installer.boot.command_line import check_command_line
 from slipstream.installer.config import IdentityMode
@@ -25,7 +36,7 @@ from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
 from slipstream.installer.identity import check_fallback, check_identity, check_unique
 from slipstream.installer.plan import DeviceFacts, Plan, choose_target, plan_install
-from slipstream.installer.ports import EntryState
+from slipstream.installer.ports import Booted, EntryState
 from slipstream.installer.refresh import fetch_target, find_target, open_first_root, refresh
 from slipstream.installer.response import NotFound, Unusable
 from slipstream.installer.slot import check_places, identify
@@ -85,7 +96,7 @@ async def gather(
             got=f"release {manifest.release}, counter {manifest.counter}",
         )
     device.note_signed_time(datetime.fromtimestamp(manifest.issued, UTC))
-    facts = await gather_facts(device, manifest, forgiven)
+    facts = await gather_facts(device, manifest, trusted, forgiven)
     deltas, lost = await _find_deltas(device, trusted, manifest, facts)
     plan = plan_install(manifest, raw, facts, deltas)
     if lost is not None:
@@ -97,19 +108,21 @@ async def gather(
     )
     check_unique(device, plan)
     if manifest.boot.options:  # a UKI's own is in the file, which is not here yet
-        check_boot_options(device, manifest, manifest.boot.options)
+        check_boot_options(device, plan, manifest.boot.options)
     return Prepared(plan, trusted, tuple(risk for risk in risks if risk is not None))
 
 
-def check_boot_options(device: Device, manifest: Manifest, cmdline: str) -> None:
+def check_boot_options(device: Device, plan: Plan, cmdline: str) -> None:
     """The kernel command line boots what the manifest signs, on this device. Raises Rejected."""
-    check_command_line(cmdline, manifest, gpt=device.config.identity is IdentityMode.GPT)
+    gpt = device.config.identity is IdentityMode.GPT
+    check_command_line(cmdline, plan.manifest, gpt=gpt, bare=plan.bare)
 
 
 def check_configuration(device: Device) -> None:
     """What an install would refuse whatever is offered. Raises DeviceFault, Rejected, UsageError."""
     check_slots(device)
     check_root(device)
+    check_cmdline(device)
 
 
 def check_slots(device: Device) -> None:
@@ -121,6 +134,25 @@ def check_slots(device: Device) -> None:
         for image, place in slot.partitions.items()
     )
     check_identity(device)
+
+
+def check_cmdline(device: Device) -> None:
+    """The running kernel's command line can be read: by it the device knows what it booted.
+
+    Raises UsageError.
+    """
+    path = device.config.boot.cmdline
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UsageError(
+            "boot.cmdline cannot be read",
+            where=device.config.path,
+            expected="the running kernel's command line",
+            got=f"{path}: {error.strerror}",
+            hint="Leave it out: /proc/cmdline is meant by default",
+        ) from error
 
 
 def check_root(device: Device) -> None:
@@ -166,13 +198,12 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
                 hint="Check its name, or that the repository still offers it",
             )
         return parse_release_entry(found.custom)
-    entries = []
-    for path, target in trusted.targets.items():
-        if path.endswith("/manifest.json") and path.startswith("releases/"):
-            entry = parse_release_entry(target.custom)
-            mine = (entry.product, entry.channel) == (device.config.product, device.config.channel)
-            if mine and device.slots.is_denied(target.digest) is None:
-                entries.append(entry)
+    entries = [
+        entry
+        for entry, target in _releases(trusted)
+        if (entry.product, entry.channel) == (device.config.product, device.config.channel)
+        and device.slots.is_denied(target.digest) is None
+    ]
     if not entries:
         raise NothingToDo(
             "no release is on offer",
@@ -191,15 +222,24 @@ def find_release(device: Device, trusted: TrustedSet, release: str | None) -> Re
     return newest
 
 
+def _releases(trusted: TrustedSet) -> Iterator[tuple[ReleaseEntry, TargetFile]]:
+    """Every release that signed metadata names, with its manifest."""
+    for path, target in trusted.targets.items():
+        if path.endswith("/manifest.json") and path.startswith("releases/"):
+            yield parse_release_entry(target.custom), target
+
+
 async def gather_facts(
-    device: Device, manifest: Manifest, forgiven: str | None = None
+    device: Device, manifest: Manifest, trusted: TrustedSet, forgiven: str | None = None
 ) -> DeviceFacts:
     """The device as a plan sees it. Raises DeviceFault when a slot is not what it should be."""
     config = device.config
     check_slots(device)
+    check_cmdline(device)
     booted = device.boot.booted()
     target = choose_target(config.slots, booted.slot, entries=len(device.boot.entries()))
     places = config.slots[target].partitions
+    sources = await find_sources(device, manifest, booted)
     return DeviceFacts(
         product=config.product,
         hardware=config.hardware,
@@ -209,7 +249,7 @@ async def gather_facts(
         target=target,
         counter=booted.counter,
         root=booted.root,
-        sources=await find_sources(device, manifest, booted),
+        sources=sources,
         sizes={
             name: identify(place, f"{target}/{name}").range.size for name, place in places.items()
         },
@@ -217,7 +257,28 @@ async def gather_facts(
         memory_bytes=config.memory_bytes,
         libraries=available(),
         verity=config.verity,
+        releases=_releases_of(device, trusted, booted, sources),
     )
+
+
+def _releases_of(
+    device: Device, trusted: TrustedSet, booted: Booted, sources: Mapping[str, tuple[Digest, ...]]
+) -> dict[Digest, str]:
+    """The versions that these roots are of, for words: by the running slot's record, else by signed
+    metadata the newest that is not above what runs."""
+    found: dict[Digest, str] = {}
+    with contextlib.suppress(FormatError):  # a stranger's entry is no reason not to install
+        for entry in sorted((one for one, _ in _releases(trusted)), key=lambda one: one.counter):
+            if booted.counter is None or entry.counter > booted.counter:
+                break
+            for image, roots in sources.items():
+                full = trusted.targets.get(full_path(entry.release, image))
+                if full is not None and (root := parse_full_entry(full.custom).root) in roots:
+                    found[root] = entry.release
+    record = device.slots.record(booted.slot or "")
+    if record.release is not None:
+        found |= dict.fromkeys(record.images.values(), record.release)
+    return found
 
 
 async def _find_deltas(

@@ -14,15 +14,17 @@ from slipstream.installer.device import Device
 from slipstream.installer.holds import Hold, Step
 from slipstream.installer.permission import remembered_hold
 from slipstream.installer.ports import Booted, BootEntry, EntryState
-from slipstream.installer.prepare import check_root, check_slots
+from slipstream.installer.prepare import check_cmdline, check_root, check_slots
 from slipstream.installer.slots import Denied, SlotRecord, SlotState
 from slipstream.installer.states import (
     Committed,
     Idle,
+    Opened,
     Outcome,
     Result,
     Staged,
     State,
+    Streaming,
     Transaction,
     Trial,
 )
@@ -210,15 +212,13 @@ def read_status(device: Device) -> Status:
 
     What is wrong in the configuration stands among the notices: an install would refuse it.
     """
-    for check in (check_slots, check_root):
+    for check in (check_slots, check_root, check_cmdline):
         try:
             check(device)
         except SlipstreamError as error:
             device.notices.append(str(error))
     records = device.slots.records()
     booted = device.boot.booted()
-    points = device.journal.checkpoints() if not isinstance(device.journal.state, Idle) else ()
-    written = {point.image: point.done_bytes for point in points}
     return Status(
         device=device.config.device_id,
         product=device.config.product,
@@ -231,11 +231,34 @@ def read_status(device: Device) -> Status:
         denied=device.slots.denied(),
         reports_waiting=len(device.slots.reports()),
         metadata_stored=_metadata_stored(device),
-        written_bytes=sum(written.values()),
+        written_bytes=_written_bytes(device),
         hold=_hold_of(device),
         clock=device.clock.now(),
         notices=tuple(dict.fromkeys(device.notices)),
     )
+
+
+def _written_bytes(device: Device) -> int:
+    """Bytes of the transaction's release that stand in the slot.
+
+    While it is written, what checkpoints say: those of an image end where the last of its frames
+    that was missing ends, so an image is whole once there are checkpoints of one behind it.
+    """
+    state = device.journal.state
+    if isinstance(state, Idle | Opened):
+        return 0
+    points = device.journal.checkpoints()
+    done: dict[str, int] = {}
+    for point in points:
+        done[point.image] = max(done.get(point.image, 0), point.done_bytes)
+    names = state.transaction.images
+    manifest = device.slots.manifest(state.transaction.manifest)
+    if manifest is not None:
+        sizes = {image.name: image.tree.image_size for image in manifest.images}
+        under_way = names.index(points[-1].image) if points and points[-1].image in names else 0
+        whole = names[:under_way] if isinstance(state, Streaming) else names
+        done |= {name: sizes[name] for name in whole if name in sizes}
+    return sum(done.values())
 
 
 def _entries_of(device: Device) -> tuple[BootEntry, ...]:

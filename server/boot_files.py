@@ -11,9 +11,10 @@ from pathlib import Path
 
 from cryptography import x509
 
+from slipstream.delta.cmdline import RootWord, root_words
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.limits import CMDLINE_BYTES_MAX
-from slipstream.delta.manifest import Manifest, Place, root_options
+from slipstream.delta.manifest import Manifest, Place
 from slipstream.delta.os_release import MenuKey, compare_menu_keys, parse_menu_key
 from slipstream.delta.pe import HEADER_BYTES_MAX, first_section, parse_sections
 from slipstream.server.cmdline import judge_cmdline
@@ -37,11 +38,13 @@ def check_boot_files(
     *,
     certificates: Sequence[x509.Certificate] = (),
     earlier: Mapping[str, MenuKey] | None = None,
+    first: bool = False,
 ) -> BootFiles:
     """How the release boots. `paths` gives the file of every image.
 
     `certificates`: the UKI must be signed by one of them, where there are any. `earlier`: the keys
-    of published releases that this one is to follow, by version.
+    of published releases that this one is to follow, by version. `first`: nothing is published, so
+    the publisher may not know yet what devices need.
 
     Raises UsageError for a UKI that lacks a section, whose command line names a root hash that no
     partition image of the release has, or that would not stand before those that it follows;
@@ -70,24 +73,37 @@ def check_boot_files(
     notes = _judge_order(path, key, earlier or {})
     cmdline = texts[".cmdline"].rstrip(b"\0\n").decode(errors="replace")
     roots = {i.tree.root.hex: i.name for i in manifest.images if i.place is Place.PARTITION}
-    named = root_options(cmdline)
-    for root in named:
-        if root not in roots:
+    named = root_words(cmdline)
+    for word in named:
+        if word.value not in roots:
             raise UsageError(
                 "the UKI's command line names a root hash that no image of the release has",
                 where=path,
                 expected=" or ".join(f"{root} ({name})" for root, name in sorted(roots.items())),
-                got=root[:80],
+                got=word.value[:80],
                 hint="slipstream repo uki makes one that names them",
             )
     if roots and not named:
         notes.append(
             "the UKI's command line has no roothash=: nothing ties the kernel to its images"
         )
+    if first:
+        notes += _needs_of_devices(manifest, named)
     notes += judge_cmdline(cmdline)
     if not certificates and is_signed(path):
         notes.append("the UKI is signed, and its signature was not checked: --uki-cert")
     return BootFiles(tuple(notes), key)
+
+
+def _needs_of_devices(manifest: Manifest, named: Sequence[RootWord]) -> list[str]:
+    """What must stand in a device's configuration, and nothing here can know of it."""
+    names = {image.name for image in manifest.images}
+    roots = {word.value for word in named}
+    opened = [i.name for i in manifest.images if i.tree.root.hex in roots]
+    if all(f"{name}-verity" in names for name in opened):
+        return []
+    says = f"{', '.join(opened)} is opened by its root hash"
+    return [f"{says}: devices need [install] verity, or refuse the release (docs/uki.md)"]
 
 
 def judge_order(key: MenuKey, earlier: Mapping[str, MenuKey]) -> tuple[str | None, str | None]:

@@ -15,13 +15,17 @@ Nothing is put in that the owner gave himself. Pure: words in, words out.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from slipstream.delta.cmdline import bare_words, kernel_words, values_of
+from slipstream.delta.cmdline import (
+    ROOT_OPTIONS,
+    RootWord,
+    bare_words,
+    kernel_words,
+    root_words,
+    values_of,
+)
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.fields import check_line
 from slipstream.delta.limits import BOOT_OPTIONS_CHARS_MAX
-
-# What an image is mounted as, by its name in the release.
-MOUNTS = {"rootfs": "root", "root": "root", "usr": "usr"}
 
 PANIC = "panic=10"  # seconds: long enough for the message to reach a serial console
 _VERITY_OPTIONS = "panic-on-corruption"
@@ -48,19 +52,17 @@ def compose_cmdline(given: str, roots: Mapping[str, str]) -> Composed:
     of what they cover, or that are too long for a kernel.
     """
     given = given.strip()
-    words = bare_words(given)
-    for mount in ("root", "usr"):
-        _check_hash(words, mount, roots.get(mount))
+    words, named = bare_words(given), root_words(given)
+    for mount in ROOT_OPTIONS:
+        _check_hash(named, mount, roots.get(mount))
     for mount in roots:
         _check_source(words, mount)
     if any(value.lower() in _NO for value in _either(words, "systemd.verity")):
         raise UsageError(
             "the command line turns dm-verity off", where="--cmdline", got="systemd.verity=no"
         )
-    # Behind `--` stands what is init's: systemd would read a hash there, a device's check does not.
-    before = bare_words(given.partition(" -- ")[0])
-    hashes = [f"{mount}hash={root}" for mount, root in roots.items()]
-    missing = [word for word in hashes if word not in before]
+    hashes = [f"{ROOT_OPTIONS[mount]}={root}" for mount, root in roots.items()]
+    missing = [one for one in hashes if one not in (str(word) for word in named if word.certain)]
     missing += ["gpt"] if "gpt" not in kernel_words(given) else []
     missing += [PANIC] if not values_of(kernel_words(given), "panic") else []
     for mount in roots:
@@ -89,8 +91,9 @@ def judge_cmdline(cmdline: str) -> tuple[str, ...]:
             "the command line has no panic=10: after a kernel panic the device would stand still"
             " instead of booting again"
         )
-    for mount in ("root", "usr"):
-        if not values_of(bare_words(cmdline), f"{mount}hash"):
+    named = {word.option for word in root_words(cmdline)}
+    for mount, hash_option in ROOT_OPTIONS.items():
+        if hash_option not in named:
             continue
         source, default = _SOURCES[mount]
         if any(value != default for value in values_of(bare_words(cmdline), source)):
@@ -108,21 +111,24 @@ def judge_cmdline(cmdline: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _check_hash(words: tuple[str, ...], mount: str, root: str | None) -> None:
-    for value in values_of(words, f"{mount}hash"):
+def _check_hash(words: tuple[RootWord, ...], mount: str, root: str | None) -> None:
+    option = ROOT_OPTIONS[mount]
+    for word in words:
+        if word.option != option:
+            continue
         if root is None:
             raise UsageError(
-                f"the command line has {mount}hash=, and no image of that name was given",
+                f"the command line has {option}=, and no image of that name was given",
                 where="--cmdline",
-                got=f"{mount}hash={value[:80]}",
+                got=str(word)[:80],
                 hint=f"Give it: --image {'rootfs' if mount == 'root' else mount}=FILE",
             )
-        if value != root:
+        if word.value != root:
             raise UsageError(
                 "the command line contradicts the image",
                 where="--cmdline",
-                expected=f"{mount}hash={root}",
-                got=f"{mount}hash={value[:80]}",
+                expected=f"{option}={root}",
+                got=str(word)[:80],
                 hint="Leave it out: it is put in",
             )
 

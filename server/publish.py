@@ -17,6 +17,7 @@ from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.layout import DELTAS_ROLE
 from slipstream.delta.manifest import BootEntryTemplate, ImageEntry, Manifest, PayloadRef
 from slipstream.server.boot_files import BootFiles, check_boot_files
+from slipstream.server.image_names import check_image_names, read_last
 from slipstream.server.keys import KeyRing, Passphrases
 from slipstream.server.payloads import DeltaMade, Payloads, write_targets
 from slipstream.server.progress import Progress
@@ -68,18 +69,21 @@ def publish(
         signing = Signing(repo, KeyRing((repo.keys, *keys), passphrases), now)
         current = read_in_force(repo)
         sources = _read_sources(repo, current, request)
+        published = _published(repo, current, request.version)
+        last = read_last(repo, current.targets.signed, request.channel, besides=request.version)
+        if published is None and not request.change_images:
+            check_image_names(request.images, last, f"release {request.version}")
         shutil.rmtree(repo.work, ignore_errors=True)  # what a killed publish left
         repo.disk.make_folder(repo.work)
         scanned = _scan_images(repo, request, on_progress)
         record = take_up_record(repo, request.version, scanned, request.settings, now)
-        published = _published(repo, current, request.version)
         newest = _newest(repo, current, request.channel)
         draft = _draft(
             repo, current, request, scanned, before=published or newest, issued=record.issued
         )
         if published is not None:
             _check_same(published, draft)
-        boots = _check_boot_files(repo, current, request, draft)
+        boots = _check_boot_files(repo, current, request, draft, first=last is None)
         record.menu = boots.key
         _check_keys(signing, current, new=published is None, deltas=bool(sources))
 
@@ -172,7 +176,7 @@ def _draft(
 
 
 def _check_boot_files(
-    repo: Repository, current: InForce, request: ReleaseRequest, draft: Manifest
+    repo: Repository, current: InForce, request: ReleaseRequest, draft: Manifest, *, first: bool
 ) -> BootFiles:
     """How the draft boots; Rejected or UsageError where it would not."""
     known = list_releases(current.targets.signed).values()
@@ -183,6 +187,7 @@ def _check_boot_files(
         {name: path for name, (_, path) in request.images.items()},
         certificates=load_certificates([*own, *request.uki_certs]),
         earlier=menu_keys(repo, earlier),
+        first=first,
     )
 
 

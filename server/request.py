@@ -30,6 +30,7 @@ class ReleaseRequest:
     uki_certs: Sequence[
         Path
     ] = ()  # certificates that its UKI must be signed by, besides the repository's
+    change_images: bool = False  # the images may be named otherwise than the last release's
 
     def __post_init__(self) -> None:
         try:

@@ -17,6 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from tuf.api.metadata import Targets
+
+from slipstream.delta.cmdline import MOUNTS
 from slipstream.delta.durable import rename_durably
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.fields import check_line
@@ -24,8 +27,9 @@ from slipstream.delta.limits import MIB
 from slipstream.delta.os_release import MenuKey, parse_menu_key
 from slipstream.delta.pe import HEADER_BYTES_MAX
 from slipstream.server.boot_files import judge_order
-from slipstream.server.cmdline import MOUNTS, compose_cmdline
+from slipstream.server.cmdline import compose_cmdline
 from slipstream.server.image import ImageFile, check_output
+from slipstream.server.image_names import check_mounted_names, read_last
 from slipstream.server.osrel import OS_RELEASE_BYTES_MAX, compose_osrel
 from slipstream.server.progress import Progress, unwatched
 from slipstream.server.releases import list_releases, menu_keys, scan_image
@@ -64,6 +68,7 @@ class UkiRequest:
     splash: Path | None = None
     uname: str | None = None
     channel: str = "stable"  # whose published releases it is compared with
+    change_images: bool = False  # the images may be named otherwise than the last release's
 
     def __post_init__(self) -> None:
         mounts = [MOUNTS.get(name) for name in self.images]
@@ -104,6 +109,10 @@ def build_uki(
     """
     texts = (request.linux, *request.initrds, request.os_release, request.stub, request.splash)
     check_output(output, (*texts, *request.images.values()), device=False)
+    published = read_in_force(repo).targets.signed
+    if not request.change_images:
+        last = read_last(repo, published, request.channel)
+        check_mounted_names(request.images, last, "--image")
     kernel = _read_kernel(request.linux)
     stub_path = request.stub or STUBS / f"linux{kernel.architecture}.efi.stub"
     stub = _read_stub(stub_path, kernel)
@@ -140,7 +149,7 @@ def build_uki(
         plan = plan_image(stub, wanted)
     except FormatError as error:
         raise UsageError(str(error), where=stub_path) from error
-    notes = [*line.notes, *_judge_order(repo, request, key)]
+    notes = [*line.notes, *_judge_order(repo, published, request, key)]
     if signer is None:
         notes.append("not signed: a device with Secure Boot refuses it (--sign-key, --sign-cert)")
     with _temporary(output, "tmp") as unsigned, _temporary(output, "signed.tmp") as signed:
@@ -165,9 +174,11 @@ def _temporary(output: Path, suffix: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _judge_order(repo: Repository, request: UkiRequest, key: MenuKey) -> list[str]:
+def _judge_order(
+    repo: Repository, published: Targets, request: UkiRequest, key: MenuKey
+) -> list[str]:
     """What `repo publish` will say of the version, as a note: an image may be made to be looked at."""
-    known = list_releases(read_in_force(repo).targets.signed).values()
+    known = list_releases(published).values()
     line = [one for one in known if one.channel == request.channel and one.release != key.version]
     earlier = menu_keys(repo, line)
     before, equal = judge_order(key, earlier)

@@ -84,6 +84,7 @@ class Lab:
         folder = self.folder / "device"
         for name in ("esp/EFI/Linux", "esp/loader/entries", "state", "run"):
             (folder / name).mkdir(parents=True)
+        (folder / "run/cmdline").touch()
         for name in "ab":
             with (folder / f"{name}.img").open("wb") as file:
                 file.truncate(SLOT_BYTES)

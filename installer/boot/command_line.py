@@ -8,15 +8,15 @@ Source: kernel-command-line(7), systemd-veritysetup-generator(8) for roothash= a
 Documentation/admin-guide/kernel-parameters.txt for gpt.
 """
 
-from slipstream.delta.cmdline import bare_words, kernel_words, values_of
-from slipstream.delta.errors import Rejected
+from collections.abc import Collection, Iterable
+
+from slipstream.delta.cmdline import ROOT_OPTIONS, kernel_words, root_option, root_words
+from slipstream.delta.errors import Rejected, WrongDevice
 from slipstream.delta.manifest import Manifest, Place
 from slipstream.installer.boot.chooser import read_entry
 from slipstream.installer.boot.entry import Suffix
 from slipstream.installer.ports import BootFiles
 
-# What names the root hash of an image, by the image's name: those that systemd mounts.
-_OPTIONS = {"rootfs": "roothash", "root": "roothash", "usr": "usrhash"}
 _REBUILD = (
     "Build the release's boot files again: `slipstream repo root-hash` says what they must name"
 )
@@ -38,31 +38,43 @@ def command_line_of(boot: BootFiles) -> str:
     return listed.cmdline
 
 
-def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
+def check_trees(manifest: Manifest, bare: Collection[str]) -> None:
+    """Refuse a UKI before it is here, if this device has no hash tree for what it must name.
+
+    `bare`: the images behind or beside which no hash tree will stand. Raises WrongDevice.
+    """
+    if any(image.place is Place.UKI for image in manifest.images):
+        _check_trees(manifest, (i.name for i in manifest.images if root_option(i.name)), bare)
+
+
+def check_command_line(
+    cmdline: str, manifest: Manifest, *, gpt: bool, bare: Collection[str] = ()
+) -> None:
     """Refuse a command line that does not boot what the manifest signs.
 
-    rootfs needs its roothash=, usr its usrhash=, and neither may name another image's. With `gpt`
-    the word of that name must be there too. Raises Rejected.
+    rootfs needs its roothash=, usr its usrhash=, and neither may name another image's, or one that
+    is `bare`, as check_trees has it. With `gpt` the word of that name must be there too. Raises
+    Rejected.
     """
-    everything = bare_words(cmdline)  # quotes hide nothing
-    # Behind "--" stands what is init's. systemd is init: it would take another root hash from there.
-    words = everything[: everything.index("--")] if "--" in everything else everything
+    words = root_words(cmdline)
     roots = {i.name: i.tree.root.hex for i in manifest.images if i.place is Place.PARTITION}
     where = f"release {manifest.release}: kernel command line"
-    for option in ("roothash", "usrhash"):
-        named, found = values_of(words, option), values_of(everything, option)
-        owners = [name for name in roots if _OPTIONS.get(name) == option]
+    for option in ROOT_OPTIONS.values():
+        found = [word for word in words if word.option == option]
+        owners = [name for name in roots if root_option(name) == option]
         wanted = {roots[name] for name in owners} or set(roots.values())
-        wrong = [value for value in found if value not in wanted]
-        if wrong or (owners and not named):
+        wrong = [word for word in found if word.value not in wanted]
+        if wrong or (owners and not any(word.certain for word in found)):
             raise Rejected(
                 f"it does not name the root hash of {' or '.join(owners or roots) or 'any image'}",
                 where=where,
                 expected=" or ".join(f"{option}={root}" for root in sorted(wanted))
                 or f"no {option}=",
-                got=f"{option}={wrong[0][:80]}" if wrong else f"no {option}=",
+                got=str(wrong[0])[:80] if wrong else f"no {option}=",
                 hint=_REBUILD,
             )
+    named = {word.value for word in words}
+    _check_trees(manifest, (name for name, root in roots.items() if root in named), bare)
     if gpt and roots and "gpt" not in kernel_words(cmdline):
         raise Rejected(
             "it lacks the word gpt: with a torn primary partition table Linux would find none of "
@@ -73,3 +85,18 @@ def check_command_line(cmdline: str, manifest: Manifest, *, gpt: bool) -> None:
             hint="Add gpt to the command line and build and sign the boot files again; an installer "
             "never changes a signed file",
         )
+
+
+def _check_trees(manifest: Manifest, names: Iterable[str], bare: Collection[str]) -> None:
+    for name in names:
+        if name in bare:
+            raise WrongDevice(
+                f"the release opens {name} by its root hash, and this device would have no hash tree "
+                "for it: it would not boot",
+                where=f"release {manifest.release}",
+                expected='[install] verity = "partition" with '
+                f'{name}-verity in each slot, or "append" with room behind the image',
+                got="no hash tree",
+                hint='For systemd in the initrd: "partition" and identity = "gpt". If the initrd makes '
+                'the tree itself or needs none: verity = "initrd". docs/device.md',
+            )

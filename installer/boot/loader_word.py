@@ -4,9 +4,9 @@ Reads two files: the kernel command line, and the EFI variable LoaderEntrySelect
 neighbours. A simulated device has plain text files in their place.
 """
 
-import shlex
 from pathlib import Path
 
+from slipstream.delta.cmdline import parse_root
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault, FormatError
 from slipstream.installer.boot.efivar import (
@@ -18,27 +18,6 @@ from slipstream.installer.boot.entry import EntryName, parse_entry_name
 from slipstream.installer.boot.esp import translated
 
 _SELECTED = "LoaderEntrySelected"
-_ROOT_KEYS = ("roothash", "usrhash")
-
-
-def parse_root(cmdline: str) -> Digest | None:
-    """The root hash in a kernel command line: of roothash= or usrhash=, the last one counts.
-
-    None if there is none, or none that is a SHA-256 digest.
-    """
-    try:
-        words = shlex.split(cmdline)
-    except ValueError:  # an unclosed quote: the kernel takes the rest as one word
-        words = cmdline.split()
-    root = None
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in _ROOT_KEYS:
-            try:
-                root = Digest.parse_hex(value.lower())
-            except FormatError:
-                root = None
-    return root
 
 
 class LoaderWord:

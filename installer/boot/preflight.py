@@ -7,6 +7,7 @@ staged entry raises Rejected: its bytes will never do.
 from collections.abc import Iterable
 from pathlib import Path
 
+from slipstream.delta.cmdline import parse_root
 from slipstream.delta.errors import DeviceFault, Rejected
 from slipstream.installer.boot.chooser import (
     LOADER_CONF,
@@ -18,7 +19,7 @@ from slipstream.installer.boot.chooser import (
 )
 from slipstream.installer.boot.entry import EntryName, dump_entry_name, parse_entry_name
 from slipstream.installer.boot.esp import SLACK_BYTES, Esp, translated
-from slipstream.installer.boot.loader_word import LoaderWord, parse_root
+from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.ports import EntryState
 
 # bootctl copies the distribution's boot loader, which the owner's keys have not signed.

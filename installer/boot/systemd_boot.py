@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from slipstream.delta.cmdline import parse_root
 from slipstream.delta.errors import DeviceFault, UsageError
 from slipstream.delta.manifest import Place
 from slipstream.installer.blocking import GoOn, unasked
@@ -37,7 +38,7 @@ from slipstream.installer.boot.entry import (
 from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.esp_entries import FOLDERS, EspEntries, is_of_slot
 from slipstream.installer.boot.esp_slots import EspSlots
-from slipstream.installer.boot.loader_word import LoaderWord, parse_root
+from slipstream.installer.boot.loader_word import LoaderWord
 from slipstream.installer.boot.preflight import (
     check_fallback,
     check_not_running,

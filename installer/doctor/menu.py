@@ -6,13 +6,13 @@ Pure: it does not matter whether the files were read from a FAT volume or from a
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from slipstream.delta.cmdline import parse_root
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
 from slipstream.delta.os_release import read_pairs
 from slipstream.delta.pe import HEADER_BYTES_MAX, first_section, parse_sections
 from slipstream.installer.boot.chooser import CONF_FOLDER, UKI_FOLDER
 from slipstream.installer.boot.entry import EntryName, Suffix, parse_entry_name, parse_hidden_name
-from slipstream.installer.boot.loader_word import parse_root
 from slipstream.installer.boot.type1 import FILES_FOLDER
 from slipstream.installer.doctor.finding import EspName
 from slipstream.installer.slots import SlotRecord

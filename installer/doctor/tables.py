@@ -11,6 +11,7 @@ from pathlib import Path
 from slipstream.delta.errors import FormatError
 from slipstream.delta.gpt import Gpt
 from slipstream.installer.doctor.finding import Check, Finding, Severity
+from slipstream.installer.gpt_disk import rewrite_command
 
 _MANY = ("", "_empty")  # labels that any number of partitions may have: none, and being written
 
@@ -18,16 +19,16 @@ _MANY = ("", "_empty")  # labels that any number of partitions may have: none, a
 def table_findings(disk: Path, table: Gpt | FormatError) -> Iterator[Finding]:
     """What is wrong with the partition table of a disk."""
     where = str(disk)
-    # Both copies are written anew from the one that counts: by sfdisk, of util-linux.
-    rewrite = f"sfdisk --no-reread --relocate gpt-bak-std {shlex.quote(where)}"
+    rewrite = rewrite_command(disk)
     if isinstance(table, FormatError):
         yield Finding(
             Check.TABLE_INVALID,
             Severity.FAULT,
             where,
             f"neither copy of the partition table is valid: {table}",
-            f"keep a copy of the disk, then gdisk {shlex.quote(where)} (its menu r); nothing on it "
-            "can be found after the next reboot",
+            "keep a copy of the disk, then write the table of a device of the same kind (`sfdisk "
+            f"--dump` there) with sfdisk --no-reread {shlex.quote(where)}; nothing on it can be found "
+            "after the next reboot",
         )
         return
     for name, copy in (("primary", table.primary), ("backup", table.backup)):

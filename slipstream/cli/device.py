@@ -39,6 +39,8 @@ UNITS = (
     "slipstream-trial.service",
     "slipstream-health.service",
 )
+DROP_IN = "90-slipstream-trial.conf"
+FOLDERS = {**dict.fromkeys(UNITS, "/etc/systemd/system"), DROP_IN: "/etc/systemd/system.conf.d"}
 TRIAL_BOOT_S = 300.0  # for a release on trial to boot, before its health checks begin
 TRIAL_S_MIN = 900.0
 START_S_MIN = 3600.0  # as shipped; and longer than the agent's own wait after its deaths
@@ -100,9 +102,17 @@ def check(config: Path, as_json: bool) -> None:
     """Ask whether there is something to install: exit 0 if so, 3 if not. Installs nothing.
 
     Not while a release waits for its trial or is in it: that comes first.
+
+    With --json: an object, whatever the exit code is. `release` is null where nothing can be
+    installed, and `reason` says why.
     """
 
     from slipstream.installer.prepare import check_configuration, prepare  # noqa: PLC0415
+
+    def answer(release: str | None, counter: int | None, fetch_bytes: int, reason: str) -> None:
+        if as_json:
+            words = {"release": release, "counter": counter, "fetch_bytes_max": fetch_bytes}
+            click.echo(json.dumps({**words, "reason": reason}))
 
     async def job(found: Device) -> None:
         check_configuration(found)
@@ -110,16 +120,18 @@ def check(config: Path, as_json: bool) -> None:
             plan = await prepare(found, await _wanted(found, None))
         except Refused as error:  # a release is on trial: nothing can be installed now
             raise NothingToDo(error.what, hint=error.hint) from error
-        if as_json:
-            answer = {"release": plan.manifest.release, "counter": plan.manifest.counter}
-            click.echo(json.dumps({**answer, "fetch_bytes_max": plan.fetch_bytes}))
-        else:
+        answer(plan.manifest.release, plan.manifest.counter, plan.fetch_bytes, "")
+        if not as_json:
             click.echo(
                 f"release {plan.manifest.release} can be installed: "
                 f"at most {megabytes(plan.fetch_bytes)} to fetch"
             )
 
-    _run(config, job)
+    try:
+        _run(config, job)
+    except SlipstreamError as error:
+        answer(None, None, 0, str(error))
+        raise
 
 
 @device.command()
@@ -260,21 +272,23 @@ def run(config: Path) -> None:
 
 @device.command()
 @config_option
-@click.argument("name", type=click.Choice(UNITS), default=UNITS[0])
-@click.option("--all", "every", is_flag=True, help="All of them, each below its path.")
+@click.argument("name", type=click.Choice(tuple(FOLDERS)), default=UNITS[0])
+@click.option("--all", "every", is_flag=True, help="All of them, each below a line with its path.")
 def unit(config: Path, name: str, every: bool) -> None:
     """Print a systemd unit, for this installation and this configuration.
 
     slipstream.service is the agent; slipstream-trial.timer and .service reset a release on trial
     that does not prove itself in time; slipstream-health.service is the gate of a device that does
-    not run the agent.
+    not run the agent; 90-slipstream-trial.conf sets the hardware watchdog.
 
     slipstream device unit > /etc/systemd/system/slipstream.service
+
+    docs/boot.md, "With systemd", installs what --all prints.
     """
     loaded = load_config(config)  # a unit for a configuration that does not load would only fail
-    for one in UNITS if every else (name,):
+    for one in FOLDERS if every else (name,):
         if every:
-            click.echo(f"# /etc/systemd/system/{one}")
+            click.echo(f"# {FOLDERS[one]}/{one}")
         click.echo(_unit_text(one, loaded, config.absolute()))
 
 

@@ -121,6 +121,11 @@ def init(
 @click.option(
     "--delta-from", metavar="V", multiple=True, help="Make a delta from this release. Repeatable."
 )
+@click.option(
+    "--change-images",
+    is_flag=True,
+    help="The images are named otherwise than the last release's, and that is meant.",
+)
 @click.option("--channel", default="stable", show_default=True, help="The line of releases.")
 @click.option(
     "--hardware",
@@ -168,6 +173,7 @@ def publish(
     version: str,
     images: tuple[str, ...],
     delta_from: tuple[str, ...],
+    change_images: bool,
     channel: str,
     hardware: tuple[str, ...],
     counter: int | None,
@@ -206,6 +212,7 @@ def publish(
         memory_bytes=memory,
         jobs=jobs,
         uki_certs=uki_certs,
+        change_images=change_images,
     )
     try:
         with Steps(quiet=as_json) as steps:

@@ -24,6 +24,11 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     required=True,
     help="The image that the kernel mounts: rootfs, usr, or one of each.",
 )
+@click.option(
+    "--change-images",
+    is_flag=True,
+    help="The images are named otherwise than the last release's, and that is meant.",
+)
 @click.option("--linux", required=True, type=FILE, help="The kernel, with an EFI stub of its own.")
 @click.option(
     "--initrd", "initrds", type=FILE, multiple=True, help="Repeatable: one behind the other."
@@ -72,6 +77,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 def uki(
     path: Path,
     images: tuple[str, ...],
+    change_images: bool,
     linux: Path,
     initrds: tuple[Path, ...],
     os_release: Path,
@@ -106,6 +112,7 @@ def uki(
         splash=splash,
         uname=uname,
         channel=channel,
+        change_images=change_images,
     )
     signer = None
     if sign_key is not None and sign_cert is not None:

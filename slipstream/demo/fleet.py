@@ -4,21 +4,18 @@ Each method is one thing that a publisher or an operator does, said and checked.
 """
 
 import json
-import re
-import subprocess
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.layout import delta_path, full_path
 from slipstream.delta.payload import parse_index
-from slipstream.demo.commands import COMMAND, run_slipstream
+from slipstream.demo.commands import run_slipstream
 from slipstream.demo.machine import Machine, make_machine
 from slipstream.demo.releases import DemoRelease
+from slipstream.demo.server import Server, serve_words, start_server
 
 
 @dataclass(slots=True)
@@ -27,8 +24,7 @@ class Fleet:
 
     folder: Path
     say: Callable[[str], None]
-    _url: str = ""
-    _server: subprocess.Popen[str] | None = None
+    _server: Server | None = None
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -36,8 +32,7 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         if self._server is not None:
-            self._server.terminate()
-            self._server.communicate()
+            self._server.stop()
 
     @property
     def repo(self) -> Path:
@@ -65,24 +60,14 @@ class Fleet:
 
     def start(self, image_bytes: int) -> Machine:
         """Start the server and register the device; returns it, with slots for such images."""
-        words = ("serve", str(self.repo), "--listen", "127.0.0.1:0")
-        self.say("\n$ slipstream " + " ".join(words))
-        log = self.folder / "server.log"
-        with log.open("w") as errors:
-            self._server = subprocess.Popen(
-                [*COMMAND, *words], stdout=subprocess.PIPE, stderr=errors, text=True
-            )
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
-        url = re.search(r"http://\S+", line)
-        if url is None:
-            raise SlipstreamError("the server did not start", where=log, got=repr(line))
-        self._url = url[0].rstrip("/")
-        self.say(f"  {line.strip()}")
-        answer = self._ask("/v1/devices", {"id": "edge-1", "product": "gateway"})
+        self.say("\n$ slipstream " + " ".join(serve_words(self.repo)))
+        server = start_server(self.repo, log=self.folder / "server.log")
+        self._server = server
+        self.say(f"  {server.says}")
+        answer = server.ask("/v1/devices", {"id": "edge-1", "product": "gateway"})
         return make_machine(
             self.folder / "device",
-            url=self._url,
+            url=server.url,
             root=self.repo / "public/metadata/1.root.json",
             token=answer["token"],
             image_bytes=image_bytes,
@@ -90,7 +75,9 @@ class Fleet:
 
     def show_devices(self) -> None:
         """Say what the server knows of its devices."""
-        self.say("\nThe server knows:\n" + json.dumps(self._ask("/v1/devices"), indent=2))
+        assert self._server is not None
+        devices = self._server.ask("/v1/devices")
+        self.say("\nThe server knows:\n" + json.dumps(devices, indent=2))
 
     def frame_bytes(self, release: str, image: str, source_root: str | None) -> int:
         """Bytes of all frames of a payload: what an install that is not killed fetches at most.
@@ -105,14 +92,3 @@ class Fleet:
         folder, _, name = path.rpartition("/")
         (index,) = (self.repo / "public/targets" / folder).glob(f"*.{name}")
         return parse_index(index.read_bytes()).body_size
-
-    def _ask(self, path: str, body: dict[str, str] | None = None) -> Any:
-        """What the server answers to its operator; with a body the request is a POST."""
-        token = (self.repo / "server/operator.token").read_text().strip()
-        request = urllib.request.Request(
-            self._url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)

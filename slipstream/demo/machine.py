@@ -100,6 +100,7 @@ def make_machine(folder: Path, *, url: str, root: Path, token: str, image_bytes:
     )
     offsets = {name: FIRST_SLOT_BYTES + n * slot_bytes for n, name in enumerate("ab")}
     (folder / "layout.json").write_text(json.dumps(offsets))
+    (folder / "run/cmdline").touch()
     (folder / "esp/loader/loader.conf").write_text("timeout 0\n")
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(token + "\n")

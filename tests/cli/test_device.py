@@ -22,7 +22,8 @@ Say = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def say(rig: Rig, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Run `slipstream device WORDS`: exit code, standard output, standard error."""
+    """Run `slipstream device WORDS`: exit code, standard output, standard error. No server is there."""
+    rig.lab.make_static()
 
     def run(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -142,6 +143,10 @@ def test_check_and_plan_while_a_release_is_on_trial(rig: Rig, say: Say, boots: i
     code, out, error = say("check")
     assert (code, out) == (3, "")
     assert "release 2.0 waits for its trial" in error
+    code, out, _ = say("check", "--json")
+    found = json.loads(out)
+    assert (code, found["release"], found["fetch_bytes_max"]) == (3, None, 0)
+    assert "release 2.0 waits for its trial" in found["reason"]
     code, out, error = say("plan")
     assert (code, out) == (1, "")
     assert "release 2.0 waits for its trial" in error
@@ -191,13 +196,38 @@ def test_units_wait_for_the_places_and_the_checks_of_this_device(rig: Rig, say: 
 
     code, out, _ = say("unit", "--all")
     assert code == 0
-    assert [line for line in out.splitlines() if line.startswith("# /etc/systemd/system/")] == [
-        f"# /etc/systemd/system/{name}" for name in UNITS
+    assert [line for line in out.splitlines() if line.startswith("# /etc/systemd/")] == [
+        *(f"# /etc/systemd/system/{name}" for name in UNITS),
+        "# /etc/systemd/system.conf.d/90-slipstream-trial.conf",
     ]
     assert out.count(f"RequiresMountsFor={config.state} {config.boot.esp}") == 2
     timer = say("unit", "slipstream-trial.timer")[1]
     assert f"OnBootSec={300 + 60 + 3000}s" in timer
     assert out.count(f"TimeoutStartSec={3600 + 60 + 3000}s") == 2  # no check is cut off by systemd
+
+
+def test_the_documented_commands_install_what_is_printed(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).resolve().parents[2].joinpath("docs/boot.md").read_text()
+    lines = page.split("    mkdir -p /etc/systemd/system.conf.d\n")[1].splitlines()
+    program = lines[0].partition(" | awk ")[2].strip("'")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("system", "system.conf.d"):
+        (tmp_path / "etc/systemd" / folder).mkdir(parents=True)
+    printed = say("unit", "--all")[1]
+
+    subprocess.run(
+        ["awk", program.replace("file = $2", "file = substr($2, 2)")],
+        input=printed,
+        text=True,
+        check=True,
+    )
+
+    made = {path.name: path.read_text() for path in tmp_path.glob("etc/systemd/*/*")}
+    assert sorted(made) == sorted([*UNITS, "90-slipstream-trial.conf"])
+    assert all(made[name].strip() == say("unit", name)[1].strip() for name in made)
+    assert "RuntimeWatchdogSec=60s\n" in made["90-slipstream-trial.conf"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
@@ -231,7 +261,7 @@ def test_an_interrupted_install_says_how_to_go_on(
     )
 
 
-@pytest.mark.parametrize("fault", ["same file", "missing", "root"])
+@pytest.mark.parametrize("fault", ["same file", "missing", "root", "cmdline"])
 def test_a_fault_in_the_configuration_is_said_before_anything_is_offered(
     rig: Rig, say: Say, fault: str
 ) -> None:
@@ -244,6 +274,9 @@ def test_a_fault_in_the_configuration_is_said_before_anything_is_offered(
         case "missing":
             slot.unlink()
             words, refused = "slot b rootfs", 6
+        case "cmdline":
+            (rig.lab.folder / "cmdline").unlink()
+            words, refused = "boot.cmdline cannot be read", 2
         case _:
             root.write_bytes(b"{}")
             words, refused = f"server.root {root}", 4

@@ -136,7 +136,8 @@ def _machine(folder: Path, repository: Repository, begin: Snapshot, url: str) ->
     machine = Machine(folder, repository, begin)
     machine.power_on()
     config = folder / "device.toml"
-    config.write_text(config.read_text().replace("http://127.0.0.1:1/", url))
+    text = config.read_text().replace('token_file = "token"\n', "")  # a static repository
+    config.write_text(text.replace("http://127.0.0.1:1/", url))
     return machine
 
 

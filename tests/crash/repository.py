@@ -100,6 +100,7 @@ class Repository:
         (folder / "device.toml").write_text(self._lab.config_path.read_text())
         (folder / "root.json").write_bytes(self.files["metadata/1.root.json"])
         (folder / "state").mkdir(exist_ok=True)
+        (folder / "cmdline").touch()
 
     def fetcher(self, on_bytes: Callable[[int], None]) -> LabFetcher:
         return _CountingFetcher(self.files, on_bytes)

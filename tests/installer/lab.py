@@ -210,6 +210,7 @@ class Lab:
         settings: str = "",
         slot_bytes: int = SLOT_BYTES,
         real_boot: bool = False,
+        static: bool = False,
     ) -> None:
         self.folder = folder
         (folder / "esp" / "EFI").mkdir(parents=True, exist_ok=True)
@@ -231,12 +232,21 @@ class Lab:
             path = folder / f"slot-{slot}.img"
             if not path.exists():
                 path.write_bytes(bytes(slot_bytes))
+        (folder / "cmdline").touch()
         self.config_path = folder / "device.toml"
-        self.config_path.write_text(CONFIG + settings)
+        text = CONFIG if "[install]" in settings else CONFIG + INSTALL
+        self.config_path.write_text(text + settings)
+        if static:
+            self.make_static()
         self._write_root()
         self._sign()
 
     # --- the device
+
+    def make_static(self) -> None:
+        """No server takes reports or polls: a static repository."""
+        text = self.config_path.read_text()
+        self.config_path.write_text(text.replace('token_file = "token"\n', ""))
 
     def slot(self, name: str) -> Path:
         return self.folder / f"slot-{name}.img"
@@ -442,6 +452,7 @@ state = "state"
 [server]
 url = "http://127.0.0.1:1/"
 root = "root.json"
+token_file = "token"
 
 [slots.a]
 rootfs = "slot-a.img"
@@ -455,4 +466,9 @@ entry = "selected"
 
 [release]
 file = "release.json"
+"""
+INSTALL = """\
+
+[install]
+verity = "initrd"
 """

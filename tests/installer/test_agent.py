@@ -80,7 +80,9 @@ class Rig:
     def __init__(self, folder: Path, server: FakeServer | None) -> None:
         self.folder = folder
         self.well = folder / "well"
-        self.lab = Lab(folder, real_boot=True, settings=HEALTH.format(well=self.well))
+        self.lab = Lab(
+            folder, real_boot=True, settings=HEALTH.format(well=self.well), static=server is None
+        )
         self.well.touch()
         self.lab.clock = CountedClock()
         self.server = server
@@ -501,7 +503,7 @@ def test_sigterm_ends_the_agent_cleanly(static: Rig, manager: socket.socket) -> 
 
     before = signal.getsignal(signal.SIGTERM)
     notifier = Notifier(address_of(manager), watchdog_s=30.0)
-    asyncio.run(agent.run(static.device, say=say, chance=lambda: 0.5, notifier=notifier))
+    asyncio.run(agent.run(static.device, say=say, chance=lambda: 0.5, notifier=notifier, look=None))
     assert static.said[-1] == "stopping"
     messages = heard(manager)
     assert "READY=1" in messages
@@ -513,7 +515,7 @@ def test_sigterm_ends_the_agent_cleanly(static: Rig, manager: socket.socket) -> 
 
 def test_a_cancelled_agent_stays_cancelled(static: Rig) -> None:
     async def main() -> None:
-        task = asyncio.create_task(agent.run(static.device, say=static.said.append))
+        task = asyncio.create_task(agent.run(static.device, say=static.said.append, look=None))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -564,6 +566,16 @@ def test_a_manager_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
     Notifier("@slipstream-nobody").send(STATUS="x")
     Notifier(None, watchdog_s=5).send(READY="1")
     assert Notifier(None, watchdog_s=5).watchdog_s is None
+
+
+def test_nothing_is_queued_where_nobody_takes_it(static: Rig) -> None:
+    static.publish(1)
+    static.round()
+    static.boot()
+    static.round()
+    assert "release 1.0 is confirmed" in static.said
+    assert static.device.slots.reports() == ()
+    assert not (static.folder / "state/events.jsonl").exists()
 
 
 def test_a_missing_token_file_is_a_usage_error(static: Rig) -> None:

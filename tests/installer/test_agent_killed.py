@@ -184,7 +184,12 @@ def story(
     # The process has the real clock: what is signed must be valid by it.
     monkeypatch.setattr(lab_module, "START", datetime.now(UTC).replace(microsecond=0))
     folder = tmp_path / "device"
-    lab = Lab(folder, real_boot=True, settings='\n[[health]]\nname = "app"\ncommand = ["true"]\n')
+    lab = Lab(
+        folder,
+        real_boot=True,
+        static=True,
+        settings='\n[[health]]\nname = "app"\ncommand = ["true"]\n',
+    )
     lab.publish("1.0", 1, IMAGE)
     server = Server(("127.0.0.1", 0), partial(Handler, lab.files, reports))
     thread = Thread(target=server.serve_forever, args=(0.01,))

@@ -252,6 +252,10 @@ def test_putting_an_entry_back_is_given_up_as_well(
 def test_a_bad_release_that_the_boot_loader_keeps_starting(tmp_path: Path) -> None:
     """Reboots end after a number, and the device says why it stays."""
     rig = AgentRig(tmp_path, None)
+    text = rig.lab.config_path.read_text()
+    text = text.replace('root = "root.json"', 'root = "root.json"\ntoken_file = "token"')
+    rig.lab.config_path.write_text(text)  # so that there is somebody to tell
+    rig.restart()
     for counter in (1, 2):
         rig.publish(counter)
         rig.round()

@@ -274,7 +274,7 @@ def test_a_grown_image_is_refused_with_the_way_out(disk: Path) -> None:
     with disk.open("ab") as file:
         file.truncate(disk.stat().st_size + 64 * SECTOR)
     offset, size = PLACES["rootfs-b"]
-    with pytest.raises(DeviceFault, match="sgdisk --move-second-header"):
+    with pytest.raises(DeviceFault, match="sfdisk --no-reread --relocate gpt-bak-std"):
         find_partition(PartitionPlace(disk, offset, size), "b/rootfs")
 
 

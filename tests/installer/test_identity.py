@@ -43,7 +43,9 @@ class DiskLab(Lab):
     """A device whose slots are partitions of one disk image, found by their names."""
 
     def __init__(self, folder: Path, *, verity: str = "partition", identity: str = "gpt") -> None:
-        super().__init__(folder)
+        super().__init__(
+            folder, settings=f'[install]\nverity = "{verity}"\nidentity = "{identity}"\n'
+        )
         make_gpt_disk(self.disk, SLOT, TREE)
         text = self.config_path.read_text()
         for slot in "ab":
@@ -53,7 +55,6 @@ class DiskLab(Lab):
                 for offset, size in [PLACES[f"{image}-{slot}"]]
             )
             text = text.replace(f'rootfs = "slot-{slot}.img"\n', rows)
-        text += f'[install]\nverity = "{verity}"\nidentity = "{identity}"\n'
         self.config_path.write_text(text)
 
     @property

@@ -34,6 +34,7 @@ from slipstream.installer.progress import InstallEvent, Stage
 from slipstream.installer.response import NotFound, Unusable
 from slipstream.installer.slots import Denied, SlotState
 from slipstream.installer.states import BootedNew, Committed, Idle, Outcome, Refused, Streaming
+from tests.installer.boot.uki import make_uki
 from tests.installer.lab import SLOT_BYTES, Lab, LabFetcher, LabRelease, change, make_image
 
 IMAGE = make_image(1)
@@ -201,15 +202,38 @@ def test_the_hash_tree_is_written_behind_the_image(tmp_path: Path) -> None:
         )
 
 
-def test_no_room_for_the_hash_tree_is_said_and_no_fault(tmp_path: Path) -> None:
-    size = -(-len(IMAGE) // BLOCK_BYTES) * BLOCK_BYTES
-    lab = Lab(tmp_path, settings='[install]\nverity = "append"\n', slot_bytes=size)
-    one = lab.publish("1.0", 1, IMAGE)
+@pytest.mark.parametrize(
+    "verity, room, taken",
+    [
+        ("append", 1, True),
+        ("append", 0, False),
+        ("none", 1, False),
+        ("initrd", 0, True),
+    ],
+)
+@pytest.mark.parametrize("uki", [True, False])
+def test_what_would_not_open_is_refused_before_anything_changes(
+    tmp_path: Path, verity: str, room: int, taken: bool, uki: bool
+) -> None:
+    """A UKI is not here yet: it must name the root hash of rootfs, or it is refused for that."""
+    image = IMAGE[: 2 * CHUNK_BYTES]
+    needed = len(image) + BLOCK_BYTES + 3 * BLOCK_BYTES  # superblock; two leaf blocks, the root
+    settings = f'[install]\nverity = "{verity}"\n'
+    lab = Lab(tmp_path, settings=settings, slot_bytes=needed - BLOCK_BYTES * (not room))
+    lab.preinstall(lab.publish("1.0", 1, image))
+    root = lab.root_of(change(image, 5))
+    made = make_uki("2.0", cmdline=f"roothash={root}") if uki else None
+    lab.publish("2.0", 2, change(image, 5), uki=made)
+    before = lab.slot("b").read_bytes()
 
-    run(lab)
-
-    assert lab.holds("a", one)
-    assert "no room for the hash tree" in lab.words()
+    if taken:
+        assert run(lab).slot == "b"
+        return
+    with pytest.raises(WrongDevice, match=r"would not boot.*\[install\] verity"):
+        run(lab)
+    assert lab.slot("b").read_bytes() == before
+    assert lab.fake.calls == []
+    assert lab.device().slots.reports() == ()
 
 
 # --- refusals: nothing written to the slot

@@ -731,8 +731,7 @@ def test_a_delta_of_a_library_that_is_not_here_is_passed_over_in_words(tmp_path:
 
     why = "it needs zlib 0.1, which this device does not have"
     assert lab.holds("b", release)
-    root = lab.root_of(lab.releases["1.0"].images["rootfs"].data)
-    assert f"not used: rootfs: delta from {root.hex[:16]}: {why}" in lab.words()
+    assert f"not used: rootfs: delta from release 1.0: {why}" in lab.words()
     status = read_status(lab.device())
     assert why in status.to_words()
     assert why in status.to_json()["slots"][1]["notes"][0]

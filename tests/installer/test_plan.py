@@ -69,6 +69,20 @@ def test_the_delta_from_what_the_slot_holds_is_taken(
     assert plan.fetch_bytes == 1000 + kernel.full.payload_bytes
 
 
+def test_a_release_may_bring_its_hash_tree_itself(release: LabRelease, facts: DeviceFacts) -> None:
+    rootfs, kernel = release.manifest.images
+    uki = replace(kernel, place=Place.UKI)
+    tree = replace(rootfs, name="rootfs-verity")
+    boot = replace(release.manifest.boot, options="")
+    alone = replace(release.manifest, images=(rootfs, uki), boot=boot)
+    facts = replace(facts, sizes={"rootfs": 4 * MIB, "rootfs-verity": 4 * MIB})
+
+    with pytest.raises(WrongDevice, match="opens rootfs"):
+        plan_install(alone, release.raw, facts, {})
+    whole = replace(alone, images=(rootfs, tree, uki))
+    assert plan_install(whole, release.raw, facts, {}).bare == {"rootfs-verity"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -210,12 +224,15 @@ def test_without_knowing_what_runs_nothing_is_chosen(active: str | None, entries
 
 
 def test_words_and_json_say_the_same(release: LabRelease, facts: DeviceFacts) -> None:
-    plan = plan_of(release, facts, delta_of(release))
+    plan = plan_of(release, replace(facts, releases={SOURCE: "1.1"}), delta_of(release))
     words, document = plan.to_words(), plan.to_json()
 
-    assert f"delta from {SOURCE.hex[:16]}, 1,000 bytes" in words
+    assert "delta from release 1.1, 1,000 bytes" in words
     assert document["images"][0]["payload"] == "delta"
     assert document["images"][0]["source_root"] == SOURCE.hex
+    assert document["images"][0]["source_release"] == "1.1"
+    nameless = plan_of(release, facts, delta_of(release))
+    assert f"delta from {SOURCE.hex[:16]}, 1,000 bytes" in nameless.to_words()
     assert document["images"][1]["payload"] == "full"
     assert document["fetch_bytes_max"] == plan.fetch_bytes
     for step in document["steps"]:
@@ -236,6 +253,7 @@ def test_preparing_touches_neither_slot_nor_boot_entries(tmp_path: Path) -> None
 
     assert newest.to_json() == named.to_json()
     assert newest.images[0].payload.source == lab.root_of(IMAGE)
+    assert newest.images[0].payload.release == "1.0"  # no record of it: signed metadata says so
     assert [lab.slot(name).read_bytes() for name in "ab"] == before
     assert lab.fake.calls == []
     assert not (tmp_path / "state" / "tx.json").exists()

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from slipstream.delta.limits import CHUNK_BYTES
 from slipstream.installer.journal import Checkpoint
 from slipstream.installer.slots import Denied
 from slipstream.installer.states import BootedNew, Condemn, FellBack, Open, Retired, Transaction
 from slipstream.installer.status import Status, read_status
 from tests.installer.lab import Lab, LabRelease, change, make_image
 
-IMAGE = make_image(1, 600_000)
+IMAGE = make_image(1, 3 * CHUNK_BYTES)
 
 
 @pytest.fixture
@@ -73,11 +74,44 @@ def test_an_install_under_way(lab: Lab, update: LabRelease) -> None:
     assert found.to_json()["transaction"]["release"] == "2.0"
 
 
+@pytest.mark.parametrize(
+    "images, frames",
+    [
+        (("rootfs",), "500,000"),
+        (("rootfs", "kernel"), None),  # the kernel's checkpoints say that rootfs is done
+    ],
+)
+def test_an_image_is_whole_once_the_next_one_is_written(
+    lab: Lab, update: LabRelease, images: tuple[str, ...], frames: str | None
+) -> None:
+    device = lab.device()
+    digest = device.slots.keep_manifest(update.raw)
+    device.journal.record(Open(Transaction("id", digest, "2.0", 2, "b", ("rootfs", "kernel"))))
+    device.journal.record(Retired())
+    for name, done in (("rootfs", 500_000), ("kernel", 7)):
+        if name in images:
+            device.journal.checkpoint(Checkpoint("id", name, 3, done))
+
+    words = frames or f"{len(update.images['rootfs'].data) + 7:,}"
+    assert f"{words} bytes of it stand in the slot" in status(lab).to_words()
+
+
 def test_a_committed_release(lab: Lab, update: LabRelease) -> None:
+    # The end of the slot stands already: no frame of it is written, and no checkpoint ends there.
+    data = update.images["rootfs"].data
+    with lab.slot("b").open("r+b") as file:
+        file.seek(CHUNK_BYTES)
+        file.write(data[CHUNK_BYTES:])
+    kernel = lab.device().boot_file("b", "kernel")
+    kernel.parent.mkdir(parents=True)
+    kernel.write_bytes(update.images["kernel"].data)
     asyncio.run(lab.install())
 
     found = status(lab)
     document = found.to_json()
+    size = sum(len(image.data) for image in update.images.values())
+
+    assert f"{size:,} bytes of it stand in the slot" in found.to_words()
 
     assert "Slot b: release 2.0, trial, 3 tries left" in found.to_words()
     assert "Newest metadata of the repository: stored 20" in found.to_words()

@@ -51,8 +51,9 @@ def test_a_uki_that_names_its_image_is_fine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "cmdline",
-    [f"roothash={OTHER}", f'"usrhash={OTHER}"', f"roothash={TREE.root.hex} usrhash={OTHER}"],
-)
+    [f"roothash={OTHER}", f'"usrhash={OTHER}"', f"roothash={TREE.root.hex} usrhash={OTHER}",
+     f"quiet\troothash={OTHER}", f"roothash={TREE.root.hex} -- rd.roothash={OTHER}"],
+)  # fmt: skip
 def test_a_uki_that_names_another_image_is_refused(tmp_path: Path, cmdline: str) -> None:
     paths = uki(tmp_path, osrel=b"ID=x", cmdline=cmdline.encode(), linux=b"kernel")
 

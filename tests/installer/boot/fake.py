@@ -7,11 +7,11 @@ the same conformance suite as the real adapters.
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from slipstream.delta.cmdline import parse_root
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import DeviceFault
 from slipstream.delta.manifest import Place
 from slipstream.installer.blocking import GoOn, unasked
-from slipstream.installer.boot.loader_word import parse_root
 from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import Rejected
+from slipstream.delta.errors import Rejected, WrongDevice
 from slipstream.delta.limits import CHUNK_BYTES
 from slipstream.delta.manifest import (
     BootEntryTemplate,
@@ -15,7 +15,11 @@ from slipstream.delta.manifest import (
     Place,
 )
 from slipstream.delta.tree import VerityTuple
-from slipstream.installer.boot.command_line import check_command_line, command_line_of
+from slipstream.installer.boot.command_line import (
+    check_command_line,
+    check_trees,
+    command_line_of,
+)
 from slipstream.installer.ports import BootFiles
 from tests.installer.boot.uki import make_uki
 
@@ -71,6 +75,8 @@ def test_what_boots_the_signed_images_is_taken(images: dict[str, Digest], cmdlin
         ({"rootfs": A}, f"quiet -- roothash={A}", "got no roothash="),
         ({"rootfs": A}, f"roothash={A} -- roothash={B}", f"got roothash={B}"),
         ({"rootfs": A}, f'x="roothash={A}"', "got no roothash="),
+        ({"rootfs": A}, f'x="a roothash={A}"', "got no roothash="),
+        ({"rootfs": A}, f"roothash={A} rd.roothash={B}", f"got roothash={B}"),
         ({"usr": A}, f"roothash={A}", "got no usrhash="),
         ({"rootfs": A, "usr": B}, f"roothash={A}", f"expected usrhash={B}, got no usrhash="),
         ({"rootfs": A, "usr": B}, f"roothash={B} usrhash={B}", f"expected roothash={A}"),
@@ -85,6 +91,18 @@ def test_what_boots_another_image_is_refused_with_the_way_out(
         check_command_line(cmdline, manifest(**images), gpt=False)
     assert words in str(caught.value)
     assert "slipstream repo root-hash" in str(caught.value)
+
+
+def test_what_has_no_hash_tree_is_not_opened() -> None:
+    release = manifest(rootfs=A, data=B, system=Digest.of(b"c"))
+    named = f"roothash={A} usrhash={Digest.of(b'c')}"
+
+    check_command_line(named, release, gpt=False, bare={"data"})
+    check_trees(release, {"data", "system"})  # what a UKI says of them is not known yet
+    with pytest.raises(WrongDevice, match=r"opens system .*system-verity in each slot"):
+        check_command_line(named, release, gpt=False, bare={"data", "system"})
+    with pytest.raises(WrongDevice, match=r"opens rootfs .*verity = \"initrd\""):
+        check_trees(release, {"rootfs"})
 
 
 @pytest.mark.parametrize("rest", ["", "nogpt", "gpt=1", "x.gpt", "-- gpt", '"a gpt"'])
