@@ -43,7 +43,7 @@ class Slots:
                 self._dirty[op.path] += range(op.offset // SECTOR, -(-end // SECTOR))
             case Kind.SYNC:
                 self._settle(op.path)
-            case Kind.SYNC_ALL:
+            case Kind.SYNC_ALL | Kind.SYNC_FS:
                 for name in self.durable:
                     self._settle(name)
             case _:
@@ -164,7 +164,7 @@ class State:
                     for step in self._steps[: mine[-1]]:
                         _do(self._durable, step)
                     del self._steps[: mine[-1]]
-            case Kind.SYNC_ALL:
+            case Kind.SYNC_ALL | Kind.SYNC_FS:
                 for step in self._steps:
                     _do(self._durable, step)
                 self._steps = []
