@@ -41,7 +41,6 @@ from tests.crash.process import Watched, install_twice
 from tests.crash.report import write_report
 from tests.crash.repository import Dead
 from tests.crash.story import (
-    ACROSS,
     BY_ROOT_HASH,
     LAYOUTS,
     SCHEDULES,
@@ -141,7 +140,7 @@ def explore(work: tuple[list[Task], int]) -> tuple[Findings, float]:
     for _ in range(ROUNDS_MAX):
         for schedule in SCHEDULES:
             for task, explorer in explorers.items():
-                if start and (task[0] == BY_ROOT_HASH or task[1] == ACROSS):
+                if start and (task[0] == BY_ROOT_HASH or LAYOUTS[task[1]].device):
                     continue  # a state costs twice as much, or there are few: one round is enough
                 explorer.walk(stories[task], schedule, range(start, start + size))
                 media = set().union(*(one.findings.media for one in explorers.values()))

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import shutil
 import uuid
 import zlib
@@ -25,7 +26,7 @@ from typing import Any
 from slipstream.delta import trust
 from slipstream.delta.errors import NothingToDo, SlipstreamError
 from slipstream.delta.filesystem.fat_volume import FatVolume, read_fat_volume
-from slipstream.installer import hash_area, pipe, scan, slot, stream, trial
+from slipstream.installer import hash_area, pipe, scan, slot, staging, stream, trial
 from slipstream.installer.boot import esp_slots
 from slipstream.installer.boot.chooser import Listed, choose, list_entries
 from slipstream.installer.boot.entry import Suffix, bump_name
@@ -44,6 +45,9 @@ from tests.crash.volume import Node, Sectors, read_volume, reader_of
 BOOTS_MAX = 14
 CHECKPOINT_BYTES = 128 * 1024  # for 32 MiB: several checkpoints in a small image
 DOWN = HealthResult("app", False, "health check app exited with 1: app is down", "", 1)
+
+
+_ASIDE = re.compile(r"/\.[^/]+\.old\d+\Z")
 
 
 class Stuck(Exception):
@@ -167,12 +171,13 @@ class Machine:
     def check_esp(self) -> None:
         """The files in the folder are those on the FAT, byte for byte. Raises Dead.
 
-        They differ where one name's clusters were freed or written under another name.
+        They differ where one name's clusters were freed or written under another name. What was set
+        aside is what was damaged: nobody reads it.
         """
         self.vfat.sync_all()
         for path, node in self.vfat.nodes().items():
             there = self.folder / "esp" / path
-            if node.is_folder:
+            if node.is_folder or _ASIDE.search(path):
                 continue
             if node.damaged or not there.is_file() or there.read_bytes() != node.data:
                 raise Dead(f"{path} was damaged through another name of its clusters")
@@ -325,7 +330,9 @@ def _start_of(nodes: dict[str, Node]) -> Start | None:
         counted = path
         if choice.entry.counted:
             name = bump_name(choice.path.name, choice.entry.suffix)
-            counted = str(choice.path.with_name(name).relative_to(folder))
+            # EDK2 renames over no other file, and systemd-boot starts the entry all the same.
+            if not choice.path.with_name(name).exists():
+                counted = str(choice.path.with_name(name).relative_to(folder))
         boots = _boots(folder, choice.entry) if choice.loadable else ()
         tries = choice.entry.tries
         menu = tuple(
@@ -381,6 +388,7 @@ def in_order(machine: Machine) -> Iterator[None]:
         (asyncio, "to_thread", to_thread),
         (stream, "in_thread", in_thread),
         (hash_area, "in_thread", in_thread),
+        (staging, "in_thread", in_thread),
         (esp_slots, "find_esp_bytes", lambda *_: machine.esp_bytes),
         (slot, "_mounted_devices", tuple),
         (trial, "run_health", run_health),

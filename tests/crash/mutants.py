@@ -23,7 +23,7 @@ from slipstream.installer.slot import Target
 from slipstream.installer.states import Condemn, Confirm, FellBack, Published
 from slipstream.installer.stream import ImageWriter
 from slipstream.installer.verdict import Outcome, Verdict
-from tests.crash.story import ACROSS, BY_ROOT_HASH, SMALL
+from tests.crash.story import ACROSS, BY_ROOT_HASH, COUNTED, SMALL
 
 Patch = Any
 Mutant = Callable[[], Sequence[Patch]]
@@ -245,16 +245,16 @@ def entry_before_its_kernel() -> Sequence[Patch]:
     stage = systemd_boot.SystemdBoot.stage
     put = systemd_boot.SystemdBoot._put
 
-    def early(self: Any, slot: str, counter: int, boot: Any) -> None:
-        later: list[tuple[Path, Path]] = []
+    def early(self: Any, slot: str, counter: int, boot: Any, *rest: Any) -> None:
+        later: list[tuple[Any, ...]] = []
         with (
             patch.object(systemd_boot.SystemdBoot, "_put", lambda _, *paths: later.append(paths)),
             patch.object(systemd_boot.SystemdBoot, "_check_order", lambda *_: None),
         ):
-            stage(self, slot, counter, boot)
+            stage(self, slot, counter, boot, *rest)
         self.publish(slot, counter)
-        for source, target in later:
-            put(self, source, target)
+        for arguments in later:
+            put(self, *arguments)
 
     return [patch.object(systemd_boot.SystemdBoot, "stage", early)]
 
@@ -267,6 +267,11 @@ def names_not_planned() -> Sequence[Patch]:
     ]
 
 
+def counting_not_planned() -> Sequence[Patch]:
+    """A release's names are not put where the firmware will put the counted ones."""
+    return [patch.object(esp_slots, "plan_together", lambda *_: None)]
+
+
 # What is in the wrong place -> the story that shows it, and on which ESP
 MUTANTS: dict[Mutant, tuple[str, str]] = {
     both_tables_at_once: (BY_ROOT_HASH, SMALL),
@@ -276,6 +281,7 @@ MUTANTS: dict[Mutant, tuple[str, str]] = {
     no_hash_tree: (BY_ROOT_HASH, SMALL),
     entry_before_its_kernel: ("kernel and initrd", SMALL),
     names_not_planned: ("full update", ACROSS),
+    counting_not_planned: ("fall back", COUNTED),
     entry_before_its_file: ("full update", SMALL),
     published_before_the_images: ("full update", SMALL),
     retired_after_the_images: ("full update", SMALL),

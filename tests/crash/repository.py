@@ -37,6 +37,7 @@ IMAGE_BYTES = CHUNK_BYTES + 61_000  # two chunks, the last one short and not who
 SLOT_BYTES = CHUNK_BYTES + 96 * 1024
 TREE_BYTES = 16 * 1024  # superblock, two leaf blocks and the root: all of it
 KERNEL_BYTES = 4000
+_PLACES = places(SLOT_BYTES, TREE_BYTES)
 FRAME_BYTES = 72_000  # of a payload's frames: some in a chunk, and none ends where it does
 
 
@@ -59,12 +60,28 @@ class Design:
 PLAIN = Design()
 PARTITIONS = Design(by_root_hash=True)
 KERNEL = Design(kernel_and_initrd=True)
-_PLACES = places(SLOT_BYTES, TREE_BYTES)
 _INSTALL = """
 [install]
 verity = "partition"
 identity = "gpt"
 """
+
+
+def region_of(offset: int) -> str:
+    """What stands at a byte of the disk. To Linux each partition is a block device of its own, and so is
+    the disk: syncing one says nothing of the others.
+    """
+    for name, (begin, size) in _PLACES.items():
+        if begin <= offset < begin + size:
+            return name.rpartition("-")[0]
+    return "table"
+
+
+def region_synced(source: str) -> str:
+    """Which of these a sync reaches, by who asks for it."""
+    if "gpt_disk.py" in source:
+        return "table"
+    return "rootfs-verity" if "hash_area.py" in source else "rootfs"
 
 
 class Dead(Exception):

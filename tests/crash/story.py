@@ -36,7 +36,11 @@ class Layout:
     device: bool = False
 
 
-SMALL, LARGE, ACROSS = "cluster of 512 bytes", "cluster of 4 KiB", "names across sectors"
+SMALL, LARGE = "cluster of 512 bytes", "cluster of 4 KiB"
+ACROSS = "names across sectors"  # the installer's, if it did not plan them
+COUNTED = (
+    "counted names across sectors"  # the firmware's, if the installer did not make way for them
+)
 LAYOUTS: dict[str, Layout] = {
     SMALL: Layout(1),
     LARGE: Layout(8),
@@ -45,6 +49,7 @@ LAYOUTS: dict[str, Layout] = {
         ("other-os-1.efi", "another-operating-system-2.efi", "another-operating-system-3.efi"),
         device=True,
     ),
+    COUNTED: Layout(8, ("other-os-1.efi",), device=True),
 }
 AGAIN = " then "  # in names, before the second power cut
 SCHEDULES = ("lazy", "eager", "mixed")
@@ -297,11 +302,13 @@ STORIES: dict[str, Callable[[Path, str], Story]] = {
     "kernel and initrd, rollback": kernel_rolled_back,
 }
 
-# Names across sectors are the ESP's business: the stories in which entries are renamed.
+_ON_FEW = {
+    ACROSS: ("full update", "rollback", "fall back", "kernel and initrd"),
+    COUNTED: ("fall back",),
+}
 TASKS: tuple[tuple[str, str], ...] = tuple(
-    (name, layout)
-    for name in STORIES
-    for layout in LAYOUTS
-    if layout != ACROSS or name in ("full update", "rollback", "fall back", "kernel and initrd")
+    (name, layout) for name in STORIES for layout in LAYOUTS if name in _ON_FEW.get(layout, STORIES)
 )
-"""What is explored: story and layout."""
+"""What is explored: story and layout. Where names stand is the ESP's business: those stories in which
+entries are renamed.
+"""

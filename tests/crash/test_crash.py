@@ -23,19 +23,30 @@ from tests.crash.mutants import (
 )
 from tests.crash.record import Kind, Medium
 from tests.crash.repository import Dead
-from tests.crash.story import ACROSS, BY_ROOT_HASH, LARGE, SMALL, STORIES, Replay, Story, lazily
+from tests.crash.story import (
+    ACROSS,
+    BY_ROOT_HASH,
+    COUNTED,
+    LARGE,
+    SMALL,
+    STORIES,
+    Replay,
+    Story,
+    lazily,
+)
 
 # story, layout, schedule, numbers of states at every n-th cut
 SHARE = (
     ("full update", SMALL, "lazy", 22, 1),
-    ("delta update", LARGE, "mixed", 10, 9),
-    ("resumed update", SMALL, "eager", 3, 6),
+    ("delta update", LARGE, "mixed", 10, 12),
+    ("resumed update", SMALL, "eager", 3, 12),
     ("confirm", SMALL, "mixed", 40, 1),
-    ("rollback", SMALL, "eager", 3, 12),
-    ("fall back", LARGE, "lazy", 3, 12),
-    ("kernel and initrd", LARGE, "mixed", 3, 12),
-    ("kernel and initrd, rollback", SMALL, "eager", 3, 20),
-    ("full update", ACROSS, "eager", 3, 20),
+    ("rollback", SMALL, "eager", 3, 20),
+    ("fall back", LARGE, "lazy", 3, 20),
+    ("kernel and initrd", LARGE, "mixed", 3, 20),
+    ("kernel and initrd, rollback", SMALL, "eager", 3, 40),
+    ("full update", ACROSS, "eager", 3, 40),
+    ("fall back", COUNTED, "lazy", 3, 40),
 )
 
 
