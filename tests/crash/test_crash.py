@@ -37,7 +37,7 @@ from tests.crash.story import (
 
 # story, layout, schedule, numbers of states at every n-th cut
 SHARE = (
-    ("full update", SMALL, "lazy", 22, 1),
+    ("full update", SMALL, "lazy", 24, 1),
     ("delta update", LARGE, "mixed", 10, 12),
     ("resumed update", SMALL, "eager", 3, 12),
     ("confirm", SMALL, "mixed", 40, 1),
