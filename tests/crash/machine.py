@@ -26,7 +26,7 @@ from typing import Any
 from slipstream.delta import trust
 from slipstream.delta.errors import NothingToDo, SlipstreamError
 from slipstream.delta.filesystem.fat_volume import FatVolume, read_fat_volume
-from slipstream.installer import hash_area, pipe, scan, slot, staging, stream, trial
+from slipstream.installer import hash_area, pipe, scan, slot, sources, staging, stream, trial
 from slipstream.installer.boot import esp_slots
 from slipstream.installer.boot.chooser import Listed, choose, list_entries
 from slipstream.installer.boot.entry import Suffix, bump_name
@@ -388,6 +388,7 @@ def in_order(machine: Machine) -> Iterator[None]:
         (asyncio, "to_thread", to_thread),
         (stream, "in_thread", in_thread),
         (hash_area, "in_thread", in_thread),
+        (sources, "in_thread", in_thread),
         (staging, "in_thread", in_thread),
         (esp_slots, "find_esp_bytes", lambda *_: machine.esp_bytes),
         (slot, "_mounted_devices", tuple),
