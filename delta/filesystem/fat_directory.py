@@ -50,11 +50,15 @@ class Record(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """The slots of a directory, a byte for each: 0 where it is free, as Linux looks for room."""
+    """The slots of a directory, a byte for each: 0 where it is free, as Linux looks for room.
+
+    `used` is how many of them are or were taken: firmware looks no further.
+    """
 
     taken: bytes
     records: tuple[Record, ...]
     strays: tuple[int, ...]  # taken by pieces of long names that belong to no record
+    used: int
 
 
 def read_records(content: bytes) -> Iterator[Record]:
@@ -76,11 +80,13 @@ def read_slots(content: bytes) -> Slots:
     piece_slots: list[int] = []
     checksum = -1
     is_behind_end = False
+    used = len(taken)
     for slot in range(len(taken)):
         at = slot * RECORD_BYTES
         first, attributes = content[at], content[at + _ATTRIBUTES_OFFSET]
         if first in (_END, _DELETED):
-            is_behind_end |= first == _END
+            if first == _END and not is_behind_end:
+                is_behind_end, used = True, slot
             strays += piece_slots
             pieces, piece_slots = {}, []
             continue
@@ -117,7 +123,7 @@ def read_slots(content: bytes) -> Slots:
             )
         if not text:
             strays += long_slots
-    return Slots(bytes(taken), tuple(records), tuple(strays + piece_slots))
+    return Slots(bytes(taken), tuple(records), tuple(strays + piece_slots), used)
 
 
 def _checksum(short_name: bytes) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from slipstream.delta.errors import DeviceFault, FormatError
 from slipstream.delta.filesystem.fat_layout import RECORD_BYTES
 from slipstream.delta.filesystem.fat_volume import ChainEnd, FatFolder, FatVolume
+from slipstream.installer.boot.entry import parse_entry_name
 from slipstream.installer.boot.esp import Esp
 from slipstream.installer.boot.esp_bytes import NoBytes, find_esp_bytes
 from slipstream.installer.boot.slot_plan import (
@@ -24,6 +25,7 @@ from slipstream.installer.boot.slot_plan import (
     pad_name,
     plan_rename,
     plan_stage,
+    plan_together,
     slots_of,
 )
 
@@ -95,9 +97,7 @@ class EspSlots:
         if isinstance(volume, NoBytes) or folder is None or hidden.is_file():
             yield
         else:
-            names = slots_of(hidden.name), slots_of(final.name)
-            plan = plan_stage(folder.slots.taken, *names, _cluster_slots(volume))
-            with self._pads(hidden.parent, plan):
+            with self._pads(hidden.parent, _plan_new(folder, volume, hidden, final)):
                 yield
         self._check_staged(hidden, final)
 
@@ -161,6 +161,16 @@ class EspSlots:
         """
         for name in names:
             self._esp.unlink(folder / name)
+
+
+def _plan_new(folder: FatFolder, volume: FatVolume, hidden: Path, final: Path) -> SlotPlan:
+    """For a hidden name that will be `final`, and then be counted by the firmware."""
+    slots, cluster = folder.slots, _cluster_slots(volume)
+    names = slots_of(hidden.name), slots_of(final.name)
+    name = parse_entry_name(final.name)
+    tries = 0 if name is None or name.tries is None else name.tries.left
+    together = plan_together(slots.taken, slots.used, *names, tries, cluster)
+    return together or plan_stage(slots.taken, *names, cluster)
 
 
 def _cluster_slots(volume: FatVolume) -> int:

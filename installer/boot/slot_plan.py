@@ -9,11 +9,15 @@ name alone, without tries (docs/boot.md).
 Where the new name goes is decided by filling the runs before the wanted place: with empty files
 ("pads"), whose names take just as many slots, and which are removed after the rename.
 
+Firmware counts a try by a rename of its own, which puts the new name behind the last slot that was
+ever used (EDK2, measured: docs/boot.md). So that is where a release's names are put, if it can be.
+
 Pure: the slots of a folder in, pads out. A slot is the place of 32 bytes; `taken` has a byte for
 each, 0 where it is free.
 
 Sources: Linux, fs/fat/dir.c (fat_add_entries), fs/fat/namei_vfat.c (vfat_build_slots,
-vfat_create_shortname, vfat_rename). Tried on Linux 6.1: docs/boot.md.
+vfat_create_shortname, vfat_rename). Tried on Linux 6.1: docs/boot.md. EDK2, FatPkg/EnhancedFatDxe,
+DirectoryManage.c (FatLoadNextDirEnt, FatFirstFitDirEnt).
 """
 
 import re
@@ -108,6 +112,27 @@ def plan_rename(taken: bytes, old: range, final: int, cluster_slots: int) -> Slo
     return whole or SlotPlan((), _Folder(taken, cluster_slots).first_fit(final), False, False)
 
 
+def plan_together(
+    taken: bytes, used: int, hidden: int, final: int, tries: int, cluster_slots: int
+) -> SlotPlan | None:
+    """As plan_stage, in the sector in which the firmware will put the final name when it counts it.
+
+    `used` slots of the folder are or were taken: behind them it goes. So hidden name, final name and
+    up to `tries` counted ones follow each other there. None where that takes too many pads.
+    """
+    room = SECTOR_SLOTS - hidden - final
+    counted = min(tries, room // final) * final
+    begin = used
+    if begin % SECTOR_SLOTS + hidden + final + counted > SECTOR_SLOTS:
+        begin = (begin // SECTOR_SLOTS + 1) * SECTOR_SLOTS
+    folder = _Folder(taken, cluster_slots)
+    while (place := folder.first_fit(hidden)).start < begin:
+        folder.fill(place.start, begin)
+        if len(folder.pads) > PADS_MAX:
+            return None
+    return SlotPlan(tuple(folder.pads), place, same_sector=True, whole=True)
+
+
 class _Folder:
     """The slots of a folder while pads are put into it."""
 
@@ -131,10 +156,11 @@ class _Folder:
         start = (self._taken + room).find(bytes(count))
         return range(start, start + count)
 
-    def fill(self, start: int) -> None:
-        """A pad over the run of free slots from `start` on, up to the end of its sector."""
+    def fill(self, start: int, stop: int | None = None) -> None:
+        """A pad over the run of free slots from `start` on, up to the end of its sector, or to `stop`."""
         end = start
         bound = (start // SECTOR_SLOTS + 1) * SECTOR_SLOTS
+        bound = bound if stop is None else min(bound, stop)
         slots = self._taken + bytes(self._cluster_slots)
         while end < bound and not slots[end]:
             end += 1

@@ -16,7 +16,9 @@ damaged FAT.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from slipstream.delta.cmdline import parse_root
@@ -50,6 +52,8 @@ from slipstream.installer.boot.preflight import (
 )
 from slipstream.installer.boot.type1 import FILES_FOLDER, PLACES, dump_conf, files_of, kind_of
 from slipstream.installer.ports import Booted, BootEntry, BootFiles, Counted, EntryState
+
+_PLACES_MAX = 2  # one set of clusters that a damaged file leads to, and one that it does not
 
 
 class SystemdBoot:
@@ -218,20 +222,44 @@ class SystemdBoot:
         self._check_room(name, boot, go_on)
         self._esp.make_folder(folder)
         hidden = folder / hidden_name(counter, slot)
-        self._doubles.set_aside(hidden)
-        if name.suffix is Suffix.UKI:
-            with self._slots.staging(hidden, folder / dump_entry_name(name)):
-                self._put(boot.files[Place.UKI], hidden, go_on)
-        else:
+        if name.suffix is Suffix.CONF:
             files = self._esp.root / FILES_FOLDER / name.stem
             self._esp.make_folder(files)
             for place, source in files_of(boot):
-                self._doubles.set_aside(files / place.value)
-                self._put(source, files / place.value, go_on)
+                target = files / place.value
+                self._place(target, partial(self._put, source, target, go_on))
             # The entry's own file after the files that it names, though it is still hidden.
-            with self._slots.staging(hidden, folder / dump_entry_name(name)):
-                self._write(hidden, dump_conf(name, boot))
+            put = partial(self._write, hidden, dump_conf(name, boot))
+        else:
+            put = partial(self._put, boot.files[Place.UKI], hidden, go_on)
+        self._place(
+            hidden, put, partial(self._slots.staging, hidden, folder / dump_entry_name(name))
+        )
         self._check_order(name, hidden)
+
+    def _place(
+        self,
+        target: Path,
+        put: Callable[[], None],
+        way: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Write a file that shares its clusters with no other. Raises DeviceFault.
+
+        One that was damaged and set aside may lead to clusters that are marked as free, and so are
+        given to the new one. That keeps them, set aside as well, and the next one gets others.
+        """
+        why = ""
+        for _ in range(_PLACES_MAX):
+            self._doubles.set_aside(target)
+            with way():
+                put()
+            if not (why := self._slots.hazards()(target)):
+                return
+        raise DeviceFault(
+            f"boot file {why}, whatever is written",
+            where=target,
+            hint="Run `slipstream device doctor`, which says how to mend the boot partition",
+        )
 
     def _put(self, source: Path, target: Path, go_on: GoOn) -> None:
         """Copy, make durable, read back. Bytes that already stand are not written again."""
@@ -266,12 +294,15 @@ class SystemdBoot:
 
     def _check_room(self, name: EntryName, boot: BootFiles, go_on: GoOn) -> None:
         folder = self._esp.root / FILES_FOLDER / name.stem
+        hazards = self._slots.hazards()
         needed = freed = 0
         for place, source in files_of(boot):
             target = folder / place.value
             if place is Place.UKI:
                 target = self._esp.root / UKI_FOLDER / hidden_name(name.counter, name.slot)
-            if not self._esp.equal(source, target, go_on):
+            if hazards(target):  # it is set aside, and not read: Linux would end writing
+                needed += self._esp.size(source)
+            elif not self._esp.equal(source, target, go_on):
                 needed += self._esp.size(source)
                 freed += (
                     self._esp.size(target) if self._esp.is_file(target) else 0

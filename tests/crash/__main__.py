@@ -9,6 +9,7 @@ python -m tests.crash --log STORY                          a story's operations,
 import argparse
 import multiprocessing
 import os
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -24,18 +25,35 @@ from tests.crash.bugs import (
     removed_calls,
     swapped_steps,
 )
-from tests.crash.explore import Explorer, Findings, numbered, recall, scratch
+from tests.crash.explore import (
+    Explorer,
+    Findings,
+    Fsck,
+    cut_again,
+    numbered,
+    recall,
+    scratch,
+)
 from tests.crash.judge import Failure, clean, judge
 from tests.crash.machine import Stuck
 from tests.crash.mutants import MUTANTS, applied
 from tests.crash.process import Watched, install_twice
 from tests.crash.report import write_report
 from tests.crash.repository import Dead
-from tests.crash.story import LAYOUTS, SCHEDULES, STORIES, Story
+from tests.crash.story import (
+    BY_ROOT_HASH,
+    LAYOUTS,
+    SCHEDULES,
+    STORIES,
+    TASKS,
+    Story,
+)
 
 PROCESSES = 2
 BATCH = 8  # numbers of states at every cut in the first round; doubled in each
 ROUNDS_MAX = 7
+FIRST_CUTS, SECOND_CUTS = 12, 8  # of each story: cuts, and cuts of each recovery
+FSCK_EVERY = 3  # cuts of each story: after one of so many fsck.vfat runs
 SWAPPED = ("full update", "rollback")  # stories whose steps change places: the others have no more
 Task = tuple[str, str]
 
@@ -78,9 +96,8 @@ def tell(name: str) -> int:
 def run(states: int, *, report: bool) -> int:
     """The benchmark run: at least so many distinct states, then the seeded bugs."""
     began = time.process_time()
-    tasks = [(story, layout) for story in STORIES for layout in LAYOUTS]
     # The short story has few states: the others share what it lacks.
-    shares = [tasks[n::PROCESSES] for n in range(PROCESSES)]
+    shares = [list(TASKS[n::PROCESSES]) for n in range(PROCESSES)]
     with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
         found = Findings()
         seconds = 0.0
@@ -104,17 +121,27 @@ def run(states: int, *, report: bool) -> int:
 
 
 def explore(work: tuple[list[Task], int]) -> tuple[Findings, float]:
-    """One process's share: rounds over its stories until it has seen its number of states."""
+    """One process's share: some states of each kind, then rounds over its stories until it has seen its
+    number of states.
+    """
     tasks, states = work
-    began = time.process_time()
+    began = spent_s()
     folder = scratch()
     explorers = {task: Explorer(folder) for task in tasks}
     stories = {task: STORIES[task[0]](folder, task[1]) for task in tasks}
     total = Findings()
+    for task, explorer in explorers.items():
+        explore_again(stories[task], explorer)
+        for fsck in (Fsck.FIRST, Fsck.LATER):
+            cuts = range(0, len(stories[task].log) + 1, FSCK_EVERY)
+            explorer.walk(stories[task], "eager", range(2, 5), cuts=cuts, fsck=fsck)
+        print(f"{os.getpid()}: {len(explorer.findings.media)} states, {'/'.join(task)}", flush=True)
     start, size = 0, BATCH
     for _ in range(ROUNDS_MAX):
         for schedule in SCHEDULES:
             for task, explorer in explorers.items():
+                if start and (task[0] == BY_ROOT_HASH or LAYOUTS[task[1]].device):
+                    continue  # a state costs twice as much, or there are few: one round is enough
                 explorer.walk(stories[task], schedule, range(start, start + size))
                 media = set().union(*(one.findings.media for one in explorers.values()))
                 print(f"{os.getpid()}: {len(media)} states, {'/'.join(task[:2])}", flush=True)
@@ -130,7 +157,24 @@ def explore(work: tuple[list[Task], int]) -> tuple[Findings, float]:
     for explorer in explorers.values():
         total.add(explorer.findings)
     clean(folder)
-    return total, time.process_time() - began
+    return total, spent_s() - began
+
+
+def explore_again(story: Story, explorer: Explorer) -> None:
+    """Second cuts, while the installer recovers from a first one."""
+    chance = random.Random(story.path("again"))
+    for _ in range(FIRST_CUTS):
+        count, number = chance.randrange(1, len(story.log)), chance.randrange(2, 40)
+        first = f"{story.path(chance.choice(SCHEDULES))}/{count}/{number}"
+        again = cut_again(*recall(first, explorer.folder), first, explorer.folder)
+        places = range(1, len(again.log) + 1)
+        cuts = set(chance.sample(places, min(SECOND_CUTS, len(places))))
+        explorer.walk(again, chance.choice(SCHEDULES), (chance.randrange(2), 2, 3), cuts=cuts)
+
+
+def spent_s() -> float:
+    """Seconds of processor time of this process and those that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def watch_a_process() -> Watched:
@@ -168,16 +212,17 @@ def hunt(share: int) -> tuple[list[Finding], float]:
             swaps.setdefault(bug.name, []).append((stories[name], bug))
     logs = [*calls.values(), *swaps.values()][share::PROCESSES]
     found += [tell_finding(look_for(one, explorer)) for one in logs]
-    for mutant, name in list(MUTANTS.items())[share::PROCESSES]:
+    for mutant, (name, where) in list(MUTANTS.items())[share::PROCESSES]:
+        right = STORIES[name](folder, where)
+        judged = explorer if where == layout else Explorer(folder)
         title = (mutant.__doc__ or "").strip().splitlines()[0]
         try:
             with applied(mutant):
-                story = STORIES[name](folder, layout)
+                story = STORIES[name](folder, where)
         except (Dead, Stuck) as error:
             finding = Finding(BugKind.ORDER, title, "while it is recorded", str(error))
         else:
-            bug = misplaced_step(story, stories[name], title)
-            finding = look_for([(story, bug)], explorer)
+            finding = look_for([(story, misplaced_step(story, right, title))], judged)
         found.append(tell_finding(finding))
     clean(folder)
     return found, time.process_time() - began

@@ -31,6 +31,8 @@ JUDGED_MAX = 300  # states that no other bug had
 COVERED: dict[BugKind, dict[str, str]] = {
     BugKind.CALL: {
         "begin_checkpoints": "the journal's own write syncs the same folder before anything is appended",
+        "slot.py:read_back < scan.py": "the last checkpoint of an image comes behind all of it: the read-back "
+        "has nothing left to sync",
         "remove_state": "the next state file syncs the same folder; a count of deaths or reboots that "
         "comes back until then is at most one too high",
         "journal.py:checkpoint": "a checkpoint that is lost, or torn (each has a CRC), costs reading: "
@@ -122,7 +124,7 @@ def removed_calls(story: Story) -> Iterator[Bug]:
 
 def misplaced_step(story: Story, right: Story, name: str) -> Bug:
     """What a mutant recorded: it can show from where its log leaves the right one's, to where they
-    join again.
+    join again; where it only lacks something, up to the end.
     """
     same = [
         sum(1 for _ in itertools.takewhile(lambda pair: _act(pair[0]) == _act(pair[1]), pairs))
@@ -131,8 +133,9 @@ def misplaced_step(story: Story, right: Story, name: str) -> Bug:
             zip(reversed(story.log), reversed(right.log), strict=False),
         )
     ]
-    at = range(same[0] + 1, len(story.log) - same[1] + 2)
-    return Bug(BugKind.ORDER, name, story.log, at, frozenset(at))
+    near = range(same[0] + 1, len(story.log) - same[1] + 2)
+    at = near if sum(same) < len(story.log) else range(near.start, len(story.log) + 1)
+    return Bug(BugKind.ORDER, name, story.log, at, frozenset(near))
 
 
 def _act(op: Op) -> Op:

@@ -21,11 +21,11 @@ from slipstream.delta.errors import SlipstreamError
 from slipstream.installer.ports import EntryState
 from slipstream.installer.states import Idle, transaction_id
 from slipstream.installer.states import Outcome as Ended
-from tests.crash.machine import DOWN, Machine, Snapshot, Stuck, start_of
+from tests.crash.machine import DOWN, Machine, Snapshot, Start, Stuck, start_of
 from tests.crash.media import Tree
 from tests.crash.repository import FRAME_BYTES, Dead
 from tests.crash.story import NEW, OLD, Story
-from tests.crash.volume import Sectors, read_volume
+from tests.crash.volume import Sectors, digest_of, read_volume
 from tests.installer.lab import PIECE_BYTES
 
 # A frame that was begun may come twice: what is left of it after a cut can be wrong, which shows only
@@ -47,13 +47,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A state of all media, what was durable of the download when the power went, and whether the
-    firmware was just renaming.
+    """A state of all media, how much of the download was not durable when the power went, and whether
+    the firmware was just renaming. `checked`: fsck.vfat runs between boot loader and installer.
     """
 
     media: Snapshot
-    fetched_durably: int = 0
+    may_fetch: int
     bumping: bool = False
+    checked: bool = False
 
 
 def judge(
@@ -76,35 +77,44 @@ def judge(
         start = story.repository.check_start(start_of(media.esp), media.slots.__getitem__)
     except Dead as error:
         raise Failure(str(error)) from error
-    counter = story.repository.counter_of(start.uki)
+    counter = story.repository.counter_of(start.boots)
     if counter not in (OLD, NEW):
         raise Failure(f"boots release {counter}, which is neither the old one nor the new one")
     boots = "the old release"
     if counter == NEW:
         boots = "the new release, " + ("confirmed" if start.tries_left is None else "on trial")
-    check_recorded(story, cut, counter)
+    spent = _is_spent(story, start)
+    if not spent:
+        check_recorded(story, cut, counter)
     check_state(media.state)
     check_trusted(media.state)
     check_checkpoints(story, media)
-    machine = Machine(folder, story.repository, media, sick=story.sick, hung=story.hung,
-                      sources=False, is_known=is_known)  # fmt: skip
+    machine = story.machine(folder, media, sources=False, is_known=is_known, checked=cut.checked)
     try:
         machine.drive()
         machine.check_esp()
+        story.repository.check_tables(machine.slots().__getitem__)
     except (Dead, Stuck) as error:
         raise Failure(f"{boots} boots, then: {error}; boots {machine.booted}") from error
     except SlipstreamError as error:
         raise Failure(f"{boots} boots, then: {error}") from error
     known = bool(passed) and passed[-1] in finished
-    restaged = finished[passed[-1]] if known else check_end(story, machine)
+    restaged = finished[passed[-1]] if known else check_end(story, machine, spent=spent)
     finished |= dict.fromkeys(passed, restaged)
     fetched = machine.fetcher.bytes_sent
-    allowed = story.fetched_bytes - cut.fetched_durably + REFETCH_SLACK_BYTES
-    if counter == OLD and fetched > allowed:
-        raise Failure(f"fetched {fetched} bytes again of which {cut.fetched_durably} were durable")
+    if counter == OLD and fetched > cut.may_fetch + REFETCH_SLACK_BYTES:
+        raise Failure(f"fetched {fetched} bytes, of which {cut.may_fetch} were not durable")
+    if spent:
+        return Outcome(boots, "power cuts took all its tries: falls back")
     if machine.faults:
         return Outcome(boots, "completes at a later attempt")
     return Outcome(boots, "its lost entry is put back, completes" if restaged else "completes")
+
+
+def _is_spent(story: Story, start: Start) -> bool:
+    """Whether a good release has no try left, since the power went in each of its starts."""
+    names = [name for name, _, boots in start.menu if story.repository.counter_of(boots) == NEW]
+    return story.is_good and bool(names) and all("+0-" in name for name in names)
 
 
 def check_recorded(story: Story, cut: Cut, counter: int) -> None:
@@ -166,20 +176,20 @@ def check_checkpoints(story: Story, media: Snapshot) -> None:
         point = json.loads(body)
         if point["transaction"] != transaction_id(story.repository.manifests[NEW], "a"):
             continue
-        if point["image"] == "rootfs":
-            done = point["done_bytes"]
-            if media.slots["slot-a.img"][:done] != image[:done]:
+        done, name = point["done_bytes"], point["image"]
+        if name == "rootfs":
+            if story.repository.slot("a", media.slots.__getitem__)[:done] != image[:done]:
                 raise Failure(f"a checkpoint says that {done} bytes stand, and they do not")
         else:
-            kept = media.state.get("files/a/uki") or b""
-            if kept[: point["done_bytes"]] != story.repository.ukis[NEW][: point["done_bytes"]]:
+            kept = media.state.get(f"files/a/{name}") or b""
+            if kept[:done] != story.repository.boot_files[NEW][name][:done]:
                 raise Failure("a checkpoint says that the boot file stands, and it does not")
 
 
-def check_end(story: Story, machine: Machine) -> bool:
+def check_end(story: Story, machine: Machine, *, spent: bool = False) -> bool:
     """The story's end. Raises Failure. True if a lost entry had to be put back on the way."""
     device = story.repository.device(machine.folder, machine.fetcher)
-    good = story.sick == story.hung == frozenset()
+    good = story.is_good and not spent
     running = NEW if good else OLD
     state = device.journal.state
     entries = {one.slot: one for one in device.boot.entries()}
@@ -193,11 +203,12 @@ def check_end(story: Story, machine: Machine) -> bool:
 
     expect("running release", machine.running, running)
     expect("journal", type(state), Idle)
-    expect("slot b", story.repository.whole((machine.folder / "slot-b.img").read_bytes()), OLD)
+    slots = machine.slots().__getitem__
+    expect("slot b", story.repository.whole("b", slots), OLD)
     expect("entry of slot b", entries["b"].state if "b" in entries else None, EntryState.GOOD)
     expect("installed is reported", ("installed", NEW) in reports, True)
     if good:
-        expect("slot a", story.repository.whole((machine.folder / "slot-a.img").read_bytes()), NEW)
+        expect("slot a", story.repository.whole("a", slots), NEW)
         expect("entry of slot a", entries["a"].state if "a" in entries else None, EntryState.GOOD)
         expect("floor", device.floors.read(), story.repository.floors[NEW])
         expect("denied", denied, {})
@@ -227,7 +238,7 @@ def key_of(media: Snapshot) -> tuple[bytes, bytes]:
     They differ in the second copy of the FAT, in FSINFO's hints, and in clusters that are nobody's.
     """
     rest = _digest_of_rest(media)
-    return rest + _digest_of(media.esp), rest + _view_of(media.esp)
+    return rest + digest_of(media.esp), rest + view_of(media.esp)
 
 
 def _digest_of_rest(media: Snapshot) -> bytes:
@@ -253,18 +264,12 @@ def _digest_of_bytes(data: bytes) -> bytes:
     return known[1]
 
 
-def _digest_of(sectors: Sectors) -> bytes:
-    hasher = hashlib.blake2b(digest_size=8)
-    for number in sorted(sectors):
-        hasher.update(struct.pack("<I", number) + sectors[number])
-    return hasher.digest()
-
-
 _VIEWS: dict[bytes, bytes] = {}
 
 
-def _view_of(sectors: Sectors) -> bytes:
-    key = _digest_of(sectors)
+def view_of(sectors: Sectors) -> bytes:
+    """A digest of what firmware and Linux see on a volume."""
+    key = digest_of(sectors)
     if key not in _VIEWS:
         hasher = hashlib.blake2b(digest_size=8)
         for firmware in (False, True):

@@ -10,7 +10,11 @@ that the ESP is sectors of a FAT throughout: what the firmware boots is read fro
 import asyncio
 import hashlib
 import os
+import random
+import re
 import shutil
+import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -21,24 +25,29 @@ from typing import Any
 
 from slipstream.delta import trust
 from slipstream.delta.errors import NothingToDo, SlipstreamError
-from slipstream.installer import hash_area, pipe, scan, slot, stream, trial
+from slipstream.delta.filesystem.fat_volume import FatVolume, read_fat_volume
+from slipstream.installer import hash_area, pipe, scan, slot, sources, staging, stream, trial
 from slipstream.installer.boot import esp_slots
-from slipstream.installer.boot.chooser import choose, list_entries
-from slipstream.installer.boot.entry import bump_name
+from slipstream.installer.boot.chooser import Listed, choose, list_entries
+from slipstream.installer.boot.entry import Suffix, bump_name
 from slipstream.installer.boot.esp_bytes import NoBytes
 from slipstream.installer.health import HealthResult
 from slipstream.installer.install import install
 from slipstream.installer.reboots import note_reboot
 from slipstream.installer.states import Committed, Refused
+from tests.crash.fsck import run_fsck
 from tests.crash.media import Tree
 from tests.crash.record import Kind, Medium, Op, Recorder
 from tests.crash.repository import Dead, Repository
 from tests.crash.vfat import Vfat, lazily
-from tests.crash.volume import Node, Sectors, read_volume
+from tests.crash.volume import Node, Sectors, read_volume, reader_of
 
 BOOTS_MAX = 14
 CHECKPOINT_BYTES = 128 * 1024  # for 32 MiB: several checkpoints in a small image
 DOWN = HealthResult("app", False, "health check app exited with 1: app is down", "", 1)
+
+
+_ASIDE = re.compile(r"/\.[^/]+\.old\d+\Z")
 
 
 class Stuck(Exception):
@@ -62,9 +71,10 @@ class Start:
     counted: str
     id: str
     cmdline: str
-    uki: bytes
+    boots: tuple[bytes, ...]  # the UKI, or kernel and initrd
     tries_left: int | None
-    menu: tuple[tuple[str, bytes], ...]  # every entry that is listed: name, bytes
+    # every entry that is listed: name, command line, what it boots
+    menu: tuple[tuple[str, str, tuple[bytes, ...]], ...]
 
 
 @dataclass
@@ -79,6 +89,8 @@ class Machine:
     is_known: Callable[["Machine"], bool] = lambda _: False  # asked at each reboot: then it may end
     sick: frozenset[int] = frozenset()
     hung: frozenset[int] = frozenset()
+    esp_device: bool = False  # whether the installer reads the ESP's bytes below its file system
+    checked: bool = False  # whether the first boot runs fsck.vfat before the installer
     log: list[Op] = field(default_factory=list)
     booted: list[int] = field(default_factory=list)  # counters, boot by boot
     faults: list[str] = field(default_factory=list)  # what rounds failed with
@@ -86,6 +98,8 @@ class Machine:
 
     def __post_init__(self) -> None:
         self.vfat = Vfat(dict(self.snapshot.esp), self.when)
+        # Another one after each cut: a name that is drawn again is a new one.
+        self.chance = random.Random(zlib.crc32(b"".join(self.snapshot.slots.values())))
         self.fetcher = self.repository.fetcher(self._fetched)
         self._lay()
         self.recorder = Recorder(self.folder, self, sources=self.sources)
@@ -96,13 +110,9 @@ class Machine:
     def _lay(self) -> None:
         """The folder, as the running system would see the media."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        (self.folder / "esp").mkdir(parents=True)
+        self.folder.mkdir(parents=True)
         self.repository.lay(self.folder)
-        for path, node in sorted(self.vfat.nodes().items()):
-            if node.is_folder:
-                (self.folder / "esp" / path).mkdir()
-            else:
-                (self.folder / "esp" / path).write_bytes(node.data)
+        self._lay_esp()
         for path, data in sorted(self.snapshot.state.items()):
             if data is None:
                 (self.folder / "state" / path).mkdir(parents=True)
@@ -110,6 +120,15 @@ class Machine:
                 (self.folder / "state" / path).write_bytes(data)
         for name, data in self.snapshot.slots.items():
             (self.folder / name).write_bytes(data)
+
+    def _lay_esp(self) -> None:
+        shutil.rmtree(self.folder / "esp", ignore_errors=True)
+        (self.folder / "esp").mkdir()
+        for path, node in sorted(self.vfat.nodes().items()):
+            if node.is_folder:
+                (self.folder / "esp" / path).mkdir()
+            else:
+                (self.folder / "esp" / path).write_bytes(node.data)
 
     def allow(self, op: Op) -> None:
         """record.Guard."""
@@ -130,9 +149,9 @@ class Machine:
         self.log.append(Op(Kind.FETCHED, Medium.STATE, "", offset=total))
 
     @property
-    def esp_bytes(self) -> NoBytes:
-        """What the installer may read below the file system: as of a plain folder, nothing."""
-        return NoBytes("a folder stands for it")
+    def esp_bytes(self) -> "NoBytes | _EspBytes":
+        """What the installer may read below the file system: of a plain folder, nothing."""
+        return _EspBytes(self) if self.esp_device else NoBytes("a folder stands for it")
 
     def state(self) -> Tree:
         """The state folder as it stands."""
@@ -152,12 +171,13 @@ class Machine:
     def check_esp(self) -> None:
         """The files in the folder are those on the FAT, byte for byte. Raises Dead.
 
-        They differ where one name's clusters were freed or written under another name.
+        They differ where one name's clusters were freed or written under another name. What was set
+        aside is what was damaged: nobody reads it.
         """
         self.vfat.sync_all()
         for path, node in self.vfat.nodes().items():
             there = self.folder / "esp" / path
-            if node.is_folder:
+            if node.is_folder or _ASIDE.search(path):
                 continue
             if node.damaged or not there.is_file() or there.read_bytes() != node.data:
                 raise Dead(f"{path} was damaged through another name of its clusters")
@@ -172,21 +192,22 @@ class Machine:
 
     def power_on(self) -> None:
         """The boot loader counts and starts. Raises Dead."""
-        start = self.repository.check_start(start_of(self.vfat.cache), self.slots_view)
+        start = self.repository.check_start(start_of(self.vfat.cache), self.slots().__getitem__)
         if start.counted != start.path:
             self.log.append(Op(Kind.BUMP, Medium.ESP, start.path, start.counted))
             self.vfat.bump(start.path, start.counted)
             self.vfat.sync_all()
             self.log.append(Op(Kind.SYNC_ALL, Medium.ESP, ""))
             os.rename(self.folder / "esp" / start.path, self.folder / "esp" / start.counted)
+        if self.checked:
+            self.vfat = Vfat(run_fsck(self.vfat.cache), self.when)
+            self._lay_esp()
+            self.checked = False
         self.vfat.mount()
         (self.folder / "cmdline").write_text(start.cmdline)
         (self.folder / "selected").write_text(start.id)
-        self.running = self.repository.counter_of(start.uki)
+        self.running = self.repository.counter_of(start.boots)
         self.booted.append(self.running)
-
-    def slots_view(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
 
     # --- the agent's rounds
 
@@ -233,6 +254,19 @@ class Machine:
         if isinstance(device.journal.state, Committed):
             note_reboot(device)
         return reboot
+
+
+@dataclass(frozen=True, slots=True)
+class _EspBytes:
+    """As esp_bytes.EspBytes of a mounted partition: what is read was synced before."""
+
+    machine: Machine
+
+    def read_volume(self) -> FatVolume:
+        machine = self.machine
+        machine.log.append(Op(Kind.SYNC_FS, Medium.ESP, ""))
+        machine.vfat.sync_all()
+        return read_fat_volume(*reader_of(machine.vfat.cache))
 
 
 @cache
@@ -296,14 +330,27 @@ def _start_of(nodes: dict[str, Node]) -> Start | None:
         counted = path
         if choice.entry.counted:
             name = bump_name(choice.path.name, choice.entry.suffix)
-            counted = str(choice.path.with_name(name).relative_to(folder))
-        uki = choice.path.read_bytes() if choice.loadable else b""
+            # EDK2 renames over no other file, and systemd-boot starts the entry all the same.
+            if not choice.path.with_name(name).exists():
+                counted = str(choice.path.with_name(name).relative_to(folder))
+        boots = _boots(folder, choice.entry) if choice.loadable else ()
         tries = choice.entry.tries
-        menu = tuple((one.path.name, one.path.read_bytes()) for one in list_entries(folder))
-        return Start(path, counted, choice.entry.id, choice.cmdline, uki,
+        menu = tuple(
+            (one.path.name, one.cmdline, _boots(folder, one)) for one in list_entries(folder)
+        )
+        return Start(path, counted, choice.entry.id, choice.cmdline, boots,
                      None if tries is None else tries.left, menu)  # fmt: skip
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _boots(esp: Path, entry: Listed) -> tuple[bytes, ...]:
+    """The files that an entry starts, as far as they are there."""
+    if entry.suffix is Suffix.UKI:
+        return (entry.path.read_bytes(),)
+    words = [line.split(None, 1) for line in entry.path.read_text("utf-8", "replace").splitlines()]
+    paths = [esp / word[1].lstrip("/") for word in words if word[:1] in (["linux"], ["initrd"])]
+    return tuple(path.read_bytes() for path in paths if path.is_file())
 
 
 class _InOrder(Executor):
@@ -341,12 +388,15 @@ def in_order(machine: Machine) -> Iterator[None]:
         (asyncio, "to_thread", to_thread),
         (stream, "in_thread", in_thread),
         (hash_area, "in_thread", in_thread),
+        (sources, "in_thread", in_thread),
+        (staging, "in_thread", in_thread),
         (esp_slots, "find_esp_bytes", lambda *_: machine.esp_bytes),
         (slot, "_mounted_devices", tuple),
         (trial, "run_health", run_health),
         (pipe, "CHECKPOINT_TARGET_BYTES", CHECKPOINT_BYTES),
         (trust, "parse_metadata", _parsed),
         (trust, "check_signed", _checked),
+        (uuid, "uuid4", lambda: uuid.UUID(bytes=machine.chance.randbytes(16), version=4)),
         *((module, "ThreadPoolExecutor", _InOrder) for module in (pipe, scan, slot)),
     ]
     before = [(where, name, getattr(where, name)) for where, name, _ in replaced]

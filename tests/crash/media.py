@@ -16,7 +16,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.crash.record import Kind, Op
+from tests.crash.record import DISK, Kind, Op
+from tests.crash.repository import region_of, region_synced
 
 SECTOR = 512
 
@@ -41,18 +42,28 @@ class Slots:
                 end = op.offset + len(op.data)
                 self._cache[op.path][op.offset : end] = op.data
                 self._dirty[op.path] += range(op.offset // SECTOR, -(-end // SECTOR))
+            case Kind.SYNC if op.path == DISK:
+                region = region_synced(op.source)
+                self._settle(op.path, lambda sector: region_of(sector * SECTOR) == region)
             case Kind.SYNC:
                 self._settle(op.path)
-            case Kind.SYNC_ALL:
+            case Kind.SYNC_ALL | Kind.SYNC_FS:
                 for name in self.durable:
                     self._settle(name)
             case _:
                 raise AssertionError(f"slot model: {op}")
 
-    def _settle(self, name: str) -> None:
-        if self._dirty[name]:
-            self.durable[name] = bytes(self._cache[name])
-            self._dirty[name] = []
+    def _settle(self, name: str, reached: Callable[[int], bool] = lambda _: True) -> None:
+        mine = [sector for sector in self._dirty[name] if reached(sector)]
+        if len(mine) == len(self._dirty[name]):
+            self.durable[name] = bytes(self._cache[name]) if mine else self.durable[name]
+        elif mine:
+            raw = bytearray(self.durable[name])
+            for sector in mine:
+                at = slice(sector * SECTOR, (sector + 1) * SECTOR)
+                raw[at] = self._cache[name][at]
+            self.durable[name] = bytes(raw)
+        self._dirty[name] = [sector for sector in self._dirty[name] if not reached(sector)]
 
     def is_clean(self) -> bool:
         return not any(self._dirty.values())
@@ -164,7 +175,7 @@ class State:
                     for step in self._steps[: mine[-1]]:
                         _do(self._durable, step)
                     del self._steps[: mine[-1]]
-            case Kind.SYNC_ALL:
+            case Kind.SYNC_ALL | Kind.SYNC_FS:
                 for step in self._steps:
                     _do(self._durable, step)
                 self._steps = []

@@ -5,14 +5,14 @@ explored as any story is; the installer that is started on a state is the right 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from slipstream.installer import endings, image, install, trial
-from slipstream.installer.boot import systemd_boot
+from slipstream.installer import endings, gpt_disk, image, install, trial
+from slipstream.installer.boot import esp_slots, systemd_boot
 from slipstream.installer.boot.entry import EntryName, Suffix, dump_entry_name
 from slipstream.installer.boot.esp import Esp
 from slipstream.installer.device import Device
@@ -23,6 +23,7 @@ from slipstream.installer.slot import Target
 from slipstream.installer.states import Condemn, Confirm, FellBack, Published
 from slipstream.installer.stream import ImageWriter
 from slipstream.installer.verdict import Outcome, Verdict
+from tests.crash.story import ACROSS, BY_ROOT_HASH, COUNTED, SMALL
 
 Patch = Any
 Mutant = Callable[[], Sequence[Patch]]
@@ -186,19 +187,112 @@ def lying_medium_without_read_back() -> Sequence[Patch]:
     return [*lying_medium(), patch.object(ImageWriter, "_wrong", believed)]
 
 
-# What is in the wrong place -> the story that shows it
-MUTANTS: dict[Mutant, str] = {
-    entry_before_its_file: "full update",
-    published_before_the_images: "full update",
-    retired_after_the_images: "full update",
-    renamed_folder_first: "full update",
-    removed_without_holding: "full update",
-    reported_after_the_journal: "full update",
-    floor_after_the_journal: "full update",
-    denied_after_the_journal: "rollback",
-    condemned_before_its_reason: "rollback",
-    checkpoint_before_its_data: "full update",
-    lying_medium_without_read_back: "full update",
+def both_tables_at_once() -> Sequence[Patch]:
+    """Both copies of the partition table are written before either is durable."""
+    put = gpt_disk._OpenDisk.put
+
+    def written(self: Any, copy: Any) -> None:
+        if copy.is_primary:
+            put(self, copy)
+            return
+        for offset, raw in copy.dump():
+            self._whole.write(offset, raw)
+
+    return [patch.object(gpt_disk._OpenDisk, "put", written)]
+
+
+def names_kept() -> Sequence[Patch]:
+    """The target slot's partitions keep their names while they are written over."""
+    return [patch.object(install, "unpublish", lambda *_: None)]
+
+
+def names_before_the_images() -> Sequence[Patch]:
+    """The partitions are named by the root hash before anything stands in them."""
+    retire = install._retire
+
+    def early(device: Device, plan: Any, on_event: Any) -> None:
+        retire(device, plan, on_event)
+        install.publish(device, plan, lambda _: None)
+
+    return [patch.object(install, "_retire", early)]
+
+
+def names_after_the_entry() -> Sequence[Patch]:
+    """The boot entry is published before its partitions have their names."""
+    publish, commit = install.publish, install._commit
+
+    def late(device: Device, plan: Any, *rest: Any) -> None:
+        commit(device, plan, *rest)
+        publish(device, plan, lambda _: None)
+
+    return [
+        patch.object(install, "publish", lambda *_: None),
+        patch.object(install, "_commit", late),
+    ]
+
+
+def no_hash_tree() -> Sequence[Patch]:
+    """The hash tree's partition is not written."""
+
+    async def nothing(self: Any, *_: Any) -> None:
+        self.parts.stands(f"{self.one.image.name}-verity", self.one.image.tree.root)
+
+    return [patch.object(image.ImageInstall, "_write_tree", nothing)]
+
+
+def entry_before_its_kernel() -> Sequence[Patch]:
+    """The text of the boot entry is made visible before the kernel and the initrd stand."""
+    stage = systemd_boot.SystemdBoot.stage
+    put = systemd_boot.SystemdBoot._put
+
+    def early(self: Any, slot: str, counter: int, boot: Any, *rest: Any) -> None:
+        later: list[tuple[Any, ...]] = []
+        with (
+            patch.object(systemd_boot.SystemdBoot, "_put", lambda _, *paths: later.append(paths)),
+            patch.object(systemd_boot.SystemdBoot, "_check_order", lambda *_: None),
+        ):
+            stage(self, slot, counter, boot, *rest)
+        self.publish(slot, counter)
+        for arguments in later:
+            put(self, *arguments)
+
+    return [patch.object(systemd_boot.SystemdBoot, "stage", early)]
+
+
+def names_not_planned() -> Sequence[Patch]:
+    """Names go where the kernel puts them: the new one of a rename stands in two sectors."""
+    return [
+        patch.object(esp_slots.EspSlots, name, lambda *_: nullcontext())
+        for name in ("staging", "renaming")
+    ]
+
+
+def counting_not_planned() -> Sequence[Patch]:
+    """A release's names are not put where the firmware will put the counted ones."""
+    return [patch.object(esp_slots, "plan_together", lambda *_: None)]
+
+
+# What is in the wrong place -> the story that shows it, and on which ESP
+MUTANTS: dict[Mutant, tuple[str, str]] = {
+    both_tables_at_once: (BY_ROOT_HASH, SMALL),
+    names_kept: (BY_ROOT_HASH, SMALL),
+    names_before_the_images: (BY_ROOT_HASH, SMALL),
+    names_after_the_entry: (BY_ROOT_HASH, SMALL),
+    no_hash_tree: (BY_ROOT_HASH, SMALL),
+    entry_before_its_kernel: ("kernel and initrd", SMALL),
+    names_not_planned: ("full update", ACROSS),
+    counting_not_planned: ("fall back", COUNTED),
+    entry_before_its_file: ("full update", SMALL),
+    published_before_the_images: ("full update", SMALL),
+    retired_after_the_images: ("full update", SMALL),
+    renamed_folder_first: ("full update", SMALL),
+    removed_without_holding: ("full update", SMALL),
+    reported_after_the_journal: ("full update", SMALL),
+    floor_after_the_journal: ("full update", SMALL),
+    denied_after_the_journal: ("rollback", SMALL),
+    condemned_before_its_reason: ("rollback", SMALL),
+    checkpoint_before_its_data: ("full update", SMALL),
+    lying_medium_without_read_back: ("full update", SMALL),
 }
 
 

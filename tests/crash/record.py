@@ -21,6 +21,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+DISK = "disk.img"  # with a partition table; other slots are files of their own
+
 
 class Medium(StrEnum):
     """What keeps a file: each has its own rules for what a power cut leaves."""
@@ -41,13 +43,14 @@ class Kind(StrEnum):
     RMDIR = "rmdir"
     SYNC = "fsync"  # of a file; fdatasync counts as the same: a size that grew is durable too
     SYNC_FOLDER = "fsync folder"
-    SYNC_ALL = "sync"  # syncfs, or a clean unmount
+    SYNC_FS = "syncfs"  # of the file system that runs
+    SYNC_ALL = "sync"  # a clean unmount
     BUMP = "bump"  # the firmware renames a boot entry
     OMITTED = "left out"  # a seeded bug: a sync that was not done
     FETCHED = "fetched"  # no operation: so many bytes of payloads came so far (offset)
 
 
-SYNCS = (Kind.SYNC, Kind.SYNC_FOLDER, Kind.SYNC_ALL)
+SYNCS = (Kind.SYNC, Kind.SYNC_FOLDER, Kind.SYNC_FS, Kind.SYNC_ALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def place_of(folder: str, path: str) -> tuple[Medium, str] | None:
     head, _, rest = path[len(folder) + 1 :].partition("/")
     if head in (Medium.ESP, Medium.STATE):
         return Medium(head), rest
-    if head.startswith("slot-") and not rest:
+    if (head.startswith("slot-") or head == DISK) and not rest:
         return Medium.SLOT, head
     return None
 
@@ -382,19 +385,24 @@ def _flags(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_GETFL)
 
 
+_SHELLS = ("slot.py:sync", "slot.py:read_back", "slot.py:write", "slot.py:_write_all")
+
+
 def _nobody() -> str:
     return ""
 
 
 def _caller() -> str:
-    """The functions of the product that called, innermost first, up to the first outside durable.py."""
+    """The functions of the product that called, innermost first, up to the first that is not one of
+    those through which everything goes: durable.py, and a slot's own writing and syncing.
+    """
     frame = sys._getframe(1)
     names: list[str] = []
     while frame is not None:
         path = frame.f_code.co_filename
         if path != __file__ and ("/installer/" in path or "/delta/" in path):
             names.append(f"{os.path.basename(path)}:{frame.f_code.co_name}")
-            if not path.endswith("/durable.py"):
+            if not path.endswith("/durable.py") and names[-1] not in _SHELLS:
                 break
         frame = frame.f_back  # type: ignore[assignment]
     return " < ".join(names)

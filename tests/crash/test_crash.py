@@ -5,30 +5,48 @@ from pathlib import Path
 import pytest
 
 from tests.crash.bugs import look_for, misplaced_step, removed_calls
-from tests.crash.explore import Explorer, recall, scratch, state_of
+from tests.crash.explore import Explorer, Fsck, cut_again, recall, scratch, state_of
 from tests.crash.judge import Failure, clean, judge
 from tests.crash.mutants import (
     MUTANTS,
     Mutant,
     applied,
     checkpoint_before_its_data,
+    entry_before_its_kernel,
     lying_medium,
     lying_medium_without_read_back,
+    names_after_the_entry,
+    names_before_the_images,
+    names_not_planned,
     removed_without_holding,
     retired_after_the_images,
 )
+from tests.crash.record import Kind, Medium
 from tests.crash.repository import Dead
-from tests.crash.story import LAYOUTS, STORIES, Replay, lazily
+from tests.crash.story import (
+    ACROSS,
+    BY_ROOT_HASH,
+    COUNTED,
+    LARGE,
+    SMALL,
+    STORIES,
+    Replay,
+    Story,
+    lazily,
+)
 
-SMALL, LARGE = LAYOUTS
 # story, layout, schedule, numbers of states at every n-th cut
 SHARE = (
-    ("full update", SMALL, "lazy", 22, 1),
-    ("delta update", LARGE, "mixed", 10, 2),
-    ("resumed update", SMALL, "eager", 3, 3),
+    ("full update", SMALL, "lazy", 24, 1),
+    ("delta update", LARGE, "mixed", 10, 12),
+    ("resumed update", SMALL, "eager", 3, 12),
     ("confirm", SMALL, "mixed", 40, 1),
-    ("rollback", SMALL, "eager", 3, 4),
-    ("fall back", LARGE, "lazy", 3, 4),
+    ("rollback", SMALL, "eager", 3, 20),
+    ("fall back", LARGE, "lazy", 3, 20),
+    ("kernel and initrd", LARGE, "mixed", 3, 20),
+    ("kernel and initrd, rollback", SMALL, "eager", 3, 40),
+    ("full update", ACROSS, "eager", 3, 40),
+    ("fall back", COUNTED, "lazy", 3, 40),
 )
 
 
@@ -53,6 +71,66 @@ def test_two_thousand_states(folder: Path, judged: Explorer) -> None:
         assert explorer.findings.failures == []
         media |= explorer.findings.media
     assert len(media) >= 2000
+
+
+def test_partitions_are_found_while_they_are_renamed(folder: Path) -> None:
+    """Cuts within both of the times that the copies of the partition table are written, and behind."""
+    story = STORIES[BY_ROOT_HASH](folder, SMALL)
+    cuts = {n for n, op in enumerate(story.log, 1) if "gpt_disk.py" in op.source}
+    assert len(cuts) == 2 * 2 * 3  # S2 and S6b; two copies; rows, header, fdatasync
+    explorer = Explorer(folder)
+    explorer.walk(story, "eager", range(12), cuts=cuts)
+    assert explorer.findings.failures == []
+    assert len(explorer.findings.media) >= 40
+    bug = next(bug for bug in removed_calls(story) if "gpt_disk.py" in bug.name)
+    explorer.walk(story, "eager", range(18), log=bug.log, cuts=cuts, judged_max=200)
+    assert "neither copy" in explorer.findings.failures[0][1]
+
+
+@pytest.mark.parametrize(
+    "name", [f"full update/{SMALL}/lazy/119/3", f"{BY_ROOT_HASH}/{LARGE}/eager/58/4"]
+)
+def test_the_recovery_may_be_cut_too(folder: Path, name: str) -> None:
+    """A start after the first cut, cut again; a third one comes to the end."""
+    story = cut_again(*recall(name, folder), name, folder)
+    explorer = Explorer(folder)
+    explorer.walk(story, "mixed", (1, 2), cuts=range(0, len(story.log) + 1, 24))
+    assert explorer.findings.failures == []
+    assert len(explorer.findings.media) >= 8
+    again = f"{name} then mixed/24/2"
+    assert recall(again, folder)[0].origin == name
+    assert judge(*recall(again, folder), folder).then == "completes"
+
+
+@pytest.mark.parametrize("fsck", [Fsck.FIRST, Fsck.LATER])
+def test_a_repaired_esp_boots_and_goes_on(folder: Path, fsck: Fsck) -> None:
+    """fsck.vfat -a before the boot loader, or where Linux runs it, before the installer."""
+    story = STORIES["full update"](folder, SMALL)
+    cuts = {n for n, op in enumerate(story.log, 1) if op.medium is Medium.ESP}
+    explorer = Explorer(folder)
+    explorer.walk(story, "eager", range(2, 6), cuts=cuts, fsck=fsck)
+    assert explorer.findings.failures == []
+    assert len(explorer.findings.media) >= 8
+
+
+def renames(story: Story) -> list[tuple[str, int]]:
+    """What the installer renamed on the ESP, and in how many sectors the two names stand."""
+    replay, found = Replay(story.snapshot, lazily), []
+    for op in story.log:
+        before = replay.vfat.nodes() if op.kind is Kind.RENAME else {}
+        replay.apply(op)
+        if op.kind is Kind.RENAME and op.medium is Medium.ESP:
+            places = before[op.path].records + replay.vfat.nodes()[op.new].records
+            found.append((op.new, len({sector for sector, _ in places})))
+    return found
+
+
+def test_names_are_planned_into_one_sector(folder: Path) -> None:
+    """Where they would straddle two."""
+    planned = renames(STORIES["full update"](folder, ACROSS))
+    assert planned == [("EFI/Linux/0003a+3-0.efi", 1), ("EFI/Linux/0003a.efi", 1)]
+    with applied(names_not_planned):
+        assert [sectors for _, sectors in renames(STORIES["full update"](folder, ACROSS))] == [2, 2]
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -88,14 +166,24 @@ def test_a_sync_that_is_left_out_is_found(folder: Path, judged: Explorer, call: 
 
 
 @pytest.mark.parametrize(
-    "mutant", [retired_after_the_images, removed_without_holding, checkpoint_before_its_data]
+    "mutant",
+    [
+        retired_after_the_images,
+        removed_without_holding,
+        checkpoint_before_its_data,
+        names_before_the_images,
+        names_after_the_entry,
+        entry_before_its_kernel,
+        names_not_planned,
+    ],
 )
 def test_a_step_in_the_wrong_place_is_found(folder: Path, judged: Explorer, mutant: Mutant) -> None:
-    right = STORIES["full update"](folder, SMALL)
+    name, layout = MUTANTS[mutant]
+    right = STORIES[name](folder, layout)
     with applied(mutant):
-        story = STORIES["full update"](folder, SMALL)
-    assert look_for([(story, misplaced_step(story, right, ""))], judged).caught
-    assert mutant in MUTANTS
+        story = STORIES[name](folder, layout)
+    explorer = judged if layout == SMALL else Explorer(folder)
+    assert look_for([(story, misplaced_step(story, right, ""))], explorer).caught
 
 
 def test_a_medium_that_lies_is_found_by_the_read_back_only(folder: Path) -> None:

@@ -227,7 +227,7 @@ def _on_descriptor(process: _Process, call: _Call, number: str) -> Iterator[Op]:
         end = int(call.others[1]) + int(call.others[2])
         yield _sized(process, place, max(end, process.sizes.get(place, 0)))
     elif call.name == "syncfs":
-        yield Op(Kind.SYNC_ALL, place[0], "")
+        yield Op(Kind.SYNC_FS, place[0], "")
     elif call.name in ("fsync", "fdatasync"):
         yield Op(Kind.SYNC_FOLDER if number in process.folders else Kind.SYNC, *place)
 

@@ -124,7 +124,7 @@ class Vfat:
 
     def apply(self, op: Op) -> None:
         """Do what an operation does."""
-        if op.kind is Kind.SYNC_ALL:
+        if op.kind in (Kind.SYNC_ALL, Kind.SYNC_FS):
             self.sync_all()
             return
         if op.kind is Kind.BUMP:

@@ -7,8 +7,9 @@ Source: Microsoft's "FAT File System Specification" (2005); where readers differ
 Linux and FatPkg/EnhancedFatDxe/DirectoryManage.c of EDK2.
 """
 
+import hashlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 SECTOR = 512
@@ -84,6 +85,25 @@ def dump_volume(sectors: Sectors, size: int = 0) -> bytes:
     for number, data in sectors.items():
         raw[number * SECTOR : (number + 1) * SECTOR] = data
     return bytes(raw)
+
+
+def reader_of(sectors: Sectors) -> tuple[Callable[[int, int], bytes], int]:
+    """The volume as a device: a function of offset and size, and its size, in bytes."""
+
+    def read(offset: int, size: int) -> bytes:
+        first, last = offset // SECTOR, -(-(offset + size) // SECTOR)
+        raw = b"".join(sectors.get(number, _ZEROS) for number in range(first, last))
+        return raw[offset - first * SECTOR :][:size]
+
+    return read, struct.unpack_from("<I", sectors[0], 32)[0] * SECTOR
+
+
+def digest_of(sectors: Sectors) -> bytes:
+    """Of every sector: 8 bytes."""
+    hasher = hashlib.blake2b(digest_size=8)
+    for number in sorted(sectors):
+        hasher.update(struct.pack("<I", number) + sectors[number])
+    return hasher.digest()
 
 
 @dataclass(frozen=True, slots=True)

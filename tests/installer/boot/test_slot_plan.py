@@ -13,6 +13,7 @@ from slipstream.installer.boot.slot_plan import (
     pad_name,
     plan_rename,
     plan_stage,
+    plan_together,
     slots_of,
 )
 from tests.installer.boot.vfat_image import _records
@@ -106,6 +107,41 @@ def test_a_staged_name_and_its_final_one_stand_in_one_sector(
     assert sector(hidden, final)
     assert len(plan.pads) <= PADS_MAX
     assert len(again.pads) <= PADS_MAX
+
+
+@settings(max_examples=300, deadline=None)
+@given(folders(), st.integers(0, 20), st.sampled_from([(2, 2), (2, 3)]), st.integers(1, 3))
+def test_a_name_and_what_the_firmware_makes_of_it_stand_in_one_sector(
+    start: tuple[bytes, int], more: int, names: tuple[int, int], tries: int
+) -> None:
+    """The firmware takes slots that never were taken, and never those of its last name again."""
+    taken, cluster = start
+    used = min(taken.rfind(b"\1") + 1 + more, len(taken))
+    folder = Folder(taken, cluster)
+    plan = plan_together(taken, used, *names, tries, cluster)
+    assert plan is not None
+    places = [folder.add(count) for count in plan.pads]
+    pads = [*places]
+    places.append(hidden := folder.add(names[0]))
+    assert hidden == plan.place
+    for pad in pads:
+        folder.remove(pad)
+
+    again = plan_rename(folder.bytes, hidden, names[1], cluster)
+    places += [folder.add(count) for count in again.pads]
+    places.append(final := folder.add(names[1]))
+    used = max(used, *(place.stop for place in places))
+    counted = range(used, used + tries * names[1])
+    assert sector(hidden, final, counted)
+
+
+def test_more_tries_than_fit_a_sector() -> None:
+    """Six of nine names of two slots do, behind a hidden and a final one."""
+    plan = plan_together(bytes(16), 1, 2, 2, 9, 16)
+    assert plan is not None
+    assert (plan.pads, plan.place) == ((16,), range(16, 18))
+    full = bytes(slot % SECTOR_SLOTS > 1 for slot in range((PADS_MAX + 1) * SECTOR_SLOTS))
+    assert plan_together(full, len(full), 2, 2, 3, 16) is None
 
 
 @settings(max_examples=300, deadline=None)

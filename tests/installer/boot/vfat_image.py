@@ -81,7 +81,7 @@ class VfatImage:
         records = _records(name, [one.short_name for one in folder.slots.records])
         raw = [*records[:-1], _record(records[-1][:11], attributes, cluster, size)]
         free = 0
-        slot = folder.slots.taken.rfind(b"\1") + 1 if behind else 0
+        slot = folder.slots.used if behind else 0
         while free < len(raw):
             if slot == len(folder.slots.taken):
                 assert folder.chain is not None, "the root of a FAT16 is full"
