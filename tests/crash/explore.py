@@ -217,7 +217,8 @@ class Explorer:
 
     def _judge(self, story: Story, cut: Cut, visible: bytes) -> Outcome | Failure:
         # What the judge takes into account beside the media.
-        key = (f"{story.name} {cut.may_fetch} {cut.bumping} {cut.checked}", visible)
+        again = bool(story.origin)
+        key = (f"{story.name} {again} {cut.may_fetch} {cut.bumping} {cut.checked}", visible)
         if key not in self.known:
             self.findings.seen.add(visible)
             self.findings.judged += 1

@@ -112,9 +112,13 @@ def judge(
 
 
 def _is_spent(story: Story, start: Start) -> bool:
-    """Whether a good release has no try left, since the power went in each of its starts."""
+    """Whether a good release has no try left, since the power went in each of its starts.
+
+    One cut takes at most one try: only a story that began with a cut can come to this.
+    """
     names = [name for name, _, boots in start.menu if story.repository.counter_of(boots) == NEW]
-    return story.is_good and bool(names) and all("+0-" in name for name in names)
+    may_be = story.is_good and bool(story.origin)
+    return may_be and bool(names) and all("+0-" in name for name in names)
 
 
 def check_recorded(story: Story, cut: Cut, counter: int) -> None:

@@ -259,6 +259,19 @@ def entry_before_its_kernel() -> Sequence[Patch]:
     return [patch.object(systemd_boot.SystemdBoot, "stage", early)]
 
 
+def published_without_tries() -> Sequence[Patch]:
+    """The release is published under the name of one that was given up: it is never started."""
+
+    def publish(self: Any, slot: str, counter: int) -> None:
+        with patch.object(EntryName, "trial", lambda name, _: name.bad):
+            _PUBLISH(self, slot, counter)
+
+    return [patch.object(systemd_boot.SystemdBoot, "publish", publish)]
+
+
+_PUBLISH = systemd_boot.SystemdBoot.publish
+
+
 def names_not_planned() -> Sequence[Patch]:
     """Names go where the kernel puts them: the new one of a rename stands in two sectors."""
     return [
@@ -280,6 +293,7 @@ MUTANTS: dict[Mutant, tuple[str, str]] = {
     names_after_the_entry: (BY_ROOT_HASH, SMALL),
     no_hash_tree: (BY_ROOT_HASH, SMALL),
     entry_before_its_kernel: ("kernel and initrd", SMALL),
+    published_without_tries: ("full update", SMALL),
     names_not_planned: ("full update", ACROSS),
     counting_not_planned: ("fall back", COUNTED),
     entry_before_its_file: ("full update", SMALL),

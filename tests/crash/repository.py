@@ -27,7 +27,16 @@ from tests.crash.partitions import (
 )
 from tests.crash.record import DISK
 from tests.installer.boot.uki import make_uki
-from tests.installer.lab import SALT, Lab, LabFetcher, LabImage, change, make_image, make_payload
+from tests.installer.lab import (
+    INSTALL,
+    SALT,
+    Lab,
+    LabFetcher,
+    LabImage,
+    change,
+    make_image,
+    make_payload,
+)
 from tests.partition_tables import make_gpt_disk, places
 
 if TYPE_CHECKING:
@@ -130,7 +139,8 @@ class Repository:
     def publish(self, counter: int, *, delta: bool = False) -> None:
         """Release `counter`.0; with a delta from the one before."""
         image = change(make_image(1, IMAGE_BYTES), BLOCK_BYTES * 17 * counter, 300_000 + counter)
-        image += bytes([counter]) * 100
+        # Of the same blocks, but shorter than the last one: behind the end stand bytes of that.
+        image += bytes([counter]) * 100 * (4 - counter)
         source = self.images[counter - 1] if delta else None
         root = tree_of([image], SALT).tuple.root
         cmdline = f"roothash={root} gpt panic=10"
@@ -283,7 +293,7 @@ def _on_one_disk(config: str) -> str:
             for offset, size in [_PLACES[f"{image}-{slot}"]]
         )
         config = config.replace(f'rootfs = "slot-{slot}.img"\n', rows)
-    return config + _INSTALL
+    return config.replace(INSTALL, _INSTALL)
 
 
 @cache

@@ -18,6 +18,7 @@ from tests.crash.mutants import (
     names_after_the_entry,
     names_before_the_images,
     names_not_planned,
+    published_without_tries,
     removed_without_holding,
     retired_after_the_images,
 )
@@ -175,6 +176,7 @@ def test_a_sync_that_is_left_out_is_found(folder: Path, judged: Explorer, call: 
         names_after_the_entry,
         entry_before_its_kernel,
         names_not_planned,
+        published_without_tries,
     ],
 )
 def test_a_step_in_the_wrong_place_is_found(folder: Path, judged: Explorer, mutant: Mutant) -> None:
