@@ -154,7 +154,14 @@ class ImageWriter:
         try:
             return await self._stream(index, source, left)
         except (NotFound, Unusable, Changed, Rejected) as error:
+            await in_thread(lambda _: self._discard_delta())
             return _Lost(f"the delta cannot be had: {error}")
+
+    def _discard_delta(self) -> None:
+        """Frames of a delta that was given up go as soon as what they made is durable: the full
+        payload needs the room."""
+        self.target.sync()
+        keep_spools(self.spool, (self.payloads.full_digest,))
 
     def _say_lost(self, index: Index, left: set[int], repacked: set[int], fault: str) -> None:
         """Chunks that the delta could not make, and whose fault it is: the server's or the source's,

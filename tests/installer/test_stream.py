@@ -13,7 +13,9 @@ from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
 from slipstream.installer import pipe, stream
 from slipstream.installer.journal import Checkpoint
 from slipstream.installer.pipe import chunk_span, frames_of
+from slipstream.installer.response import Unusable
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
+from slipstream.installer.spool import spool_folder
 from slipstream.installer.stream import Payloads
 from tests.installer.lab import change, make_image, make_payload
 from tests.installer.rig import Rig, chunks_of, ignore, place
@@ -244,6 +246,26 @@ def test_a_cut_in_the_full_payload_after_a_drifted_delta_costs_no_byte_of_it(
     assert "could not be made" in second.words[0]  # the delta was tried again, in between
     assert first.sent(first.full) + second.sent(second.full) == body
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_delta_that_is_given_up_leaves_no_spool(tmp_path: Path) -> None:
+    image = make_image(2)
+    rig = Rig(tmp_path, image, IMAGE, b"")
+    delta, full = (payload_blob(one.digest) for one in (rig.delta, rig.full))
+    seen: list[set[str]] = []
+
+    def damaged(path: str) -> None:
+        if path == delta and rig.sent(rig.delta):
+            assert list((tmp_path / "spool").glob("*/*.spool"))
+            raise Unusable("cut", where=path)
+        if path == full and not seen:
+            seen.append({one.name for one in (tmp_path / "spool").iterdir()})
+
+    rig.fetcher.hook = damaged
+
+    assert rig.run()[: len(image)] == image
+    assert "the delta cannot be had" in rig.words[0]
+    assert seen == [{spool_folder(Path(), rig.full.digest).name}]
 
 
 def test_a_failure_leaves_no_file_open(tmp_path: Path) -> None:
