@@ -135,9 +135,10 @@ class HttpFetcher:
     async def fetch(self, path: str, *, size_max: int, size: int | None = None) -> bytes:
         """A whole file of at most `size_max` bytes, of exactly `size` bytes where it is known.
 
-        Raises NotFound; Unavailable when the budget of attempts is spent (its subclass Unusable if
-        the file was of a wrong size, or changed, to the end), the file is too large, or the server wants a longer pause than we wait (`retry_after_s`); FormatError for a path
-        that is not plain and relative.
+        Raises NotFound; Unusable when more came than it may have, or when the budget of attempts is
+        spent on a file of a wrong size, or one that changed; Unavailable when it is spent otherwise,
+        the server says that the file is too large, or wants a longer pause than we wait
+        (`retry_after_s`); FormatError for a path that is not plain and relative.
         """
         if size is not None and size > size_max:
             raise Unavailable(
@@ -216,7 +217,7 @@ class HttpFetcher:
                     self.counters.bytes_skipped += len(piece)
                     continue
                 if transfer.size_max is not None and body.at > transfer.size_max:
-                    raise Unavailable(
+                    raise Unusable(
                         "file too large",
                         where=body.reply.where,
                         expected=f"at most {transfer.size_max} bytes",

@@ -366,6 +366,20 @@ def test_a_file_that_was_cut_is_told_from_a_bad_link(kept: int, *, ranges: bool)
     run(check())
 
 
+@pytest.mark.parametrize("fault", ["chunked", "connection closed after"])
+def test_a_file_that_grew_is_told_from_a_bad_link(fault: str) -> None:
+    """Also where the server does not say how long it is: more bytes come than were signed."""
+
+    async def check() -> None:
+        async with pair() as (server, fetcher):
+            server.files["blobs/big.payload"] = BIG + b"x"
+            server.plan([FAULTS[fault]] * RETRY_ATTEMPTS_MAX)
+            with pytest.raises(Unusable):
+                await fetcher.fetch("blobs/big.payload", size_max=len(BIG), size=len(BIG))
+
+    run(check())
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_probe_takes_a_byte_and_leads_to_what_comes_behind(*, ranges: bool) -> None:
     async def check() -> None:
