@@ -107,11 +107,13 @@ class Device:
         """A signed time is a floor for the clock: on a board without a battery it may be all there is.
 
         A clock that is kept right says how far a build machine's is ahead: then no more than
-        SIGNED_AHEAD_S_MAX of it is taken, or signatures would end early here. Raises DeviceFault.
+        SIGNED_AHEAD_S_MAX of it is taken, or signatures would end early here. Of that only whole
+        days (UTC): it moves with the clock, and each change of it is written. Raises DeviceFault.
         """
         if self.clock.synchronised():
             latest = self.clock.now() + timedelta(seconds=SIGNED_AHEAD_S_MAX)
             if moment > latest:
+                latest = latest.replace(hour=0, minute=0, second=0, microsecond=0)
                 self.notices.append(
                     f"a release was signed for {moment:%Y-%m-%d %H:%M}Z, which is to come: the clock "
                     "of the machine that built it is ahead"

@@ -151,8 +151,9 @@ class FloorStore:
 class TimeStore:
     """The latest time that the publisher's offline keys signed; files time.0 and time.1.
 
-    The device's own clock never goes in: a clock that once stood in 2106 would expire everything
-    for ever.
+    The device's own clock raises nothing: one that once stood in 2106 would expire everything for
+    ever. Where it is kept right it limits: of a signed time far ahead of it goes in the begin of
+    the clock's next day.
     """
 
     def __init__(self, folder: Path) -> None:

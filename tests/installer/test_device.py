@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_a_build_machine_whose_clock_is_ahead(
     device = lab.device()
     device.note_signed_time(signed)
     assert any("is ahead" in notice for notice in device.notices) == noticed
+
+
+def test_a_build_machine_that_is_ahead_costs_a_write_a_day(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.clock.is_synchronised = True
+    written = []
+    for hours in (0, 1, 23, 24, 47):
+        lab.clock.time = START + timedelta(hours=hours)
+        lab.device().note_signed_time(START + 9 * DAY)
+        stat = (lab.folder / "state" / "time.0").stat()
+        written.append((stat.st_ino, stat.st_mtime_ns))
+        assert lab.device().times.read() == START + (1 + hours // 24) * DAY
+
+    assert [a == b for a, b in pairwise(written)] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("synchronised", [False, True])
