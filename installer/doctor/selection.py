@@ -11,7 +11,15 @@ from slipstream.installer.doctor.menu import TEXT_BYTES_MAX, Boots, EspFile
 
 _CLEAR = {
     "LoaderEntryDefault": "bootctl set-default ''",
+    # No verb before systemd 260, whose boot loaders do not read the variable either.
+    "LoaderEntryPreferred": "bootctl set-preferred ''",
     "LoaderEntryOneShot": "bootctl set-oneshot ''",
+}
+# A setting of loader.conf that goes before the counted entries, and what comes of it.
+_HARM = {
+    "default": "a release that never comes up is started for ever",
+    # It passes over entries without tries left.
+    "preferred": "a new release is never started",
 }
 
 
@@ -21,15 +29,16 @@ def selection_findings(
     """What goes before the counted entries, so that nothing is counted (systemd issue 31215)."""
     conf = files.get(LOADER_CONF.as_posix().lower())
     settings = {} if conf is None else dict(read_pairs(conf.read(0, TEXT_BYTES_MAX), " \t"))
-    if conf is not None and "default" in settings:
+    for key, harm in _HARM.items():
+        if conf is None or key not in settings:
+            continue
         path = esp.path(conf.path)
         yield Finding(
             Check.DEFAULT_SET,
             Severity.FAULT,
             path,
-            f"default {settings['default']}: goes before the counted entries, a release that "
-            "never comes up is started for ever",
-            f"sed -i '/^[[:space:]]*default[[:space:]]/d' {shlex.quote(path)}",
+            f"{key} {settings[key]}: goes before the counted entries, {harm}",
+            f"sed -i '/^[[:space:]]*{key}[[:space:]]/d' {shlex.quote(path)}",
         )
     if boots.override is not None:
         variable, value = boots.override

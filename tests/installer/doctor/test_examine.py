@@ -226,6 +226,18 @@ DAMAGES: dict[str, tuple[Callable[[Lab], object], Check, Severity, str, str]] = 
         put("loader/loader.conf", b"default 0041*\n"),
         *(Check.DEFAULT_SET, Severity.FAULT, "default 0041*", ""),
     ),
+    "preferred": (
+        put("loader/loader.conf", b"preferred 0041*\n"),
+        *(Check.DEFAULT_SET, Severity.FAULT, "preferred 0041*", ""),
+    ),
+    "default variable": (
+        lambda lab: lab.variable("LoaderEntryDefault").write_bytes(dump_loader_string("x.efi")),
+        *(Check.DEFAULT_SET, Severity.FAULT, "'x.efi'", ""),
+    ),
+    "preferred variable": (
+        lambda lab: lab.variable("LoaderEntryPreferred").write_bytes(dump_loader_string("x.efi")),
+        *(Check.DEFAULT_SET, Severity.FAULT, "'x.efi'", ""),
+    ),
     "one-shot": (
         lambda lab: lab.variable("LoaderEntryOneShot").write_bytes(dump_loader_string("x.efi")),
         *(Check.DEFAULT_SET, Severity.FAULT, "'x.efi'", ""),
