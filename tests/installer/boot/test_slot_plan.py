@@ -178,3 +178,23 @@ def test_too_many_holes_are_not_filled() -> None:
 
     plan = plan_rename(bytes(taken), old, 1, 16)
     assert (plan.same_sector, plan.whole, plan.pads) == (False, True, ())
+
+
+def test_a_folder_is_too_long_after_127_updates() -> None:
+    """Each starts its release once and takes six slots, two of them to a sector; docs/boot.md."""
+    cluster = 128  # slots, of 4 KiB
+    taken, used = bytearray(b"\1\1".ljust(cluster, b"\0")), 2  # the folder itself and the one above
+    places = {0: range(0), 1: range(0)}
+    for update in range(200):
+        old = places[update % 2]
+        taken[old.start : old.stop] = bytes(len(old))
+        plan = plan_together(bytes(taken), used, 2, 2, 3, cluster)
+        if plan is None:
+            break
+        used = (
+            plan.place.stop + 4
+        )  # the final name behind the hidden one, the counted one behind that
+        places[update % 2] = range(used - 2, used)
+        taken.extend(bytes(max(0, used - len(taken))))
+        taken[used - 2 : used] = b"\1\1"
+    assert update == 127
