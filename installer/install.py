@@ -29,6 +29,7 @@ from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage, 
 from slipstream.installer.reboots import forget_reboots
 from slipstream.installer.release_set import ReleaseSet, parts_of
 from slipstream.installer.reports import queue_report
+from slipstream.installer.response import Changed, NotFound, Unusable
 from slipstream.installer.slots import SlotRecord, SlotState
 from slipstream.installer.staging import stage_kept_files
 from slipstream.installer.states import (
@@ -113,8 +114,7 @@ async def _secure(
         if mine and isinstance(error, Rejected):
             _record_failure(device, transaction, error)
         else:
-            with contextlib.suppress(SlipstreamError):
-                queue_report(device, transaction, "failed", str(error))
+            _report_failure(device, transaction, error)
         raise
 
 
@@ -137,6 +137,10 @@ async def _install(
         await _stage(device, plan, notes, on_event)
     except (Rejected, DeviceFault) as error:
         _record_failure(device, transaction, error)
+        raise
+    except (NotFound, Unusable, Changed) as error:
+        # It waits for the server to have the payload again: somebody must hear of that.
+        _report_failure(device, transaction, error)
         raise
     parts.check_complete(plan.slot)
     _commit(device, plan, transaction, notes, on_event)
@@ -284,10 +288,15 @@ def _record_of(plan: Plan, state: SlotState, notes: Sequence[str]) -> SlotRecord
     )
 
 
-def _record_failure(device: Device, transaction: Transaction, error: SlipstreamError) -> None:
-    """Say that the release cannot be installed. The error itself matters more than this record."""
+def _report_failure(device: Device, transaction: Transaction, error: SlipstreamError) -> None:
+    """Say why the release is not installed. The error itself matters more than this report."""
     with contextlib.suppress(SlipstreamError):
         queue_report(device, transaction, "failed", str(error))
+
+
+def _record_failure(device: Device, transaction: Transaction, error: SlipstreamError) -> None:
+    """The same, and that the install has ended: another attempt begins anew."""
+    _report_failure(device, transaction, error)
     with contextlib.suppress(SlipstreamError):
         device.journal.record(Failed(str(error)))
 

@@ -140,6 +140,5 @@ async def _probe(device: Device, index: Index) -> None:
 
 
 def _without_delta(one: ImagePlan, error: Exception) -> ImagePlan:
-    source = "" if one.payload.source is None else one.payload.source.hex[:16]
-    why = f"delta from {source}: {error}"
+    why = f"{one.payload.kind}: {error}"
     return replace(one, payload=one.full, passed_over=(*one.passed_over, why))

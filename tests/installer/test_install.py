@@ -26,6 +26,7 @@ from slipstream.delta.errors import (
 )
 from slipstream.delta.layout import chunks_blob, payload_blob
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
+from slipstream.delta.manifest import BootEntryTemplate, ImageEntry, PayloadRef, Place
 from slipstream.delta.tree import dump_superblock
 from slipstream.installer.install import install
 from slipstream.installer.ports import EntryState
@@ -234,6 +235,31 @@ def test_what_would_not_open_is_refused_before_anything_changes(
     assert lab.slot("b").read_bytes() == before
     assert lab.fake.calls == []
     assert lab.device().slots.reports() == ()
+
+
+def test_no_room_for_a_hash_tree_that_nobody_opens_is_said_and_no_fault(tmp_path: Path) -> None:
+    size = -(-len(IMAGE) // BLOCK_BYTES) * BLOCK_BYTES
+    lab = Lab(tmp_path, settings='[install]\nverity = "append"\n', slot_bytes=size)
+    lab.config_path.write_text(lab.config_path.read_text().replace("rootfs =", "data ="))
+    data = lab._publish_image("1.0", "data", IMAGE, None)
+    kernel = lab._publish_image("1.0", "kernel", b"kernel", None)
+    images = tuple(
+        ImageEntry(
+            name,
+            place,
+            one.tree.tuple,
+            Digest.of(one.tree.chunk_list),
+            PayloadRef(one.full.digest, len(one.full.raw), one.full.payload_size),
+        )
+        for name, place, one in (("data", Place.PARTITION, data), ("kernel", Place.LINUX, kernel))
+    )
+    boot = BootEntryTemplate("Gateway 1.0", "root=/dev/vda2")
+    lab.publish("1.0", 1, IMAGE, kernel=b"kernel", images=images, boot=boot)
+
+    run(lab)
+
+    assert lab.slot("a").read_bytes()[: len(IMAGE)] == IMAGE
+    assert "no room for the hash tree" in lab.words()
 
 
 # --- refusals: nothing written to the slot
@@ -608,7 +634,7 @@ def test_a_damaged_index_of_a_delta_costs_the_delta(lab: Lab, update: LabRelease
 
     result = run(lab)
 
-    check_full_was_used(lab, update, "rootfs: delta from ")
+    check_full_was_used(lab, update, "rootfs: delta from release 1.0: ")
     assert result.bytes_fetched == sum(
         update.images[name].full.body_size for name in ("rootfs", "kernel")
     )
@@ -622,7 +648,7 @@ def test_a_delta_whose_payload_is_not_there_costs_the_delta(
 
     run(lab)
 
-    check_full_was_used(lab, update, "rootfs: delta from ")
+    check_full_was_used(lab, update, "rootfs: delta from release 1.0: ")
 
 
 def test_a_damaged_list_of_deltas_costs_the_delta(lab: Lab, update: LabRelease) -> None:
@@ -715,6 +741,38 @@ def test_what_cannot_be_had_stops_the_update_with_everything_as_it_was(
     assert device.slots.record("a").state is not SlotState.WRITING
     (report,) = device.slots.reports()
     assert (report.kind, report.release) == ("failed", "3.0")
+
+
+def test_a_server_that_loses_both_payloads_in_mid_install_is_reported(
+    lab: Lab, update: LabRelease
+) -> None:
+    """Once, and the install goes on when the server has one again."""
+    paths = [payload_of(lab, update, kind) for kind in ("delta", "full")]
+    left = 3
+
+    def cut(path: str) -> None:
+        nonlocal left
+        left -= path in paths
+        if left < 0:
+            raise Unavailable("the link is gone")
+
+    lab.fetcher.hook = cut
+    with pytest.raises(Unavailable):
+        run(lab)
+    lab.fetcher.hook = lambda _: None
+    assert lab.device().slots.reports() == ()
+    gone = {path: lab.files.pop(path) for path in paths}
+
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            run(lab)
+        (report,) = lab.device().slots.reports()
+        assert (report.kind, report.release) == ("failed", "2.0")
+    assert isinstance(lab.device().journal.state, Streaming)
+
+    lab.files |= gone
+    run(lab)
+    assert lab.holds("b", update)
 
 
 # --- interruption
