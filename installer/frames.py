@@ -76,14 +76,14 @@ class FrameSource:
                 source.leave_out(frames_that_are_of_no_use)
 
     Frames without encoded bytes come too, with b"", and so do those left out. A frame that stays
-    wrong comes with None where it `may_lose` one, and is in `lost`. Memory: one frame, and the pieces of the
-    link. The spool holds at most `spool_bytes_max`, but for the one frame that a consumer with
-    nothing left to take always gets: so a consumer that needs more frames before it can
-    checkpoint does not wait for ever. `pressure` asks it to checkpoint and release.
+    wrong comes with None where it `may_lose` one, and is in `lost`. Memory: one frame, and the
+    pieces of the link. The spool holds at most `spool_bytes_max`, but for the one frame that a
+    consumer with nothing left to take always gets: so a consumer that needs more frames before
+    it can checkpoint does not wait for ever. `pressure` asks it to checkpoint and release.
 
     Raises Unavailable (the link's budget is spent; what came is kept), DigestMismatch (twice
-    the wrong bytes of a frame that must not be lost), DeviceFault (the spool's disk). The frames before the error are handed
-    over first.
+    the wrong bytes of a frame that must not be lost), DeviceFault (the spool's disk). The frames
+    before the error are handed over first.
     """
 
     def __init__(

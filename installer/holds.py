@@ -54,8 +54,9 @@ class Facts:
     """The world at one moment.
 
     `clock` is the wall clock as it is; `signed` the latest time that was signed or built in: a
-    clock before that is wrong, unless it is `synchronised`: then whoever signed was ahead. `inhibitors` are reasons, with the files that give them. `turn` is
-    when this device's own reboot is due, of the spread; None before it is drawn.
+    clock before that is wrong, unless it is `synchronised`: then whoever signed was ahead.
+    `inhibitors` are reasons, with the files that give them. `turn` is when this device's own
+    reboot is due, of the spread; None before it is drawn.
     """
 
     clock: datetime
