@@ -23,9 +23,10 @@ from slipstream.delta.limits import (
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList
 from slipstream.installer.blocking import GoOn, in_thread
+from slipstream.installer.frame_numbers import frames_of
 from slipstream.installer.frames import FrameSource
 from slipstream.installer.journal import Checkpoint, Journal
-from slipstream.installer.pipe import FramePipe, frames_of
+from slipstream.installer.pipe import FramePipe
 from slipstream.installer.ports import Fetcher, SlotTarget
 from slipstream.installer.progress import Counts
 from slipstream.installer.response import Changed, NotFound, Unusable

@@ -23,8 +23,8 @@ from slipstream.delta.packing.pack import pack
 from slipstream.delta.packing.recipe import Packer, Recipe
 from slipstream.delta.payload import dump_index, parse_index
 from slipstream.installer import pipe, stream
+from slipstream.installer.frame_numbers import chunk_span, frames_of
 from slipstream.installer.frames import FrameSource
-from slipstream.installer.pipe import chunk_span, frames_of
 from slipstream.installer.status import read_status
 from tests.delta.payloads import (
     BLOCK_RECIPES,

@@ -11,8 +11,8 @@ from slipstream.delta.errors import DeviceFault, DigestMismatch, FormatError, Un
 from slipstream.delta.layout import payload_blob
 from slipstream.delta.limits import BLOCK_BYTES, CHUNK_BYTES
 from slipstream.installer import pipe, stream
+from slipstream.installer.frame_numbers import chunk_span, frames_of
 from slipstream.installer.journal import Checkpoint
-from slipstream.installer.pipe import chunk_span, frames_of
 from slipstream.installer.response import Unusable
 from slipstream.installer.scan import missing_chunks, padded_size, wrong_chunks
 from slipstream.installer.spool import spool_folder
