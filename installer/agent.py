@@ -51,7 +51,6 @@ from slipstream.installer.trial import settle
 from slipstream.installer.verdict import Verdict
 
 REBOOT_TIMEOUT_S = 60.0  # the command only asks for a reboot; it does not wait for it
-TOKEN_BYTES_MAX = 4096
 FAILURES_COUNTED_MAX = 6  # the wait doubles with each failure in a row, at most 64-fold
 HOLD_KEPT_S = 900.0  # the reason of one kind of hold is written no more often
 JITTER = 0.25  # of the wait, to either side
@@ -107,6 +106,7 @@ class Agent:
     _kept_at: float | None = field(default=None, init=False)  # ... since when
     _turn: datetime | None = field(default=None, init=False)  # of the reboot, in the spread
     _asked_at: float | None = field(default=None, init=False)  # when the server answered last
+    _offer: Answer | None = field(default=None, init=False)  # of a look; its install is held
     _told: set[str] = field(default_factory=set, init=False)  # while a release waits for its boot
     _ready: bool = field(default=False, init=False)
 
@@ -142,6 +142,8 @@ class Agent:
             if not await self._settle():
                 return
             await self._deliver()
+            if self._is_look_held():
+                return
             answer = await self._ask()
             if not answer.install:
                 self._tell(answer.reason)
@@ -203,7 +205,21 @@ class Agent:
     async def _deliver(self) -> None:
         await self.contact.deliver(self._tell)
 
+    def _is_look_held(self) -> bool:
+        """A static repository is not even looked at while an install may not be: a look fetches.
+
+        The command is not asked before there is something to install: it may take a lock.
+        """
+        if self.contact.server is None:
+            self._hold = find_hold(Step.INSTALL, self.policy, gather_facts(self.device))
+            self._held = None
+        return self._hold is not None
+
     async def _ask(self) -> Answer:
+        """What is wanted of this device. What a look found is good until the next poll is due: while
+        the command refuses, it is asked each minute."""
+        if self._offer is not None and not self._is_poll_due():
+            return self._offer
         answer = await self.contact.ask()
         self.interval_s = answer.interval_s
         self._asked_at = self.device.clock.monotonic()
@@ -213,6 +229,8 @@ class Agent:
         release = answer.release or ""
         self._hold = await find_reason_to_wait(self.device, Step.INSTALL, release)
         self._held = None if answer.counter is None else (release, answer.counter)
+        is_kept = self._hold is not None and self.contact.server is None
+        self._offer = answer if is_kept else None
         return self._hold is None
 
     async def _install(self, release: str | None) -> bool:
@@ -257,7 +275,8 @@ class Agent:
         if hold.kind in (HoldKind.WINDOW, HoldKind.CLOCK):
             self._turn = None  # another window, another turn
         self._held = (transaction.release, transaction.counter)
-        if self._is_poll_due():  # a device that waits for days still says that it lives
+        if self.contact.server is not None and self._is_poll_due():
+            # A device that waits for days still says that it lives.
             await self._deliver()
             await self._ask()
 

@@ -187,6 +187,19 @@ def test_a_device_that_dies_whatever_is_installed_stops(tmp_path: Path) -> None:
     assert attempts_of(lab.device()) is None
 
 
+def test_what_another_release_takes_the_place_of_is_looked_at_first(tmp_path: Path) -> None:
+    """It may have come farther in the attempt that died: that is known before the journal is opened."""
+    lab = dying_lab(tmp_path)
+    for release in ("1.0", "2.0"):
+        lab.publish(release, int(release[0]), IMAGE)
+        with pytest.raises(Died):
+            install(lab, release)
+    attempts = attempts_of(lab.device())
+    assert attempts is not None
+    (past,) = attempts.others
+    assert (past.best.state, past.deaths) == ("streaming", 1)
+
+
 def test_an_account_of_an_earlier_release_of_the_updater_is_read(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     path = lab.device().state / "attempts.json"
