@@ -20,6 +20,7 @@ from datetime import datetime
 
 from slipstream.delta.errors import (
     Busy,
+    DeviceFault,
     NothingToDo,
     Rejected,
     SlipstreamError,
@@ -193,7 +194,8 @@ class Agent:
                 await self._reboot_as_planned(outcome.reason)
                 return False
             case Verdict.REBOOT | Verdict.CONDEMNED:
-                await self._reboot(outcome.reason)
+                is_bad = outcome.verdict is Verdict.CONDEMNED
+                await self._reboot(outcome.reason, uncounted=is_bad)
                 return False
         self._told.clear()
         if not self._ready:
@@ -310,11 +312,20 @@ class Agent:
         remember_hold(self.device, hold)
         self._kept, self._kept_at = hold, now
 
-    async def _reboot(self, why: str) -> None:
-        """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes."""
+    async def _reboot(self, why: str, *, uncounted: bool = False) -> None:
+        """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes.
+
+        `uncounted`: also where the state folder, full or worse, does not take the count. A release
+        that was found bad is left all the same.
+        """
         command = self.device.config.boot.reboot
         self._tell(f"rebooting: {why}")
-        note_reboot(self.device)
+        try:
+            note_reboot(self.device)
+        except DeviceFault as error:
+            if not uncounted:
+                raise
+            self._tell(f"this reboot is not counted: {error}")
         try:
             code = await run_command(command, REBOOT_TIMEOUT_S)
             how = "does not end" if code is None else f"exited with {code}"
