@@ -168,7 +168,9 @@ SPOOL_SEGMENTS_MAX = 4096  # files read at a restart: far above what SPOOL_BYTES
 FRAME_FETCHES_MAX = 2  # a frame with a wrong digest is fetched once more: a proxy may have hurt it
 DENIED_RELEASES_MAX = 64
 DEATHS_MAX = 8  # of the device, in one place of an install: then the release is given up
-DEATHS_ALL_MAX = 24  # of all releases together, since one was installed: three given up in a row
+DEATHS_ALL_MAX = (
+    24  # of all releases together, since one was installed, but the first in each place
+)
 ATTEMPTS_KEPT_MAX = (
     8  # releases whose deaths are kept apart; those before them only count in the sum
 )

@@ -20,6 +20,7 @@ from datetime import datetime
 
 from slipstream.delta.errors import (
     Busy,
+    DeviceFault,
     NothingToDo,
     Rejected,
     SlipstreamError,
@@ -51,7 +52,6 @@ from slipstream.installer.trial import settle
 from slipstream.installer.verdict import Verdict
 
 REBOOT_TIMEOUT_S = 60.0  # the command only asks for a reboot; it does not wait for it
-TOKEN_BYTES_MAX = 4096
 FAILURES_COUNTED_MAX = 6  # the wait doubles with each failure in a row, at most 64-fold
 HOLD_KEPT_S = 900.0  # the reason of one kind of hold is written no more often
 JITTER = 0.25  # of the wait, to either side
@@ -107,6 +107,7 @@ class Agent:
     _kept_at: float | None = field(default=None, init=False)  # ... since when
     _turn: datetime | None = field(default=None, init=False)  # of the reboot, in the spread
     _asked_at: float | None = field(default=None, init=False)  # when the server answered last
+    _offer: Answer | None = field(default=None, init=False)  # of a look; its install is held
     _told: set[str] = field(default_factory=set, init=False)  # while a release waits for its boot
     _ready: bool = field(default=False, init=False)
 
@@ -142,6 +143,8 @@ class Agent:
             if not await self._settle():
                 return
             await self._deliver()
+            if self._is_look_held():
+                return
             answer = await self._ask()
             if not answer.install:
                 self._tell(answer.reason)
@@ -191,7 +194,8 @@ class Agent:
                 await self._reboot_as_planned(outcome.reason)
                 return False
             case Verdict.REBOOT | Verdict.CONDEMNED:
-                await self._reboot(outcome.reason)
+                is_bad = outcome.verdict is Verdict.CONDEMNED
+                await self._reboot(outcome.reason, uncounted=is_bad)
                 return False
         self._told.clear()
         if not self._ready:
@@ -203,7 +207,21 @@ class Agent:
     async def _deliver(self) -> None:
         await self.contact.deliver(self._tell)
 
+    def _is_look_held(self) -> bool:
+        """A static repository is not even looked at while an install may not be: a look fetches.
+
+        The command is not asked before there is something to install: it may take a lock.
+        """
+        if self.contact.server is None:
+            self._hold = find_hold(Step.INSTALL, self.policy, gather_facts(self.device))
+            self._held = None
+        return self._hold is not None
+
     async def _ask(self) -> Answer:
+        """What is wanted of this device. What a look found is good until the next poll is due: while
+        the command refuses, it is asked each minute."""
+        if self._offer is not None and not self._is_poll_due():
+            return self._offer
         answer = await self.contact.ask()
         self.interval_s = answer.interval_s
         self._asked_at = self.device.clock.monotonic()
@@ -213,6 +231,8 @@ class Agent:
         release = answer.release or ""
         self._hold = await find_reason_to_wait(self.device, Step.INSTALL, release)
         self._held = None if answer.counter is None else (release, answer.counter)
+        is_kept = self._hold is not None and self.contact.server is None
+        self._offer = answer if is_kept else None
         return self._hold is None
 
     async def _install(self, release: str | None) -> bool:
@@ -257,7 +277,8 @@ class Agent:
         if hold.kind in (HoldKind.WINDOW, HoldKind.CLOCK):
             self._turn = None  # another window, another turn
         self._held = (transaction.release, transaction.counter)
-        if self._is_poll_due():  # a device that waits for days still says that it lives
+        if self.contact.server is not None and self._is_poll_due():
+            # A device that waits for days still says that it lives.
             await self._deliver()
             await self._ask()
 
@@ -291,11 +312,20 @@ class Agent:
         remember_hold(self.device, hold)
         self._kept, self._kept_at = hold, now
 
-    async def _reboot(self, why: str) -> None:
-        """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes."""
+    async def _reboot(self, why: str, *, uncounted: bool = False) -> None:
+        """S10: ask for a reboot. The caller waits; SIGTERM ends the agent when it comes.
+
+        `uncounted`: also where the state folder, full or worse, does not take the count. A release
+        that was found bad is left all the same.
+        """
         command = self.device.config.boot.reboot
         self._tell(f"rebooting: {why}")
-        note_reboot(self.device)
+        try:
+            note_reboot(self.device)
+        except DeviceFault as error:
+            if not uncounted:
+                raise
+            self._tell(f"this reboot is not counted: {error}")
         try:
             code = await run_command(command, REBOOT_TIMEOUT_S)
             how = "does not end" if code is None else f"exited with {code}"

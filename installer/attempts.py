@@ -7,8 +7,10 @@ device that is killed by its own updater is so for ever. Errors of the network a
 are no deaths: they are tried again after a while, or not, as their kind says.
 
 Deaths are kept by release, so that two that are offered in turn do not forget each other's. And
-all of them count together, since the last release that was installed: after DEATHS_ALL_MAX the
-fault is the device's, or the updater's, and nothing is installed any more without a person at hand.
+those that came again without progress count together, since the last release that was installed:
+after DEATHS_ALL_MAX the fault is the device's, or the updater's, and nothing is installed any more
+without a person at hand. The first death in a place is not among them: a device that is switched
+off now and then has one for each release that it began and never came to the end of.
 
 The agent's own starts are counted alike, in starts.json: each start that died in its first round
 doubles the wait before the next one.
@@ -73,7 +75,8 @@ class Attempts:
     """Of one transaction: how far it ever came, and its deaths since it came so far.
 
     `running`: an attempt is under way, or was when the process died. `others` are the releases tried
-    before it, the latest last, and `older_deaths` those of releases that are not kept any more.
+    before it, the latest last, and `older_deaths` the repeated ones of releases that are not kept any
+    more, or were given up.
     """
 
     transaction: str
@@ -89,14 +92,15 @@ class Attempts:
         return self.deaths >= DEATHS_MAX
 
     @property
-    def all_deaths(self) -> int:
-        """Of all releases since one was installed."""
-        return self.deaths + self.older_deaths + sum(one.deaths for one in self.others)
+    def repeated_deaths(self) -> int:
+        """Of all releases since one was installed: each death where the device had died before."""
+        own = _repeated(self.deaths) + sum(_repeated(one.deaths) for one in self.others)
+        return self.older_deaths + own
 
     @property
     def all_hopeless(self) -> bool:
         """Whether the device died too often, whatever it was that was installed."""
-        return self.all_deaths >= DEATHS_ALL_MAX
+        return self.repeated_deaths >= DEATHS_ALL_MAX
 
     @property
     def words(self) -> str:
@@ -104,22 +108,34 @@ class Attempts:
         where = f", at {self.best.state}, byte {self.best.done_bytes}" if self.best.state else ""
         if not self.hopeless and self.all_hopeless:
             return (
-                f"the device died {self.all_deaths} times in installs, of one release or another,"
-                " and finished none: it installs nothing any more without a person at hand"
+                f"the device died {self.repeated_deaths} times in installs, of one release or"
+                " another, where it had died before, and finished none: it installs nothing any more"
+                " without a person at hand"
             )
         return f"the device died {self.deaths} times while it was installed{where}"
 
 
-def next_attempts(before: Attempts | None, transaction: str, here: Progress) -> Attempts:
-    """The count for an attempt that begins: pure. `here` is what the disk says now."""
+def next_attempts(
+    before: Attempts | None, transaction: str, here: Progress, left: Progress | None = None
+) -> Attempts:
+    """The count for an attempt that begins: pure.
+
+    `here` is how far the disk says that it is now, `left` how far the transaction before came, where
+    that is another one: None if the disk does not say.
+    """
     if before is None:
         return Attempts(transaction, here, 0, running=True)
-    died = int(before.running)
     if before.transaction != transaction:
-        before, died = _turn_to(replace(before, deaths=before.deaths + died), transaction), 0
+        before = _turn_to(_ended(before, left or Progress()), transaction)
+    return replace(_ended(before, here), running=True)
+
+
+def _ended(before: Attempts, here: Progress) -> Attempts:
+    """The attempt before is over, and came as far as `here`: did it die, and where?"""
+    died = int(before.running)
     if here.rank > before.best.rank:
-        return replace(before, best=here, deaths=died, running=True)
-    return replace(before, deaths=before.deaths + died, running=True)
+        return replace(before, best=here, deaths=died, running=False)
+    return replace(before, deaths=before.deaths + died, running=False)
 
 
 def _turn_to(before: Attempts, transaction: str) -> Attempts:
@@ -128,10 +144,15 @@ def _turn_to(before: Attempts, transaction: str) -> Attempts:
     known = next((one for one in before.others if one.transaction == transaction), None)
     others = (*(one for one in before.others if one is not known), ended)
     dropped, kept = others[:-ATTEMPTS_KEPT_MAX], others[-ATTEMPTS_KEPT_MAX:]
-    older = before.older_deaths + sum(one.deaths for one in dropped)
+    older = before.older_deaths + sum(_repeated(one.deaths) for one in dropped)
     if known is None:
         known = Past(transaction, Progress(), 0)
     return Attempts(transaction, known.best, known.deaths, False, kept, older)
+
+
+def _repeated(deaths: int) -> int:
+    """Of deaths in one place: those after the first, which any lost power supply may be."""
+    return max(deaths - 1, 0)
 
 
 def attempts_of(device: Device) -> Attempts | None:
@@ -141,7 +162,10 @@ def attempts_of(device: Device) -> Attempts | None:
 
 def begin_attempt(device: Device, transaction: Transaction) -> Attempts:
     """Count an attempt before it begins, durably. The caller gives up what is hopeless."""
-    attempts = next_attempts(attempts_of(device), transaction.id, _progress(device, transaction))
+    before = attempts_of(device)
+    # The journal still is of the transaction before: it is opened anew after this.
+    left = None if before is None else _progress(device, before.transaction)
+    attempts = next_attempts(before, transaction.id, _progress(device, transaction.id), left)
     _write(device, attempts)
     return attempts
 
@@ -168,7 +192,7 @@ def give_up(device: Device, transaction: Transaction, attempts: Attempts) -> str
     if mine and isinstance(state, Opened | Streaming | Verified | Staged):
         device.journal.record(Failed(reason))
     # The release begins anew if a person wants it; what it cost still counts against the device.
-    older = attempts.older_deaths + attempts.deaths
+    older = attempts.older_deaths + _repeated(attempts.deaths)
     _write(device, replace(attempts, best=Progress(), deaths=0, running=False, older_deaths=older))
     return reason
 
@@ -262,17 +286,17 @@ def _parse(wire: _WireAttempts) -> Attempts:
     return Attempts(wire.transaction, best, wire.deaths, wire.running, others, wire.older_deaths)
 
 
-def _progress(device: Device, transaction: Transaction) -> Progress:
+def _progress(device: Device, transaction: str) -> Progress:
     """How far the transaction came, from what is on disk."""
     state = device.journal.state
-    if isinstance(state, Idle) or state.transaction.id != transaction.id:
+    if isinstance(state, Idle) or state.transaction.id != transaction:
         return Progress()
     if not isinstance(state, Streaming):
         return Progress(type(state).__name__.lower())
     points = {
         point.image: point.done_bytes
         for point in device.journal.checkpoints()
-        if point.transaction == transaction.id
+        if point.transaction == transaction
     }
     return Progress("streaming", sum(points.values()) + _bytes_below(device.state / "spool"))
 

@@ -9,13 +9,11 @@ Takes no lock, since whoever holds it may be what hangs, and decides nothing abo
 
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import running_entry, transaction_of
+from slipstream.installer.findings import NOTHING_ELSE
 from slipstream.installer.ports import EntryState
 from slipstream.installer.reports import queue_report
 
-NOTHING_ELSE = (
-    "it did not prove itself in time, and the boot loader has nothing else to start: the device stays "
-    "with it"
-)
+NOT_IN_TIME = f"it did not prove itself in time, and {NOTHING_ELSE}"
 PROVED = "it is confirmed"
 
 
@@ -24,15 +22,15 @@ def why_to_stay(device: Device) -> str | None:
 
     Raises DeviceFault where nothing says what runs or what else would be started: reset then.
     """
-    entry = running_entry(device)
-    if entry is None:
-        return None  # it will be put back by the release that the next boot starts
-    if entry.state is EntryState.GOOD:
+    booted, entry = device.boot.booted(), running_entry(device)
+    if entry is not None and entry.state is EntryState.GOOD:
         return f"counter {entry.counter}: {PROVED}"
-    if device.boot.alternatives(entry.slot):
+    # Whether or not its own entry still is there: one that was lost is put back by the release that
+    # the next boot starts, if there is one.
+    if booted.slot is None or device.boot.alternatives(booted.slot):
         return None
-    transaction = transaction_of(device, entry)
+    transaction = transaction_of(device, entry or booted)
     if transaction is None:
-        return f"counter {entry.counter}: {NOTHING_ELSE}"
-    queue_report(device, transaction, "failed", NOTHING_ELSE)
-    return f"release {transaction.release}: {NOTHING_ELSE}"
+        return f"counter {booted.counter}: {NOT_IN_TIME}"
+    queue_report(device, transaction, "failed", NOT_IN_TIME)
+    return f"release {transaction.release}: {NOT_IN_TIME}"

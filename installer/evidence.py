@@ -13,7 +13,7 @@ from slipstream.delta.tree import tree_of
 from slipstream.installer.blocking import GoOn, unasked
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of, runs
-from slipstream.installer.ports import BootEntry, BootFiles, EntryState
+from slipstream.installer.ports import Booted, BootEntry, BootFiles, EntryState
 from slipstream.installer.slot import PIECE_BYTES
 from slipstream.installer.states import Transaction, transaction_id
 
@@ -50,23 +50,30 @@ def running_entry(device: Device) -> BootEntry | None:
 
 
 def other_good(device: Device, entry: BootEntry | None) -> list[BootEntry]:
-    """Good entries of other slots: what the boot loader falls back to."""
+    """Good entries of other slots: a release that was confirmed, to go back to.
+
+    What a reset would lead to, of any system, is another question: BootControl.alternatives.
+    """
     slot = None if entry is None else entry.slot
     good = EntryState.GOOD
     return [one for one in device.boot.entries() if one.slot != slot and one.state is good]
 
 
-def transaction_of(device: Device, entry: BootEntry) -> Transaction | None:
-    """The transaction that made an entry, from the slot's record; None if that is gone."""
-    record = device.slots.record(entry.slot)
-    if record.manifest is None or record.release is None or record.counter != entry.counter:
+def transaction_of(device: Device, release: BootEntry | Booted) -> Transaction | None:
+    """The transaction that made an entry, or what runs now, from the slot's record; None if that is
+    gone, or of another release."""
+    slot, counter = release.slot, release.counter
+    if slot is None or counter is None:
+        return None
+    record = device.slots.record(slot)
+    if record.manifest is None or record.release is None or record.counter != counter:
         return None
     return Transaction(
-        id=transaction_id(record.manifest, entry.slot),
+        id=transaction_id(record.manifest, slot),
         manifest=record.manifest,
         release=record.release,
-        counter=entry.counter,
-        slot=entry.slot,
+        counter=counter,
+        slot=slot,
         images=tuple(record.images),
     )
 

@@ -16,6 +16,7 @@ NEVER_REACHED = "tries ran out: the release never reached its health check"
 NEVER_FINISHED = "tries ran out: the release hung or was reset while its health was checked"
 LOST_TWICE = "its boot entry was lost twice: the firmware cannot be trusted with this partition"
 LOST_WHILE_IT_RAN = "its boot entry was lost while it ran"
+NOTHING_ELSE = "the boot loader has nothing else to start: the device stays with it"
 NEVER_LEFT = "the boot loader keeps starting it though it was given up"
 NEVER_STARTED = "the boot loader keeps starting the old release though the new one has tries left"
 

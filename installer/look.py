@@ -28,11 +28,12 @@ from slipstream.installer.command import run_for_output
 from slipstream.installer.config import load_config
 from slipstream.installer.contact import Answer
 from slipstream.installer.device import Device, open_device
+from slipstream.installer.states import Refused
 
 # By what to do about it; what is none of these is a SlipstreamError.
 _KINDS = {
     kind.__name__: kind
-    for kind in (NothingToDo, Busy, Rejected, Unavailable, DeviceFault, UsageError)
+    for kind in (NothingToDo, Busy, Refused, Rejected, Unavailable, DeviceFault, UsageError)
 }
 
 
@@ -62,7 +63,7 @@ async def look(device: Device) -> Answer:
     if seen.release is not None:
         return Answer(install=True, release=seen.release, counter=seen.counter)
     kind = _KINDS.get(seen.kind, SlipstreamError)
-    if kind in (NothingToDo, Busy):
+    if kind in (NothingToDo, Busy, Refused):  # Refused: a release waits for its trial, or is in it
         return Answer(install=False, reason=seen.reason)
     if kind is Unavailable:
         raise Unavailable(seen.reason, retry_after_s=seen.retry_after_s)

@@ -4,17 +4,19 @@
 disk and not from memory, and every act in it can be done again. How a trial ends stands in endings.py.
 """
 
+from slipstream.delta.errors import DeviceFault
 from slipstream.delta.limits import REBOOTS_ALL_MAX, REBOOTS_MAX
 from slipstream.installer import endings
 from slipstream.installer.counting import observe_counting
 from slipstream.installer.device import Device
 from slipstream.installer.endings import why_it_ended, why_uncounted
-from slipstream.installer.evidence import other_good, roots_of, wrong_root
+from slipstream.installer.evidence import roots_of, wrong_root
 from slipstream.installer.findings import (
     LOST_TWICE,
     LOST_WHILE_IT_RAN,
     NEVER_LEFT,
     NEVER_STARTED,
+    NOTHING_ELSE,
     Finding,
     entry_of,
     find_out,
@@ -82,9 +84,9 @@ async def _settle_published(
             device.journal.record(Published())
     match found:
         case Finding.RUNS:
-            device.journal.record(BootedNew())
             if isinstance(state, Condemned):
                 return _condemn_again(device, state)
+            device.journal.record(BootedNew())
             return await _prove(device, transaction, on_event)
         case Finding.WAITS:
             return _wait(device, state)
@@ -127,7 +129,7 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
     if reason is None:
         return endings.confirm(device, transaction, results)
     on_event(f"release {transaction.release}: {reason}")
-    if not other_good(device, entry):
+    if not device.boot.alternatives(transaction.slot):
         queue_report(device, transaction, "failed", reason)
         return Outcome(Verdict.UNHEALTHY, transaction.release, transaction.counter, reason, results)
     device.journal.record(Condemn(reason))  # durable before the entry goes: it is why
@@ -137,11 +139,15 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
 
 def _lost_while_it_ran(device: Device, transaction: Transaction) -> Outcome:
     """Rebooting brings the other release, which puts the entry back. Where it does not, because the
-    boot loader has a name for it that is not ours, the device stays, and says so.
+    boot loader has a name for it that is not ours, or nothing else to start, the device stays, and
+    says so.
     """
     verdict, reason = Verdict.REBOOT, LOST_WHILE_IT_RAN
-    if reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
+    if not device.boot.alternatives(transaction.slot):
+        verdict, reason = Verdict.UNHEALTHY, f"{reason}, and {NOTHING_ELSE}"
+    elif reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
         verdict, reason = Verdict.UNHEALTHY, f"{reason}, and the boot loader keeps starting it"
+    if verdict is Verdict.UNHEALTHY:
         queue_report(device, transaction, "failed", reason)
     return Outcome(verdict, transaction.release, transaction.counter, reason)
 
@@ -149,14 +155,18 @@ def _lost_while_it_ran(device: Device, transaction: Transaction) -> Outcome:
 def _condemn_again(device: Device, state: Condemned) -> Outcome:
     """It was found bad and runs all the same: the cut came before its entry went, or after."""
     transaction = state.transaction
+    try:
+        device.journal.record(BootedNew())  # durable before the entry goes: it is why
+    except DeviceFault as error:
+        # It was recorded once: a state folder that is full since then does not keep a bad release.
+        device.notices.append(f"the trial's end is not recorded anew: {error}")
     if entry_of(transaction, device.boot.entries()) is None:
         return _lost_while_it_ran(device, transaction)
     device.boot.condemn(transaction.slot, transaction.counter)
-    entry = entry_of(transaction, device.boot.entries())
-    # Without another good release it would come back for ever, and with one where the boot loader
+    # Without anything else to start it would come back for ever, and with it where the boot loader
     # does not leave it: then stay, and say so.
     reason, verdict = state.reason, Verdict.CONDEMNED
-    if not other_good(device, entry):
+    if not device.boot.alternatives(transaction.slot):
         verdict = Verdict.UNHEALTHY
     elif reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
         verdict, reason = Verdict.UNHEALTHY, f"{NEVER_LEFT}: {reason}"

@@ -4,7 +4,7 @@ from slipstream.delta.limits import REBOOTS_ALL_MAX
 from slipstream.installer import endings
 from slipstream.installer.device import Device
 from slipstream.installer.endings import why_uncounted
-from slipstream.installer.evidence import other_good, running_entry, transaction_of
+from slipstream.installer.evidence import running_entry, transaction_of
 from slipstream.installer.findings import NEVER_LEFT, NEVER_REACHED, Finding
 from slipstream.installer.health import HealthResult, reason_of, run_health
 from slipstream.installer.ports import BootEntry, EntryState
@@ -14,6 +14,9 @@ from slipstream.installer.verdict import OnEvent, Outcome, Verdict
 
 
 async def settle_unrecorded(device: Device, on_event: OnEvent) -> Outcome:
+    """What the boot entries alone prove: a bad one that does not run fell back, a counted one that
+    runs is on trial. The caller holds the lock. Raises DeviceFault.
+    """
     running = running_entry(device)
     for entry in device.boot.entries():
         transaction = transaction_of(device, entry)
@@ -39,7 +42,7 @@ async def settle_unrecorded(device: Device, on_event: OnEvent) -> Outcome:
     if reboots_of(device, running) >= REBOOTS_ALL_MAX:
         reason = f"{NEVER_LEFT}: {reason}"
         return Outcome(Verdict.UNHEALTHY, release, running.counter, reason, results)
-    if not other_good(device, running):
+    if not device.boot.alternatives(running.slot):
         return Outcome(Verdict.UNHEALTHY, release, running.counter, reason, results)
     if transaction is not None:
         device.journal.record(Abandon(transaction, reason))
@@ -50,6 +53,9 @@ async def settle_unrecorded(device: Device, on_event: OnEvent) -> Outcome:
 def confirm_unrecorded(
     device: Device, entry: BootEntry, health: tuple[HealthResult, ...] = ()
 ) -> Outcome:
+    """The running entry proved itself: end its trial, with what is on record of its release; without
+    a record only the entry is renamed, and nothing is reported. Raises DeviceFault.
+    """
     transaction = transaction_of(device, entry)
     if transaction is not None:
         return endings.confirm(device, transaction, health)

@@ -123,7 +123,6 @@ def test_the_deadline_resets_where_that_leads_somewhere(rig: Rig, say: Say, *, f
     assert (code == 0) == first
     if first:
         assert "release 2.0: it did not prove itself in time" in out
-        assert rig.reports()[-1][:2] == ("failed", "2.0")
     else:
         assert "is to be reset" in error
 

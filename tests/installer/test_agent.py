@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.errors import Rejected, SlipstreamError, Unavailable, UsageError
+from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError, Unavailable, UsageError
 from slipstream.delta.limits import (
     DENIED_RELEASES_MAX,
     POLL_BYTES_MAX,
@@ -32,6 +32,7 @@ from slipstream.installer.ports import EntryState
 from slipstream.installer.slots import Denied
 from slipstream.installer.states import Committed, Idle, Open, Transaction, delay_of
 from slipstream.installer.status import read_status
+from tests.installer.boot.uki import make_uki
 from tests.installer.lab import Lab, LabClock, change, make_image
 
 IMAGE = make_image(1)
@@ -240,6 +241,9 @@ def test_an_entry_that_stays_lost_while_it_runs_ends_the_reboots(static: Rig) ->
     static.boot()
     for path in (static.folder / "esp/loader/entries").iterdir():
         path.unlink()
+    factory = static.folder / "esp/EFI/Linux/factory.efi"  # without it no reboot is asked for
+    factory.parent.mkdir(exist_ok=True)
+    factory.write_bytes(make_uki("0", image_id="zz-factory"))
     before = static.reboots
     for _ in range(REBOOTS_ALL_MAX - 1):  # the one into it counts
         static.start_again()
@@ -248,6 +252,39 @@ def test_an_entry_that_stays_lost_while_it_runs_ends_the_reboots(static: Rig) ->
     with pytest.raises(SlipstreamError, match="lost while it ran"):
         static.round()
     assert static.reboots == before + REBOOTS_ALL_MAX - 1
+
+
+def fill(rig: Rig, name: str) -> None:
+    """A state file that cannot be written any more: what stands in its way is a folder."""
+    (rig.folder / f"state/.{name}.tmp").mkdir()
+
+
+def test_a_bad_release_is_left_though_the_state_folder_is_full(static: Rig) -> None:
+    for counter in (1, 2):
+        static.publish(counter)
+        static.round()
+        static.boot()
+        if counter == 1:
+            static.round()
+    static.well.unlink()
+    before = static.reboots
+    fill(static, "reboots.json")
+    static.round()
+    assert static.reboots == before + 1
+    assert any(text.startswith("this reboot is not counted: ") for text in static.said)
+    fill(static, "tx.json")  # nor can it be said again why
+    static.round()
+    assert static.reboots == before + 2
+    static.boot()
+    assert static.device.boot.booted().slot == "a"
+
+
+def test_a_planned_reboot_that_cannot_be_counted_is_not_asked_for(static: Rig) -> None:
+    static.publish(1)
+    fill(static, "reboots.json")
+    with pytest.raises(DeviceFault, match="could not be written"):
+        static.round()
+    assert static.reboots == 0
 
 
 def test_an_unhealthy_only_release_is_told_and_asked_again(static: Rig) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from slipstream.delta.errors import Unavailable
+from slipstream.delta.errors import NothingToDo, Unavailable
+from slipstream.installer.contact import Answer, Contact
+from slipstream.installer.device import Device
 from slipstream.installer.poll import Offer, PollAnswer
+from slipstream.installer.prepare import prepare
 from slipstream.installer.states import Committed, Idle, Streaming
 from slipstream.installer.status import read_status
 from tests.installer.test_agent import CountedClock, Enough, FakeServer, Rig, server_of
@@ -46,6 +49,23 @@ def run_for(rig: Rig, **span: float) -> None:
         clock.sleeps_max = len(clock.slept_s) + 1
         with pytest.raises(Enough):
             asyncio.run(rig.agent.run())
+
+
+def looks_of(rig: Rig) -> list[str]:
+    """Let the agent look at its static repository, as `device run` does but for the process; for each
+    look the state in which it was taken."""
+    looks: list[str] = []
+
+    async def look(device: Device) -> Answer:
+        looks.append(type(device.journal.state).__name__)
+        try:
+            manifest = (await prepare(device)).manifest
+        except NothingToDo as error:
+            return Answer(install=False, reason=str(error))
+        return Answer(True, manifest.release, manifest.counter)
+
+    rig.agent.contact = Contact(rig.agent.device, None, look)
+    return looks
 
 
 def status_of(rig: Rig) -> str:
@@ -107,6 +127,54 @@ def test_a_held_install_fetches_nothing(tmp_path: Path) -> None:
     assert isinstance(rig.device.journal.state, Idle)
     assert "the install waits for the window Sat 01:00" in status_of(rig)
     rig.lab.clock.time = OPENS
+    rig.round()
+    assert rig.reboots == 1
+
+
+def test_a_held_install_does_not_even_look(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, holds="install")
+    looks = looks_of(rig)
+    rig.publish(1)
+    run_for(rig, hours=48)
+    assert looks == []
+    assert "the install waits for the window Sat 01:00" in status_of(rig)
+    run_for(rig, hours=1, minutes=10)
+    assert looks == ["Idle"]
+    assert rig.reboots >= 1
+
+
+def test_a_look_is_not_taken_while_a_reboot_is_held(tmp_path: Path) -> None:
+    """It is refused while a release waits for its trial: a round that fails sleeps over the window."""
+    rig = make_rig(tmp_path)
+    looks = looks_of(rig)
+    rig.publish(1)
+    run_for(rig, hours=49, minutes=5)
+    assert looks == ["Idle"]
+    assert rig.agent.failures == 0
+    assert rig.reboots >= 1
+
+
+def test_the_command_is_asked_of_what_a_look_found_and_no_look_is_taken_for_it(
+    tmp_path: Path,
+) -> None:
+    rig = make_rig(tmp_path, holds="install")
+    text = rig.lab.config_path.read_text()
+    script = f'echo "$SLIPSTREAM_RELEASE" >> {tmp_path}/asked; test -e {tmp_path}/allowed'
+    command = f'[agent]\ninhibit_holds = "install"\nallow_command = ["sh", "-c", \'{script}\']\n'
+    rig.lab.config_path.write_text(text.replace("[agent]\n", command))
+    rig.restart()
+    looks = looks_of(rig)
+    rig.lab.clock.time = OPENS
+    rig.round()
+    assert looks == ["Idle"]
+    assert not (tmp_path / "asked").exists(), "it may take a lock, and there is nothing to install"
+    rig.publish(1)
+    for _ in range(3):
+        rig.round()
+        rig.lab.clock.time += timedelta(minutes=1)
+    assert looks == ["Idle", "Idle"]
+    assert (tmp_path / "asked").read_text().splitlines() == ["1.0"] * 3
+    (tmp_path / "allowed").touch()
     rig.round()
     assert rig.reboots == 1
 

@@ -68,6 +68,32 @@ def test_next_attempts(before: Attempts | None, here: Progress, deaths: int) -> 
     assert found.hopeless == (deaths >= DEATHS_MAX)
 
 
+@pytest.mark.parametrize("cuts", [1, 2, 5])
+def test_a_device_that_is_switched_off_now_and_then_is_never_given_up(cuts: int) -> None:
+    """Each release is superseded before it is installed, and each attempt came farther."""
+    attempts, left = None, None
+    for release in range(3 * DEATHS_ALL_MAX):
+        for cut in range(cuts):
+            here = Progress("streaming", cut) if cut else NOWHERE
+            attempts = next_attempts(attempts, str(release), here, left)
+            assert not attempts.hopeless
+            assert not attempts.all_hopeless
+        left = Progress("streaming", cuts)
+
+
+@pytest.mark.parametrize("kept", [2, 3 * DEATHS_ALL_MAX], ids=["in turn", "each a new one"])
+def test_an_updater_that_kills_is_stopped_whatever_is_on_offer(kept: int) -> None:
+    attempts, died = None, 0
+    for release in range(3 * DEATHS_ALL_MAX):
+        for _ in range(2):
+            attempts = next_attempts(attempts, str(release % kept), NOWHERE)
+            if attempts.all_hopeless:
+                assert died == DEATHS_ALL_MAX + min(kept, release)
+                return
+            died += 1
+    pytest.fail("it is never stopped")
+
+
 def dying_lab(folder: Path) -> Lab:
     """A device that dies in every install, before anything is fetched of the payload."""
     lab = Lab(folder)
@@ -137,17 +163,19 @@ def test_a_device_that_dies_whatever_is_installed_stops(tmp_path: Path) -> None:
     lab.config_path.write_text(text.replace("[boot]\n", '[boot]\ncounting = "trusted"\n'))
     lab.fetcher.hook = die_at(".payload")
     deaths, refused = 0, []
-    for counter in range(1, DEATHS_ALL_MAX + 9):
+    for counter in range(1, 8):
         release = f"{counter}.0"
         lab.publish(release, counter, IMAGE)
-        try:
-            asyncio.run(install_release(lab.device(), release, attended=False))
-        except Died:
-            deaths += 1
-        except DeviceFault as error:
-            refused.append("without a person at hand" in str(error))
-    assert deaths == DEATHS_ALL_MAX
-    assert refused == [True] * 8
+        for _ in range(DEATHS_MAX - 1):  # none is given up for itself
+            try:
+                asyncio.run(install_release(lab.device(), release, attended=False))
+            except Died:
+                deaths += 1
+            except DeviceFault as error:
+                refused.append("without a person at hand" in str(error))
+                break
+    assert deaths == DEATHS_ALL_MAX + 4, "and the first one of each release"
+    assert refused == [True] * 3
     reports = lab.device().slots.reports()
     assert {one.kind for one in reports} == {"failed"}
     assert f"died {DEATHS_ALL_MAX} times in installs" in reports[0].reason
@@ -157,6 +185,19 @@ def test_a_device_that_dies_whatever_is_installed_stops(tmp_path: Path) -> None:
     install(lab, release)  # by a person
     assert isinstance(lab.device().journal.state, Committed)
     assert attempts_of(lab.device()) is None
+
+
+def test_what_another_release_takes_the_place_of_is_looked_at_first(tmp_path: Path) -> None:
+    """It may have come farther in the attempt that died: that is known before the journal is opened."""
+    lab = dying_lab(tmp_path)
+    for release in ("1.0", "2.0"):
+        lab.publish(release, int(release[0]), IMAGE)
+        with pytest.raises(Died):
+            install(lab, release)
+    attempts = attempts_of(lab.device())
+    assert attempts is not None
+    (past,) = attempts.others
+    assert (past.best.state, past.deaths) == ("streaming", 1)
 
 
 def test_an_account_of_an_earlier_release_of_the_updater_is_read(tmp_path: Path) -> None:

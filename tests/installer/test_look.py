@@ -91,6 +91,16 @@ def test_an_installer_at_work_is_waited_for(lab: Lab) -> None:
     assert answer.reason
 
 
+def test_a_release_that_waits_for_its_trial_is_no_error(lab: Lab) -> None:
+    lab.publish("1.0", 1, IMAGE)
+    asyncio.run(lab.install())
+
+    answer = looked(lab)
+
+    assert not answer.install
+    assert "release 1.0 waits for its trial" in answer.reason
+
+
 def test_a_repository_that_is_not_whole_is_tried_later(lab: Lab) -> None:
     del lab.files["metadata/timestamp.json"]
 

@@ -15,15 +15,18 @@ from slipstream.installer import trial, verdict
 from slipstream.installer.boot import chooser
 from slipstream.installer.device import Device
 from slipstream.installer.findings import (
+    LOST_WHILE_IT_RAN,
     NEVER_FINISHED,
     NEVER_REACHED,
     NEVER_STARTED,
+    NOTHING_ELSE,
 )
 from slipstream.installer.ports import EntryState
 from slipstream.installer.reboots import note_reboot
 from slipstream.installer.slots import Slots
 from slipstream.installer.states import Condemned, Idle, Outcome, Trial
 from slipstream.installer.verdict import Verdict
+from tests.installer.boot.uki import make_uki
 from tests.installer.lab import Killed, Lab, LabFetcher, change, make_image
 
 HEALTH = """
@@ -285,6 +288,53 @@ def test_the_only_release_stays_and_is_asked_again(tmp_path: Path) -> None:
     assert rig.reports()[-1] == ("failed", "1.0", DOWN)
     rig.well.touch()
     assert rig.settle().verdict is Verdict.CONFIRMED
+
+
+def factory_system(rig: Rig) -> Path:
+    """A system of somebody else on the boot partition."""
+    path = rig.folder / "esp/EFI/Linux/factory.efi"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(make_uki("0", image_id="zz-factory"))
+    return path
+
+
+def test_a_system_of_somebody_else_is_something_to_fall_back_to(tmp_path: Path) -> None:
+    """As the deadline has it (test_deadline.py)."""
+    rig = Rig(tmp_path, first=False)
+    rig.release(1)
+    rig.install()
+    factory = factory_system(rig)
+    assert rig.boot() == "a"
+    rig.well.unlink()
+    assert rig.settle().verdict is Verdict.CONDEMNED
+    assert rig.settle().verdict is Verdict.CONDEMNED
+    factory.write_bytes(factory.read_bytes()[:600])  # it would not start
+    assert rig.settle().verdict is Verdict.UNHEALTHY
+
+
+def test_a_good_release_that_would_not_start_is_nothing_to_fall_back_to(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.well.unlink()
+    for path in (rig.folder / "esp/slipstream/0001a").iterdir():
+        path.unlink()
+    assert rig.settle().verdict is Verdict.UNHEALTHY
+    assert rig.entry("b") == (EntryState.TRIAL, 2)
+
+
+def test_an_entry_that_is_lost_while_it_runs_with_nothing_else_to_start(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, first=False)
+    rig.release(1)
+    rig.install()
+    rig.boot()
+    rig.lose_entry("a")
+    outcome = rig.settle()
+    assert outcome.verdict is Verdict.UNHEALTHY
+    assert outcome.reason == f"{LOST_WHILE_IT_RAN}, and {NOTHING_ELSE}"
+    assert rig.reports()[-1] == ("failed", "1.0", outcome.reason)
+    factory_system(rig)
+    assert rig.settle().verdict is Verdict.REBOOT
 
 
 # --- refusals

@@ -3,7 +3,7 @@
 from slipstream.installer.findings import NEVER_REACHED
 from slipstream.installer.ports import EntryState
 from slipstream.installer.verdict import Verdict
-from tests.installer.test_trial import DOWN, Rig, rig, template
+from tests.installer.test_trial import DOWN, Rig, factory_system, rig, template
 
 __all__ = ["rig", "template"]  # fixtures
 
@@ -29,6 +29,19 @@ def test_a_trial_without_journal_falls_back(rig: Rig) -> None:
     assert rig.boot() == "a"
     assert rig.settle().verdict is Verdict.FELL_BACK
     assert rig.denied() == [("2.0", DOWN)]
+
+
+def test_a_trial_without_journal_falls_back_to_whatever_else_would_start(rig: Rig) -> None:
+    rig.release(2)
+    rig.install()
+    rig.boot()
+    rig.lose_journal()
+    rig.well.unlink()
+    for path in (rig.folder / "esp/slipstream/0001a").iterdir():
+        path.unlink()
+    assert rig.settle().verdict is Verdict.UNHEALTHY
+    factory_system(rig)
+    assert rig.settle().verdict is Verdict.CONDEMNED
 
 
 def test_exhausted_tries_without_journal_are_still_a_fall_back(rig: Rig) -> None:
