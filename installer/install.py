@@ -87,7 +87,7 @@ async def install(
         transaction = _transaction_of(prepared.plan)
         _count_attempt(device, transaction, attended=attended)
         with ends_by_itself(device):
-            prepared, supplies = await _secure(device, prepared, transaction)
+            prepared, supplies = await _gather_supplies(device, prepared, transaction)
             if forgiven is not None and device.slots.forgive(forgiven):
                 on_event(InstallEvent(Stage.PREPARE, f"release {forgiven} is tried again"))
             counts = await _install(device, prepared, supplies, transaction, on_event)
@@ -95,7 +95,7 @@ async def install(
         return _result(prepared.plan, counts)
 
 
-async def _secure(
+async def _gather_supplies(
     device: Device, prepared: Prepared, transaction: Transaction
 ) -> tuple[Prepared, Mapping[str, "Supply"]]:
     """S0, the end of it: what the install lives on can be had. Nothing of the slot is touched yet.
@@ -103,13 +103,13 @@ async def _secure(
     A cut boots the old release, and its fallback is still there.
     """
     # Not before there is something to write: a look that finds nothing new needs no decoders.
-    from slipstream.installer.supply import DAMAGE, secure  # noqa: PLC0415
+    from slipstream.installer.supply import DAMAGE, gather_supplies  # noqa: PLC0415
 
     state = device.journal.state
     mine = not isinstance(state, Idle) and state.transaction.id == transaction.id
     touched = mine and not isinstance(state, Opened)
     try:
-        return await secure(device, prepared, touched=touched)
+        return await gather_supplies(device, prepared, touched=touched)
     except DAMAGE as error:
         if mine and isinstance(error, Rejected):
             _record_failure(device, transaction, error)

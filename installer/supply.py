@@ -42,7 +42,7 @@ class Supply:
     full: Index | None
 
 
-async def secure(
+async def gather_supplies(
     device: Device, prepared: Prepared, *, touched: bool
 ) -> tuple[Prepared, Mapping[str, Supply]]:
     """The supply of each image, and the plan with the full payload where the delta is no good.
@@ -53,13 +53,13 @@ async def secure(
     """
     images, supplies = [], {}
     for planned in prepared.plan.images:
-        one, supply = await _secure_image(device, prepared, planned, touched=touched)
+        one, supply = await _gather_supply(device, prepared, planned, touched=touched)
         images.append(one)
         supplies[one.image.name] = supply
     return replace(prepared, plan=replace(prepared.plan, images=tuple(images))), supplies
 
 
-async def _secure_image(
+async def _gather_supply(
     device: Device, prepared: Prepared, one: ImagePlan, *, touched: bool
 ) -> tuple[ImagePlan, Supply]:
     chunks = await _fetch_chunks(device, one.image)
