@@ -194,3 +194,12 @@ REASON_CHARS_MAX = 4096  # free text of a report
 SLOTS_MAX = 16  # slots of one device
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page
+
+# --- rollouts
+FILTER_CHARS_MAX = 4096  # of a target filter: a list of a hundred device ids
+FILTER_DEPTH_MAX = 32  # parentheses in parentheses
+PHASES_MAX = 32  # of a rollout: each costs a row and a bar on the page
+ROLLOUT_RULES_MAX = 16  # abort rules of a phase, budgets of a rollout
+SOAK_S_MAX = 90 * 86_400  # a phase that soaks for longer is another rollout
+SILENT_AFTER_S = 3 * 86_400  # without a word since the offer: a device behind a weekend is not lost
+BUDGET_MAX = 10_000_000  # devices in any count of a plan

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.installer.windows import (
+from slipstream.delta.maintenance import (
     LENGTH_MINUTES_MAX,
     MINUTES_PER_DAY,
     Schedule,

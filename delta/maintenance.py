@@ -7,9 +7,12 @@ day that has no 02:30), of a time that exists twice the first is taken. The leng
 passes, whatever clocks show.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
+
+from slipstream.delta.errors import UsageError
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MINUTES_PER_DAY = 24 * 60
@@ -72,3 +75,36 @@ class Schedule:
         """The next time that a window opens after `now`; None without windows."""
         found = [one for one in self.openings(now) if one.begin > now]
         return min(found, key=lambda one: one.begin, default=None)
+
+
+_WINDOW = re.compile(
+    r"(?:(?P<days>daily|[A-Z][a-z]{2}(?:,[A-Z][a-z]{2})*) )?"
+    r"(?P<hour>\d\d):(?P<minute>\d\d)(?:-(?P<end_hour>\d\d):(?P<end_minute>\d\d)"
+    r"| for (?P<hours>\d{1,3}) h)"
+)
+
+
+def parse_window(text: str) -> Window:
+    """A window as str() writes it: "Sat,Sun 23:30-00:30", "22:00-06:00", "Sat 08:00 for 36 h".
+
+    An end that is not after the start is on the next day. Raises UsageError.
+    """
+    found = _WINDOW.fullmatch(text.strip())
+    if found is not None:
+        days = frozenset(DAYS) if found["days"] in (None, "daily") else found["days"].split(",")
+        hour, minute = int(found["hour"]), int(found["minute"])
+        if found["hours"] is not None:
+            length = int(found["hours"]) * 60
+        else:
+            end = int(found["end_hour"]) * 60 + int(found["end_minute"])
+            length = (end - hour * 60 - minute) % MINUTES_PER_DAY or MINUTES_PER_DAY
+        in_day = hour < 24 and minute < 60 and int(found["end_hour"] or 0) < 24
+        in_day = in_day and int(found["end_minute"] or 0) < 60
+        if set(days) <= set(DAYS) and in_day and 0 < length <= LENGTH_MINUTES_MAX:
+            numbers = frozenset(DAYS.index(day) for day in days)
+            return Window(numbers, time(hour, minute), length)
+    raise UsageError(
+        "not a maintenance window",
+        expected='such as "Sat,Sun 02:00-04:00" or "daily 22:00-06:00"',
+        got=repr(text),
+    )
