@@ -203,3 +203,13 @@ ROLLOUT_RULES_MAX = 16  # abort rules of a phase, budgets of a rollout
 SOAK_S_MAX = 90 * 86_400  # a phase that soaks for longer is another rollout
 SILENT_AFTER_S = 3 * 86_400  # without a word since the offer: a device behind a weekend is not lost
 BUDGET_MAX = 10_000_000  # devices in any count of a plan
+
+# --- the fleet's database
+DATABASE_READERS = 8  # connections that read at the same time, of one server
+WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
+BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
+ENGINE_TICK_S = 1.0  # a verdict comes at most so long after the report that decides it
+ENGINE_SPACING_S = 0.2  # between looks that reports ask for
+ENGINE_LEASE_S = 15  # a server that died is followed by another within this
+SOAK_NOTE_S = 5.0  # soak that a kill may lose: the phase soaks for so much longer
+TIMEOUTS_MAX = 500  # silent devices looked at in one tick

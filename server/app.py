@@ -1,5 +1,7 @@
 """The application: which path is answered by what, and what must be open meanwhile."""
 
+import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,14 @@ from slipstream.delta.limits import POLL_INTERVAL_S
 from slipstream.server.blobs import Files
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.devices import PollHandler, PollLog
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.engine import Engine
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
 from slipstream.server.operators import OperatorHandler, check_operator
 from slipstream.server.pages import PageHandler
 from slipstream.server.reports import ReportHandler
-from slipstream.server.store import Store
+from slipstream.server.store import devices
+from slipstream.server.store.database import Database
 from slipstream.server.tokens import hash_token
 from slipstream.server.wire import answer_json
 
@@ -41,29 +46,36 @@ class Settings:
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 CATALOG: web.AppKey[CatalogReader] = web.AppKey("catalog", CatalogReader)
-STORE: web.AppKey[Store] = web.AppKey("store", Store)
+DATABASE: web.AppKey[Database] = web.AppKey("database", Database)
+BOARD: web.AppKey[Board] = web.AppKey("board", Board)
+ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
 
 
-def make_app(settings: Settings, store: Store) -> web.Application:
-    """The application over an open store, which it closes when it ends."""
+def make_app(settings: Settings, database: Database) -> web.Application:
+    """The application over an open database, which it closes when it ends."""
     app = web.Application(middlewares=[_observe, _explain])
     app[SETTINGS] = settings
-    app[STORE] = store
+    app[DATABASE] = database
+    app[BOARD] = board = Board(database)
     app[METRICS] = metrics = Metrics()
     app[CATALOG] = catalog = CatalogReader(settings.public)
-    app[POLLS] = polls = PollLog(store)
-    app.cleanup_ctx.extend((_store, _poll_log))
+    app[POLLS] = polls = PollLog(database)
+    holder = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"
+    app[ENGINE] = engine = Engine(database, board, settings.now, holder)
+    app.cleanup_ctx.extend((_database, _poll_log, _rollouts))
 
     digest, now = hash_token(settings.operator_token), settings.now
-    poll = PollHandler(store, polls, catalog, metrics, now, settings.poll_interval_s)
+    interval_s = settings.poll_interval_s
+    poll = PollHandler(database, board, polls, catalog, metrics, now, interval_s)
+    report = ReportHandler(database, catalog, engine, metrics, now)
     app.add_routes(
         [
             web.post("/v1/poll", poll.handle),
-            web.post("/v1/report", ReportHandler(store, metrics, now).handle),
-            *OperatorHandler(store, polls, catalog, digest, now).routes(),
+            web.post("/v1/report", report.handle),
+            *OperatorHandler(database, polls, catalog, digest, now).routes(),
             *Files(settings.public, metrics).routes(),
-            *PageHandler(store, polls, catalog, digest, now).routes(),
+            *PageHandler(database, polls, catalog, digest, now).routes(),
             web.get("/healthz", _health),
             web.get("/metrics", _metrics),
         ]
@@ -71,9 +83,14 @@ def make_app(settings: Settings, store: Store) -> web.Application:
     return app
 
 
-async def _store(app: web.Application) -> AsyncIterator[None]:
+async def _database(app: web.Application) -> AsyncIterator[None]:
     yield
-    await app[STORE].close()
+    await app[DATABASE].close()
+
+
+async def _rollouts(app: web.Application) -> AsyncIterator[None]:
+    async with app[BOARD].following(), app[ENGINE].running():
+        yield
 
 
 async def _poll_log(app: web.Application) -> AsyncIterator[None]:
@@ -85,7 +102,7 @@ async def _health(request: web.Request) -> web.Response:
     """200 when devices can be served: the database answers and the metadata can be read."""
     checks: dict[str, str] = {}
     for name, check in (
-        ("database", request.app[STORE].check),
+        ("database", request.app[DATABASE].check),
         ("repository", request.app[CATALOG].read),
     ):
         try:
@@ -104,12 +121,13 @@ async def _metrics(request: web.Request) -> web.Response:
     if not settings.open_metrics:
         check_operator(request, hash_token(settings.operator_token), basic=True)
     await request.app[POLLS].flush()
-    devices = await request.app[STORE].count_devices()
+    async with request.app[DATABASE].reading() as connection:
+        counts = await devices.count_by_release(connection)
     try:
         catalog = await request.app[CATALOG].read()
     except Unavailable:
         catalog = None  # /healthz says so; the counters are still worth having
-    body = request.app[METRICS].dump(devices, catalog)
+    body = request.app[METRICS].dump(counts, catalog)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
 

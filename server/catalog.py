@@ -131,6 +131,17 @@ class Catalog:
                 return release
         return None
 
+    def find(self, product: str, release: str) -> Release | None:
+        """The release of that name."""
+        for one in self.releases:
+            if (one.product, one.release) == (product, release):
+                return one
+        return None
+
+    def has(self, product: str, release: str) -> bool:
+        """Whether the repository has the release."""
+        return self.find(product, release) is not None
+
 
 class CatalogReader:
     """The catalog of a folder, read again when timestamp.json is another file."""

@@ -7,7 +7,7 @@ and at shutdown; a kill loses at most that, and the device says it again at its 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, assert_never
 
 import msgspec
@@ -17,9 +17,14 @@ from aiohttp import web
 from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import DENIED_RELEASES_MAX, POLL_BYTES_MAX, POLL_FLUSH_S, SLOTS_MAX
 from slipstream.server.catalog import CatalogReader
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.hear import hear_poll
+from slipstream.server.fleet.offers import make_offer
 from slipstream.server.metrics import Metrics
-from slipstream.server.offer import Decision, Install, Standing, Stay, decide_offer
-from slipstream.server.store import Device, Seen, Store
+from slipstream.server.rollout.offer import Decision, Install, Standing, Stay
+from slipstream.server.store import devices
+from slipstream.server.store.database import Database
+from slipstream.server.store.devices import Device, Known, Seen
 from slipstream.server.tokens import bearer_token, hash_token
 from slipstream.server.wire import (
     Body,
@@ -71,8 +76,8 @@ class Poll(Body, frozen=True):
 class PollLog:
     """What devices said since it was last written: at most one entry a device."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._seen: dict[str, Seen] = {}
 
     def note(self, seen: Seen) -> None:
@@ -82,7 +87,9 @@ class PollLog:
         """Write what is there; what cannot be written stays for the next time. Unavailable."""
         seen, self._seen = self._seen, {}
         try:
-            await self._store.write_polls(seen.values())
+            if seen:
+                rows = tuple(seen.values())
+                await self._database.write(lambda connection: devices.write_polls(connection, rows))
         except BaseException:
             self._seen = seen | self._seen
             raise
@@ -115,7 +122,8 @@ class PollLog:
 class PollHandler:
     """Answers polls."""
 
-    store: Store
+    database: Database
+    board: Board
     polls: PollLog
     catalog: CatalogReader
     metrics: Metrics
@@ -123,29 +131,47 @@ class PollHandler:
     interval_s: int
 
     async def handle(self, request: web.Request) -> web.Response:
-        found = await self.store.find_standing(sent_digest(request))
-        if found is None:
+        now = self.now()
+        condition = devices.by_token(sent_digest(request), now)
+        async with self.database.reading() as connection:
+            known = await devices.know(connection, condition)
+        if known is None:
             raise _stranger()
-        device, failed = found
         poll = await read_json(request, Poll, POLL_BYTES_MAX)
-        check_device(device, poll.device)
-        if poll.product != device.product:
+        check_device(known.device, poll.device)
+        if poll.product != known.device.product:
             raise refusal(
                 web.HTTPBadRequest,
-                f"registered as {device.product!r}, not {poll.product!r} - at `$.product`",
+                f"registered as {known.device.product!r}, not {poll.product!r} - at `$.product`",
             )
-        self.polls.note(_seen(poll, self.now()))
+        seen = _seen(poll, now)
+        self.polls.note(seen)
         catalog = await self.catalog.read()
-        newest = catalog.newest(device.product, poll.channel or device.channel)
-        decision = decide_offer(_standing(poll, failed), newest)
-        answer = _answer(decision)
+        standing = _standing(known, seen, poll)
+        if await hear_poll(
+            self.database,
+            self.board.view,
+            catalog,
+            standing.facts,
+            known.attempts,
+            {one.release: one.reason for one in poll.failed},
+            now,
+            trial=poll.trial,
+        ):
+            async with self.database.reading() as connection:
+                known = await devices.know(connection, devices.by_id(poll.device)) or known
+            standing = _standing(known, seen, poll)
+        decision = await make_offer(self.database, self.board, catalog, standing, now)
+        answer = _answer(decision, now)
         self.metrics.count_poll(answer["action"])
         return answer_json({**answer, "interval_s": self.interval_s})
 
 
-async def authenticate(request: web.Request, store: Store) -> Device:
+async def authenticate(request: web.Request, database: Database, now: int) -> Device:
     """The device whose token the request carries; 401 otherwise."""
-    device = await store.find_device(sent_digest(request))
+    digest = sent_digest(request)
+    async with database.reading() as connection:
+        device = await devices.find_by_token(connection, digest, now)
     if device is None:
         raise _stranger()
     return device
@@ -177,10 +203,14 @@ def _stranger() -> web.HTTPError:
     )
 
 
-def _answer(decision: Decision) -> dict[str, Any]:
+def _answer(decision: Decision, now: int) -> dict[str, Any]:
     match decision:
-        case Install(release, counter, reason):
-            return {"action": "install", "release": release, "counter": counter, "reason": reason}
+        case Install(release, counter, reason, rollout):
+            answer = {"action": "install", "release": release, "counter": counter}
+            if rollout is not None:
+                answer["forced"] = rollout.plan.forced(now)
+                answer["download_only"] = rollout.plan.download_only
+            return {**answer, "reason": reason}
         case Stay(reason):
             return {"action": "none", "release": None, "counter": None, "reason": reason}
         case _:
@@ -200,12 +230,15 @@ def _seen(poll: Poll, now: int) -> Seen:
     )
 
 
-def _standing(poll: Poll, failed: frozenset[str]) -> Standing:
+def _standing(known: Known, seen: Seen, poll: Poll) -> Standing:
+    device = devices.after_poll(known.device, seen)
+    if poll.channel is not None:
+        device = replace(device, channel=poll.channel)
+    refused = {one.release: one.reason for one in poll.failed}
     return Standing(
-        release=poll.release,
-        counter=poll.counter,
-        booted_root=poll.booted_root,
+        facts=device.facts(),
         floor=poll.floor,
         trial=poll.trial,
-        failed=failed | {one.release for one in poll.failed},
+        refused={**refused, **known.quarantined},
+        attempts=known.attempts,
     )

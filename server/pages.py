@@ -17,8 +17,11 @@ from slipstream.delta.limits import PAGE_ROWS_MAX
 from slipstream.server.catalog import Catalog, CatalogReader
 from slipstream.server.devices import PollLog
 from slipstream.server.metrics import parse_expiry
-from slipstream.server.operators import check_operator
-from slipstream.server.store import Device, Report, Store
+from slipstream.server.operators import check_operator, list_with_reports
+from slipstream.server.store import devices
+from slipstream.server.store.database import Database
+from slipstream.server.store.devices import Device
+from slipstream.server.store.reports import Report
 
 _FOLDER = Path(__file__).with_name("pages")
 _HEADERS = {
@@ -58,7 +61,7 @@ class Row:
 class PageHandler:
     """Answers browsers."""
 
-    store: Store
+    database: Database
     polls: PollLog
     catalog: CatalogReader
     token_digest: bytes
@@ -72,8 +75,9 @@ class PageHandler:
         now = self.now()
         await self.polls.flush()
         after = request.query.get("after", "")
-        found = await self.store.list_devices(after=after, limit=PAGE_ROWS_MAX)
-        counts = await self.store.count_devices()
+        found = await list_with_reports(self.database, after, PAGE_ROWS_MAX)
+        async with self.database.reading() as connection:
+            counts = await devices.count_by_release(connection)
         try:
             catalog: Catalog | None = await self.catalog.read()
             trouble = None

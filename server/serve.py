@@ -16,7 +16,7 @@ from aiohttp import web
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import POLL_INTERVAL_S, SHUTDOWN_GRACE_S
 from slipstream.server.app import Settings, make_app
-from slipstream.server.store import Store
+from slipstream.server.store.database import Database
 from slipstream.server.tokens import load_operator_token
 
 LISTEN = "127.0.0.1:8480"
@@ -77,7 +77,7 @@ async def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    app = make_app(settings, await Store.open(settings.database_url))
+    app = make_app(settings, await Database.open(settings.database_url))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace_s, auto_decompress=False)
     await runner.setup()
     try:

@@ -43,6 +43,17 @@ class PhaseRecord:
     proved: bool  # its success rule was met when it was last looked at
     soaked_s: int  # seconds since then that a server saw pass
     tally: Tally
+    forgiven: Mapping[FailureClass, int] = field(default_factory=dict)  # when it was resumed
+
+    @property
+    def counted(self) -> Tally:
+        """What abort rules look at: without the failures that somebody has seen and accepted."""
+        left = {
+            kind: max(0, number - self.forgiven.get(kind, 0))
+            for kind, number in self.tally.failures.items()
+        }
+        gone = self.tally.failed - sum(left.values())
+        return Tally(self.tally.offered - gone, self.tally.confirmed, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +90,20 @@ class Halt:
 Verdict = Wait | Advance | Finish | Halt
 
 
-def judge(plan: Plan, opened: Sequence[PhaseRecord], now: int) -> Verdict:
-    """What shall happen to a running rollout whose phases `opened` are open, at least one."""
+def judge(
+    plan: Plan, opened: Sequence[PhaseRecord], now: int, *, finished: bool = False
+) -> Verdict:
+    """What shall happen to a rollout whose phases `opened` are open, at least one.
+
+    `finished`: it was proved as a whole; of interest is whether it still is.
+    """
     for index, record in enumerate(opened):
         for rule in (*plan.phases[index].abort, *plan.abort):
-            if (words := fires(rule, record.tally)) is not None:
+            if (words := fires(rule, record.counted)) is not None:
                 return Halt(rule.action, index, f"phase {index + 1}: {words}")
-    for index, record in enumerate(opened[:-1]):
+    for index, record in enumerate(opened if finished else opened[:-1]):
         missing = unmet(plan, index, record, now)
-        if missing is not None and record.tally.failures.get(FailureClass.REGRESSED):
+        if missing is not None and record.counted.failures.get(FailureClass.REGRESSED):
             return Halt(
                 Halting.PAUSE, index, f"phase {index + 1} is not proved any more: {missing}"
             )

@@ -62,6 +62,13 @@ class Urgency(StrEnum):
     TIME_FORCED = "time_forced"  # soft until `forced_at`
 
 
+class Proof(StrEnum):
+    """What makes an offer confirmed."""
+
+    ROOT = "root"  # the device says that it is healthy and booted the release's root hash
+    REPORT = "report"  # the device says so: all that hawkBit's clients can
+
+
 @dataclass(frozen=True, slots=True)
 class AbortRule:
     """Fires at `count` failures, or above `percent` of at least `min_sample` settled devices.
@@ -185,6 +192,7 @@ class Plan:
     windows: tuple[str, ...] = ()  # "Sat,Sun 02:00-04:00": offers begin inside them only
     zone: str = "UTC"
     needs_approval: bool = False
+    proof: Proof = Proof.ROOT
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > NAME_CHARS_MAX:

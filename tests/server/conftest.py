@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from slipstream.server.app import Settings, make_app
-from slipstream.server.store import Store
+from slipstream.server.store.database import Database
+from tests.server import postgres
 
 OPERATOR_TOKEN = "an operator's token of enough length"
 NOW = 1_800_000_000
+_NUMBERS = count(1)  # of databases
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Fleet:
 
     client: TestClient[Any, Any]
     folder: Folder
-    store: Store
+    database: Database
     operator: dict[str, str] = field(
         default_factory=lambda: {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
     )
@@ -87,6 +91,11 @@ class Fleet:
         assert response.status == 201, await response.text()
         return {"Authorization": f"Bearer {(await response.json())['token']}"}
 
+    async def read(self, ask: Callable[..., Awaitable[Any]], *arguments: Any, **more: Any) -> Any:
+        """What a function of server/store/ finds."""
+        async with self.database.reading() as connection:
+            return await ask(connection, *arguments, **more)
+
     async def poll(self, token: dict[str, str], device: str, **more: Any) -> ClientResponse:
         body = {"device": device, "product": "gateway", **more}
         return await self.client.post("/v1/poll", json=body, headers=token)
@@ -94,6 +103,44 @@ class Fleet:
     async def report(self, token: dict[str, str], device: str, **more: Any) -> ClientResponse:
         body = {"key": "k1", "device": device, "kind": "confirmed", "release": "1.0", **more}
         return await self.client.post("/v1/report", json=body, headers=token)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Path]:
+    """The folder of a running PostgreSQL."""
+    with TemporaryDirectory(prefix="slipstream-pg-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)  # its account has to pass
+        with postgres.running(folder / "server") as running:
+            yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
+    running: Path = request.getfixturevalue("postgresql")
+    name = f"t{next(_NUMBERS)}"
+    postgres.execute(running, f"CREATE DATABASE {name}")
+    return postgres.url(running, name)
+
+
+@pytest.fixture
+def with_database(database_url: str) -> Callable[..., None]:
+    """Runs a coroutine function with an open database of each kind."""
+
+    def run(test: Callable[[Database], Awaitable[None]]) -> None:
+        async def main() -> None:
+            database = await Database.open(database_url)
+            try:
+                await test(database)
+            finally:
+                await database.close()
+
+        asyncio.run(main())
+
+    return run
 
 
 @pytest.fixture
@@ -114,11 +161,11 @@ def with_fleet(folder: Folder, tmp_path: Path) -> Callable[..., None]:
     @asynccontextmanager
     async def start(**settings: Any) -> AsyncIterator[Fleet]:
         url = f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
-        store = await Store.open(url)
+        database = await Database.open(url)
         known = {"now": lambda: NOW, **settings}
-        app = make_app(Settings(folder.public, url, OPERATOR_TOKEN, **known), store)
+        app = make_app(Settings(folder.public, url, OPERATOR_TOKEN, **known), database)
         async with TestClient(TestServer(app)) as client:
-            yield Fleet(client, folder, store)
+            yield Fleet(client, folder, database)
 
     def run(test: Callable[[Fleet], Awaitable[None]], **settings: Any) -> None:
         async def main() -> None:

@@ -179,7 +179,7 @@ def test_what_nobody_foresaw_is_500_and_says_nothing(with_fleet):
         raise LookupError("a secret")
 
     async def test(fleet):
-        fleet.store.check = broken
+        fleet.database.check = broken
         response = await fleet.client.get("/healthz")
         assert response.status == 500
         assert json.loads(await response.text()) == {"error": "internal error"}

@@ -9,7 +9,8 @@ import pytest
 
 from slipstream.server import pages
 from slipstream.server.pages import describe_age, describe_device, describe_size
-from slipstream.server.store import Device, Report
+from slipstream.server.store.devices import Device
+from slipstream.server.store.reports import Report
 
 
 def basic(password):

@@ -2,16 +2,21 @@
 
 import pytest
 
-from slipstream.server.catalog import ImageOffer, Release
-from slipstream.server.offer import Install, Standing, Stay, decide_offer
+from slipstream.server.catalog import Catalog, ImageOffer, Release
+from slipstream.server.fleet.offers import newest
+from slipstream.server.rollout.facts import Facts
+from slipstream.server.rollout.offer import Install, Standing, Stay
 
 ROOT, OTHER = "a" * 64, "b" * 64
 NEWEST = Release("gateway", "2.0", 2, "stable", (ImageOffer("rootfs", ROOT, 1),))
 
 
-def standing(**more):
-    known = {"release": "1.0", "counter": 1, "booted_root": OTHER, "floor": 1, "trial": False}
-    return Standing(**{**known, "failed": frozenset(), **more})
+CATALOG = Catalog((NEWEST,), "2030-01-01T00:00:00Z", 0)
+
+
+def standing(*, floor=1, trial=False, failed=(), **facts):
+    known = {"release": "1.0", "counter": 1, "booted_root": OTHER, **facts}
+    return Standing(Facts("d1", "gateway", **known), floor, trial, dict.fromkeys(failed, "bad"))
 
 
 INSTALL = [
@@ -40,16 +45,16 @@ STAY = [
 
 @pytest.mark.parametrize("more", INSTALL)
 def test_install(more):
-    decision = decide_offer(standing(**more), NEWEST)
+    decision = newest(standing(**more), CATALOG)
     assert decision == Install("2.0", 2, "newest in channel stable")
 
 
 @pytest.mark.parametrize("more, reason", STAY)
 def test_stay(more, reason):
-    decision = decide_offer(standing(**more), NEWEST)
+    decision = newest(standing(**more), CATALOG)
     assert isinstance(decision, Stay)
     assert reason in decision.reason
 
 
 def test_nothing_published():
-    assert isinstance(decide_offer(standing(), None), Stay)
+    assert isinstance(newest(standing(), Catalog((), "", 0)), Stay)

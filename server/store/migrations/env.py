@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from slipstream.server.tables import metadata
+from slipstream.server.store.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,0 +1,88 @@
+"""What a poll is answered with: decide, and have a new offer granted before it is said."""
+
+from collections.abc import Mapping
+
+from slipstream.server.catalog import Catalog
+from slipstream.server.fleet.board import Board, View
+from slipstream.server.rollout.facts import Facts
+from slipstream.server.rollout.offer import Decision, Install, Standing, Stay, decide
+from slipstream.server.rollout.record import Rollout
+from slipstream.server.store import attempts
+from slipstream.server.store.database import Database
+
+
+async def make_offer(
+    database: Database,
+    board: Board,
+    catalog: Catalog,
+    standing: Standing,
+    now: int,
+) -> Decision:
+    """The answer to a device. Without any rollout in its line, ever: the newest release.
+
+    A new offer is durable, counted against its phase and its budgets, before this returns it.
+    """
+    device, view = standing.facts, board.view
+    line = (device.product, device.channel)
+    if line not in view.managed:
+        return newest(standing, catalog)
+    decision = decide(standing, view.rollouts.get(line, ()), view.waypoints.get(line, ()), now)
+    if isinstance(decision, Stay):
+        return decision
+    if not catalog.has(device.product, decision.release):
+        return Stay(f"{decision.release} is not in the repository")
+    rollout = decision.rollout
+    if not decision.fresh or rollout is None:
+        return decision
+    wanted = attempts.Request(
+        rollout=rollout.id,
+        phase=decision.phase,
+        device=device.id,
+        release=decision.release,
+        labels=_labels(rollout, device, view),
+        max_downloads=rollout.plan.max_downloads,
+    )
+    try:
+        await database.write(lambda connection: attempts.grant(connection, wanted, now))
+    except attempts.NoRoom as error:
+        return Stay(f"{decision.release} has to wait: {error}")
+    return decision
+
+
+def newest(standing: Standing, catalog: Catalog) -> Decision:
+    """The newest release of the device's channel, for fleets without rollouts.
+
+    A release that failed on this device is not replaced by an older one: it waits for a newer.
+    """
+    device, refused = standing.facts, standing.refused or {}
+    release = catalog.newest(device.product, device.channel)
+    if release is None:
+        return Stay("no release in this channel")
+    if standing.trial:
+        return Stay("a trial is under way")
+    # The counter is the truth where the device knows it: two releases may share a root, when
+    # only the kernel changed.
+    if device.counter is not None:
+        runs = device.counter == release.counter
+    elif device.release is not None:
+        runs = device.release == release.release
+    else:
+        runs = device.booted_root in release.roots
+    if runs:
+        return Stay(f"already on {release.release}")
+    if release.release in refused:
+        return Stay(f"{release.release} failed on this device; waiting for a newer release")
+    if release.counter < standing.floor:
+        return Stay(f"{release.release} is below this device's floor {standing.floor}")
+    if device.counter is not None and release.counter < device.counter:
+        return Stay(f"runs counter {device.counter}, newer than {release.release}")
+    return Install(release.release, release.counter, f"newest in channel {release.channel}")
+
+
+def _labels(rollout: Rollout, device: Facts, view: View) -> Mapping[tuple[str, str], int]:
+    """Every budget that the device counts against; of two for a label, the tighter."""
+    limits = dict(view.budgets)
+    for budget in rollout.plan.budgets:
+        most = budget.max_unavailable
+        limits[budget.label] = min(most, limits.get(budget.label, most))
+    return {(label, device.label(label)): most for label, most in limits.items()}

@@ -1,0 +1,270 @@
+"""Offers of a rollout's release to a device: granted within bounds, and moved by what is heard.
+
+`grant` is where exposure is bounded: it counts the offer against its phase's limit in the same
+transaction that writes it down, and only what was written down is ever said to a device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.delta.errors import SlipstreamError
+from slipstream.server.rollout.plan import FailureClass
+from slipstream.server.rollout.record import OFFERING
+from slipstream.server.rollout.track import IN_FLIGHT, QUARANTINED, Event, State, class_of, step
+from slipstream.server.store import events, holds
+from slipstream.server.store.database import insert_into
+from slipstream.server.store.tables import attempts, devices, phases, quarantines, rollouts
+
+_FETCHING = (State.OFFERED.value, State.FETCHING.value)
+
+
+class NoRoom(SlipstreamError):
+    """The offer may not be made now: its message says which bound is reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One offer and what became of it."""
+
+    id: int
+    rollout: int
+    device: str
+    phase: int
+    release: str
+    state: State
+    failure: FailureClass | None
+    reason: str
+    offered_at: int
+    changed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An offer that shall be made."""
+
+    rollout: int
+    phase: int
+    device: str
+    release: str
+    labels: Mapping[
+        tuple[str, str], int
+    ]  # (label, the device's value): devices unavailable at once
+    max_downloads: int | None = None
+
+
+_COLUMNS = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
+
+
+async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
+    """Write an offer down: its id. One that stands already is the same offer.
+
+    Raises NoRoom where the rollout does not offer, the phase is full, or a budget is used up; then
+    the transaction has to be rolled back.
+    """
+    # The row that all offers of a rollout queue on, and everything that pauses it.
+    turn = await connection.execute(
+        sa.update(rollouts)
+        .where(
+            rollouts.c.id == wanted.rollout,
+            rollouts.c.status.in_([status.value for status in OFFERING]),
+        )
+        .values(grants=rollouts.c.grants + 1)
+    )
+    if turn.rowcount == 0:
+        raise NoRoom("the rollout does not offer now")
+    statement = insert_into(connection, attempts).values(
+        rollout=wanted.rollout,
+        device=wanted.device,
+        phase=wanted.phase,
+        release=wanted.release,
+        state=State.OFFERED.value,
+        reason="",
+        offered_at=now,
+        changed_at=now,
+    )
+    result = await connection.execute(
+        statement.on_conflict_do_nothing(index_elements=["rollout", "device"]).returning(
+            attempts.c.id
+        )
+    )
+    made: int | None = result.scalar_one_or_none()
+    if made is None:
+        query = sa.select(attempts.c.id).where(
+            attempts.c.rollout == wanted.rollout, attempts.c.device == wanted.device
+        )
+        return int((await connection.execute(query)).scalar_one())
+    counted = await connection.execute(
+        sa.update(phases)
+        .where(
+            phases.c.rollout == wanted.rollout,
+            phases.c.phase == wanted.phase,
+            sa.or_(phases.c.limit.is_(None), phases.c.offered < phases.c.limit),
+        )
+        .values(offered=phases.c.offered + 1)
+    )
+    if counted.rowcount == 0:
+        raise NoRoom(f"phase {wanted.phase + 1} has offered to as many devices as it may")
+    if wanted.max_downloads is not None:
+        busy = sa.select(sa.func.count()).where(
+            attempts.c.rollout == wanted.rollout, attempts.c.state.in_(_FETCHING)
+        )
+        if (await connection.execute(busy)).scalar_one() > wanted.max_downloads:
+            raise NoRoom(f"{wanted.max_downloads} devices are downloading")
+    # In one order everywhere: two transactions that wait for each other's turn never end.
+    for (label, value), most in sorted(wanted.labels.items()):
+        if not await holds.take(
+            connection, label, value, wanted.device, most, now, rollout=wanted.rollout
+        ):
+            raise NoRoom(f"{most} devices with {label} {value or '(none)'} are on their way")
+    await events.add(
+        connection,
+        now,
+        "offered",
+        f"offered {wanted.release}, phase {wanted.phase + 1}",
+        device=wanted.device,
+        rollout=wanted.rollout,
+    )
+    return made
+
+
+async def move(
+    connection: AsyncConnection,
+    attempt: Attempt,
+    event: Event,
+    now: int,
+    *,
+    said: FailureClass | None = None,
+    reason: str = "",
+) -> State:
+    """Apply an event to an offer, with all that follows from it: the state after it.
+
+    The caller reads the attempt in the same transaction, behind a statement that writes.
+    """
+    state = step(attempt.state, event)
+    if state is attempt.state:
+        return state
+    failure = class_of(state, said)
+    await connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.id == attempt.id)
+        .values(
+            state=state.value,
+            failure=None if failure is None else failure.value,
+            reason=reason,
+            changed_at=now,
+        )
+    )
+    if state not in IN_FLIGHT:
+        await holds.release(connection, attempt.device, rollout=attempt.rollout)
+    if state in QUARANTINED:
+        await quarantine(connection, attempt.device, attempt.release, reason or state.value, now)
+    words = state.value.replace("_", " ") + (f": {reason}" if reason else "")
+    await events.add(
+        connection,
+        now,
+        state.value,
+        f"{attempt.release} {words}",
+        device=attempt.device,
+        rollout=attempt.rollout,
+    )
+    return state
+
+
+async def of_device(
+    connection: AsyncConnection, device: str, *, release: str | None = None
+) -> tuple[Attempt, ...]:
+    """The offers that a device has had, newest first; of one release where it is named."""
+    query = sa.select(*_COLUMNS).where(attempts.c.device == device)
+    if release is not None:
+        query = query.where(attempts.c.release == release)
+    rows = await connection.execute(query.order_by(attempts.c.id.desc()))
+    return tuple(_attempt(row) for row in rows)
+
+
+async def find(connection: AsyncConnection, attempt: int) -> Attempt | None:
+    """The offer of that id."""
+    query = sa.select(*_COLUMNS).where(attempts.c.id == attempt)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+async def list_of_rollout(
+    connection: AsyncConnection,
+    rollout: int,
+    *,
+    states: frozenset[State] | None = None,
+    after: int = 0,
+    limit: int,
+) -> tuple[Attempt, ...]:
+    """Up to `limit` offers of a rollout behind the id `after`, by id."""
+    query = sa.select(*_COLUMNS).where(attempts.c.rollout == rollout, attempts.c.id > after)
+    if states is not None:
+        query = query.where(attempts.c.state.in_([one.value for one in states]))
+    rows = await connection.execute(query.order_by(attempts.c.id).limit(limit))
+    return tuple(_attempt(row) for row in rows)
+
+
+async def silent(
+    connection: AsyncConnection, rollout: int, since: int, *, limit: int
+) -> tuple[Attempt, ...]:
+    """Offers on their way whose device has said nothing at all since `since`."""
+    query = (
+        sa.select(*_COLUMNS)
+        .join(devices, devices.c.id == attempts.c.device)
+        .where(
+            attempts.c.rollout == rollout,
+            attempts.c.state.in_([one.value for one in IN_FLIGHT]),
+            attempts.c.changed_at < since,
+            sa.or_(devices.c.seen_at.is_(None), devices.c.seen_at < since),
+        )
+        .limit(limit)
+    )
+    return tuple(_attempt(row) for row in await connection.execute(query))
+
+
+async def lock(connection: AsyncConnection, device: str) -> bool:
+    """Begin a transaction about a device's offers: others about it wait. False: no such device."""
+    statement = sa.update(devices).where(devices.c.id == device).values(id=device)
+    return (await connection.execute(statement)).rowcount == 1
+
+
+async def quarantine(
+    connection: AsyncConnection, device: str, release: str, reason: str, now: int
+) -> None:
+    """Never offer the release to the device again; the first reason stays."""
+    statement = insert_into(connection, quarantines).values(
+        device=device, release=release, reason=reason, since=now
+    )
+    await connection.execute(statement.on_conflict_do_nothing())
+
+
+async def lift_quarantine(connection: AsyncConnection, device: str, release: str, now: int) -> bool:
+    """Offer the release to the device again: its offers of it are as new. False: none to lift."""
+    result = await connection.execute(
+        sa.delete(quarantines).where(
+            quarantines.c.device == device, quarantines.c.release == release
+        )
+    )
+    if result.rowcount == 0:
+        return False
+    await connection.execute(
+        sa.update(attempts)
+        .where(
+            attempts.c.device == device,
+            attempts.c.release == release,
+            attempts.c.state.in_([one.value for one in QUARANTINED]),
+        )
+        .values(state=State.OFFERED.value, failure=None, reason="", changed_at=now)
+    )
+    await events.add(connection, now, "lifted", f"quarantine of {release} lifted", device=device)
+    return True
+
+
+def _attempt(row: Sequence[Any]) -> Attempt:
+    found = Attempt(*row)
+    failure = None if found.failure is None else FailureClass(found.failure)
+    return replace(found, state=State(found.state), failure=failure)

@@ -1,0 +1,242 @@
+"""Devices: who they are, what their last poll said, what operators say of them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.server.rollout.facts import Facts
+from slipstream.server.rollout.track import State
+from slipstream.server.store.database import insert_into
+from slipstream.server.store.tables import attempts, devices, quarantines
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device as registered, and what its last poll said."""
+
+    id: str
+    product: str
+    channel: str
+    created_at: int
+    seen_at: int | None = None
+    hardware: str | None = None
+    release: str | None = None
+    counter: int | None = None
+    booted_root: str | None = None
+    trial: bool | None = None
+    slots: str | None = None  # JSON
+    group_name: str | None = None
+    tags: str = "[]"  # JSON
+    attributes: str = "{}"  # JSON
+
+    def facts(self) -> Facts:
+        """The same, for filters and phases."""
+        return Facts(
+            id=self.id,
+            product=self.product,
+            channel=self.channel,
+            hardware=self.hardware,
+            release=self.release,
+            counter=self.counter,
+            booted_root=self.booted_root,
+            group=self.group_name,
+            tags=frozenset(msgspec.json.decode(self.tags, type=list[str])),
+            attributes=msgspec.json.decode(self.attributes, type=dict[str, str]),
+            seen_at=self.seen_at,
+            created_at=self.created_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one poll said; written in batches."""
+
+    device: str
+    seen_at: int
+    hardware: str | None
+    release: str | None
+    counter: int | None
+    booted_root: str | None
+    trial: bool
+    slots: str  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A device as a poll meets it, with what decides about its offers."""
+
+    device: Device
+    quarantined: Mapping[str, str]  # release: reason
+    attempts: Mapping[int, State]  # by rollout
+
+
+COLUMNS = tuple(devices.c[name] for name in Device.__dataclass_fields__)
+
+
+async def add(
+    connection: AsyncConnection,
+    device: str,
+    product: str,
+    channel: str,
+    token_digest: bytes,
+    at: int,
+) -> bool:
+    """Register a device; False, and nothing changed, if the id is taken."""
+    statement = insert_into(connection, devices).values(
+        id=device, product=product, channel=channel, token_digest=token_digest, created_at=at
+    )
+    result = await connection.execute(statement.on_conflict_do_nothing())
+    return result.rowcount == 1
+
+
+async def remove(connection: AsyncConnection, device: str) -> bool:
+    """Forget a device, its token, its reports and its offers; False if there is none."""
+    result = await connection.execute(sa.delete(devices).where(devices.c.id == device))
+    return result.rowcount == 1
+
+
+async def describe(
+    connection: AsyncConnection,
+    device: str,
+    *,
+    channel: str | None = None,
+    group: str | None = None,
+    tags: Iterable[str] | None = None,
+    attributes: Mapping[str, str] | None = None,
+) -> bool:
+    """Change what operators say of a device; None leaves it, "" takes the group away."""
+    values: dict[str, object] = {}
+    if channel is not None:
+        values["channel"] = channel
+    if group is not None:
+        values["group_name"] = group or None
+    if tags is not None:
+        values["tags"] = msgspec.json.encode(sorted(set(tags))).decode()
+    if attributes is not None:
+        values["attributes"] = msgspec.json.encode(dict(sorted(attributes.items()))).decode()
+    # Nothing to change is a write as well: it tells whether the device is there.
+    statement = sa.update(devices).where(devices.c.id == device)
+    result = await connection.execute(statement.values(values or {"id": device}))
+    return result.rowcount == 1
+
+
+async def rotate_token(
+    connection: AsyncConnection, device: str, token_digest: bytes, old_until: int
+) -> bool:
+    """Give a device another token; the one before is taken until `old_until`."""
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == device)
+        .values(old_digest=devices.c.token_digest, old_until=old_until, token_digest=token_digest)
+    )
+    return (await connection.execute(statement)).rowcount == 1
+
+
+async def find(connection: AsyncConnection, device: str) -> Device | None:
+    """The device of that id."""
+    query = sa.select(*COLUMNS).where(devices.c.id == device)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else Device(*row)
+
+
+async def find_by_token(connection: AsyncConnection, digest: bytes, now: int) -> Device | None:
+    """The device that has this token."""
+    query = sa.select(*COLUMNS).where(_has_token(digest, now))
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else Device(*row)
+
+
+async def know(connection: AsyncConnection, condition: sa.ColumnElement[bool]) -> Known | None:
+    """The device that fits, and what decides about its offers. One statement: a poll's only one."""
+    joined = devices.outerjoin(quarantines, quarantines.c.device == devices.c.id)
+    joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
+    query = (
+        sa.select(
+            *COLUMNS,
+            quarantines.c.release.label("refused"),
+            quarantines.c.reason,
+            attempts.c.rollout,
+            attempts.c.state,
+        )
+        .select_from(joined)
+        .where(condition)
+    )
+    rows = (await connection.execute(query)).all()
+    if not rows:
+        return None
+    return Known(
+        Device(*rows[0][: len(COLUMNS)]),
+        {row.refused: row.reason for row in rows if row.refused is not None},
+        {row.rollout: State(row.state) for row in rows if row.rollout is not None},
+    )
+
+
+def by_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:
+    """For `know`: the device that has this token."""
+    return _has_token(digest, now)
+
+
+def by_id(device: str) -> sa.ColumnElement[bool]:
+    """For `know`: the device of that id."""
+    return devices.c.id == device
+
+
+async def list_page(
+    connection: AsyncConnection, *, after: str = "", limit: int
+) -> tuple[Device, ...]:
+    """Up to `limit` devices behind the id `after`, by id."""
+    query = sa.select(*COLUMNS).where(devices.c.id > after).order_by(devices.c.id).limit(limit)
+    return tuple(Device(*row) for row in await connection.execute(query))
+
+
+async def list_of_channel(
+    connection: AsyncConnection, product: str, channel: str
+) -> tuple[Device, ...]:
+    """Every device of a product's channel: the population that a filter is applied to."""
+    query = sa.select(*COLUMNS).where(devices.c.product == product, devices.c.channel == channel)
+    return tuple(Device(*row) for row in await connection.execute(query))
+
+
+async def count_by_release(connection: AsyncConnection) -> Mapping[str | None, int]:
+    """How many devices run each release; None stands for those that never said."""
+    query = sa.select(devices.c.release, sa.func.count()).group_by(devices.c.release)
+    return {row[0]: row[1] for row in await connection.execute(query)}
+
+
+async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> None:
+    """Write what polls said; removed devices are passed over."""
+    rows = [
+        {("of_device" if key == "device" else key): value for key, value in asdict(one).items()}
+        for one in polls
+    ]
+    if not rows:
+        return
+    names = [name for name in Seen.__dataclass_fields__ if name != "device"]
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == sa.bindparam("of_device"))
+        .values({name: sa.bindparam(name) for name in names})
+    )
+    await connection.execute(statement, rows)
+
+
+def after_poll(device: Device, seen: Seen) -> Device:
+    """The device as its poll says it is, before that is written."""
+    return replace(
+        device,
+        seen_at=seen.seen_at,
+        hardware=seen.hardware,
+        release=seen.release,
+        counter=seen.counter,
+        booted_root=seen.booted_root,
+        trial=seen.trial,
+        slots=seen.slots,
+    )
+
+
+def _has_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:
+    old = sa.and_(devices.c.old_digest == digest, devices.c.old_until > now)
+    return sa.or_(devices.c.token_digest == digest, old)

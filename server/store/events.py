@@ -1,0 +1,74 @@
+"""What the server did and decided, in order: for timelines, live pages and waking the engine."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.server.store.tables import events
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a timeline; `at` in seconds since 1970, the server's clock."""
+
+    id: int
+    at: int
+    kind: str
+    device: str | None
+    rollout: int | None
+    text: str
+
+
+_COLUMNS = tuple(events.c[name] for name in Event.__dataclass_fields__)
+
+
+async def add(
+    connection: AsyncConnection,
+    at: int,
+    kind: str,
+    text: str,
+    *,
+    device: str | None = None,
+    rollout: int | None = None,
+) -> None:
+    """Keep an event."""
+    await connection.execute(
+        sa.insert(events).values(at=at, kind=kind, text=text, device=device, rollout=rollout)
+    )
+
+
+async def list_after(connection: AsyncConnection, after: int, *, limit: int) -> tuple[Event, ...]:
+    """Events behind an id, oldest first.
+
+    On PostgreSQL an event may become visible behind one with a higher id: a feed that must not
+    miss any looks back a little.
+    """
+    query = sa.select(*_COLUMNS).where(events.c.id > after).order_by(events.c.id).limit(limit)
+    return tuple(Event(*row) for row in await connection.execute(query))
+
+
+async def list_of_device(
+    connection: AsyncConnection, device: str, *, limit: int
+) -> tuple[Event, ...]:
+    """The newest events of a device, newest first."""
+    return await _newest(connection, events.c.device == device, limit)
+
+
+async def list_of_rollout(
+    connection: AsyncConnection, rollout: int, *, limit: int
+) -> tuple[Event, ...]:
+    """The newest events of a rollout, newest first."""
+    return await _newest(connection, events.c.rollout == rollout, limit)
+
+
+async def newest_id(connection: AsyncConnection) -> int:
+    """The id of the newest event; 0 without any."""
+    return int((await connection.execute(sa.select(sa.func.max(events.c.id)))).scalar() or 0)
+
+
+async def _newest(
+    connection: AsyncConnection, condition: sa.ColumnElement[bool], limit: int
+) -> tuple[Event, ...]:
+    query = sa.select(*_COLUMNS).where(condition).order_by(events.c.id.desc()).limit(limit)
+    return tuple(Event(*row) for row in await connection.execute(query))

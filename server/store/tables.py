@@ -1,0 +1,220 @@
+"""The fleet's tables, in SQLAlchemy Core. migrations/ builds them; tests compare the two.
+
+Times are whole seconds since 1970, UTC. Only types that SQLite and PostgreSQL both have.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from slipstream.delta.limits import NAME_CHARS_MAX
+
+# Names for every constraint, or a later migration could not address them.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_Row = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers only INTEGER keys itself
+_Name = String(NAME_CHARS_MAX)
+_DeviceId = String(128)
+
+
+def _device(*, primary_key: bool = False) -> Column[str]:
+    key = ForeignKey("devices.id", ondelete="CASCADE")
+    return Column("device", _DeviceId, key, primary_key=primary_key, nullable=False)
+
+
+def _rollout(*, primary_key: bool = False) -> Column[int]:
+    key = ForeignKey("rollouts.id", ondelete="CASCADE")
+    return Column("rollout", _Row, key, primary_key=primary_key, nullable=False)
+
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", _DeviceId, primary_key=True),
+    Column("product", _Name, nullable=False),
+    Column("channel", _Name, nullable=False),
+    Column("token_digest", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    # What its last poll said; null until then.
+    Column("seen_at", BigInteger, index=True),
+    Column("hardware", _Name),
+    Column("release", _Name, index=True),
+    Column("counter", BigInteger),
+    Column("booted_root", String(64)),
+    Column("trial", Boolean),
+    Column("slots", Text),  # JSON, as the device sent it
+    # What operators, and devices themselves over DDI, say of it.
+    Column("group_name", _Name),
+    Column("tags", Text, nullable=False, server_default="[]"),  # JSON, sorted
+    Column("attributes", Text, nullable=False, server_default="{}"),  # JSON
+    # The token before the last rotation, which is taken until `old_until`.
+    Column("old_digest", LargeBinary(32), unique=True, index=True),
+    Column("old_until", BigInteger),
+    Index(None, "product", "channel"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", _Row, primary_key=True),
+    _device(),
+    Column("key", String(128), nullable=False),  # the device's, unique for it: makes it idempotent
+    Column("kind", String(16), nullable=False),
+    Column("release", _Name),
+    Column("counter", BigInteger),
+    Column("booted_root", String(64)),
+    Column("reason", Text, nullable=False),
+    Column("details", Text, nullable=False),  # JSON, as the device sent it
+    Column("at", BigInteger, nullable=False),  # the device's clock, which may be wrong
+    Column("received_at", BigInteger, nullable=False),
+    UniqueConstraint("device", "key"),
+    Index(None, "device", "kind"),
+)
+
+# A release that is not offered to a device again, and why.
+quarantines = Table(
+    "quarantines",
+    metadata,
+    _device(primary_key=True),
+    Column("release", _Name, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", _Row, primary_key=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("product", _Name, nullable=False),
+    Column("channel", _Name, nullable=False),
+    Column("release", _Name, nullable=False),
+    Column("plan", Text, nullable=False),  # JSON: server/rollout/plan.py
+    Column("status", String(24), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),  # rises with every change
+    Column("grants", BigInteger, nullable=False),  # rises with every offer: what they queue on
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Index(None, "status"),
+)
+
+phases = Table(
+    "phases",
+    metadata,
+    _rollout(primary_key=True),
+    Column("phase", Integer, primary_key=True),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("members", BigInteger, nullable=False),
+    Column("limit", BigInteger),  # null: all that match
+    Column("cuts", Text, nullable=False),  # JSON: position by stratum, as text
+    Column("everyone", Boolean, nullable=False),
+    Column("offered", BigInteger, nullable=False),  # never above limit
+    Column("proved", Boolean, nullable=False),
+    Column("soaked_s", BigInteger, nullable=False),
+    Column("forgiven", Text, nullable=False),  # JSON: failures by class when it was resumed
+)
+
+# One offer of a rollout's release to a device: at most one for each pair.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", _Row, primary_key=True),  # the action id of DDI
+    _rollout(),
+    _device(),
+    Column("phase", Integer, nullable=False),
+    Column("release", _Name, nullable=False),
+    Column("state", String(16), nullable=False),  # server/rollout/track.py
+    Column("failure", String(16)),  # FailureClass, where the state is one of failure
+    Column("reason", Text, nullable=False),
+    Column("offered_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    UniqueConstraint("rollout", "device"),
+    Index(None, "device"),
+    Index(None, "rollout", "phase", "state", "failure"),
+)
+
+# Devices that are, or may any moment be, out of service, by the labels that are budgeted.
+holds = Table(
+    "holds",
+    metadata,
+    Column("label", String(96), primary_key=True),
+    Column("value", String(128), primary_key=True),
+    _device(primary_key=True),
+    Column("rollout", _Row),  # null: taken by FleetLock
+    Column("since", BigInteger, nullable=False),
+    Index(None, "device"),
+    Index(None, "rollout"),
+)
+
+# One row for each label and value ever held: what transactions queue on before they count.
+hold_queues = Table(
+    "hold_queues",
+    metadata,
+    Column("label", String(96), primary_key=True),
+    Column("value", String(128), primary_key=True),
+    Column("turns", BigInteger, nullable=False),
+)
+
+# Budgets of the whole fleet, besides those of a rollout; FleetLock's groups are values of one.
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("label", String(96), primary_key=True),
+    Column("max_unavailable", BigInteger, nullable=False),
+)
+
+waypoints = Table(
+    "waypoints",
+    metadata,
+    Column("product", _Name, primary_key=True),
+    Column("channel", _Name, primary_key=True),
+    Column("release", _Name, primary_key=True),
+    Column("counter", BigInteger, nullable=False),
+    Column("barrier", Boolean, nullable=False),
+    Column("dead_end", Boolean, nullable=False),
+    Column("min_source", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+# What the server did and decided, for timelines and live pages; audited acts stand in `audit`.
+events = Table(
+    "events",
+    metadata,
+    Column("id", _Row, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(24), nullable=False),
+    Column("device", _DeviceId),
+    Column("rollout", _Row),
+    Column("text", Text, nullable=False),
+    Index(None, "device", "id"),
+    Index(None, "rollout", "id"),
+)
+
+# Duties that one server has at a time.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("token", BigInteger, nullable=False),  # rises with every new holder: fences the last
+)
