@@ -25,7 +25,17 @@ def test_command_line_page_is_current() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["delta", "delta/filesystem", "installer", "installer/boot", "installer/doctor", "server"],
+    [
+        "delta",
+        "delta/filesystem",
+        "installer",
+        "installer/boot",
+        "installer/doctor",
+        "server",
+        "server/rollout",
+        "server/fleet",
+        "server/store",
+    ],
 )
 def test_every_file_is_on_the_map(package: str) -> None:
     text = (ROOT / "docs/architecture.md").read_text()
