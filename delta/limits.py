@@ -213,3 +213,11 @@ ENGINE_SPACING_S = 0.2  # between looks that reports ask for
 ENGINE_LEASE_S = 15  # a server that died is followed by another within this
 SOAK_NOTE_S = 5.0  # soak that a kill may lose: the phase soaks for so much longer
 TIMEOUTS_MAX = 500  # silent devices looked at in one tick
+
+# --- deltas planned from the fleet
+DELTA_SHARE_ASSUMED = 0.25  # of a full payload, where the repository has no delta to learn from
+DELTA_TRIES_MAX = 3
+DELTA_LEASE_S = 60  # a builder that died is followed by another within this
+DELTA_AGAIN_S = 300  # before a build that failed is tried again; doubled each time
+DELTA_PLAN_S = 60  # the fleet is counted so often
+LINE_CHARS_MAX = 500  # of a reason taken from a program's output

@@ -4,6 +4,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import POLL_INTERVAL_S
 from slipstream.server.blobs import Files
 from slipstream.server.catalog import CatalogReader
+from slipstream.server.deltas.worker import DeltaService, DeltaSettings
 from slipstream.server.devices import PollHandler, PollLog
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
@@ -41,6 +43,7 @@ class Settings:
     now: Callable[[], int]  # seconds since 1970
     poll_interval_s: int = POLL_INTERVAL_S
     open_metrics: bool = False  # /metrics without the operator's token
+    deltas: DeltaSettings | None = None  # None: none are built here
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -64,6 +67,9 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     holder = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"
     app[ENGINE] = engine = Engine(database, board, settings.now, holder)
     app.cleanup_ctx.extend((_database, _poll_log, _rollouts))
+    if settings.deltas is not None:
+        service = DeltaService(database, board, catalog, settings.deltas, settings.now, holder)
+        app.cleanup_ctx.append(partial(_deltas, service))
 
     digest, now = hash_token(settings.operator_token), settings.now
     interval_s = settings.poll_interval_s
@@ -95,6 +101,11 @@ async def _rollouts(app: web.Application) -> AsyncIterator[None]:
 
 async def _poll_log(app: web.Application) -> AsyncIterator[None]:
     async with app[POLLS].flushing():
+        yield
+
+
+async def _deltas(service: DeltaService, _app: web.Application) -> AsyncIterator[None]:
+    async with service.running():
         yield
 
 

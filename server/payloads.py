@@ -146,7 +146,7 @@ class Payloads:
         index = self._checked(built.index, image)
         if source is not None:
             full = published_index(self.repo, source[1].full.index)
-            _check_digest(source_path, full.target_digest, index.source_digest)
+            check_digest(source_path, full.target_digest, index.source_digest)
         if source is not None and built.payload_size >= image.full.payload_size:
             self.record.payloads[path] = None
         else:
@@ -163,7 +163,7 @@ class Payloads:
         """The payload must make the very bytes that the tree was made of."""
         scanned = self.scanned[image.name]
         scanned.check_unchanged()
-        _check_digest(scanned.path, scanned.digest, index.target_digest)
+        check_digest(scanned.path, scanned.digest, index.target_digest)
         return index
 
     def _reuse(self, image: ImageEntry, before: Manifest | None) -> Path | None:
@@ -179,7 +179,8 @@ class Payloads:
             self.repo.disk.write(blob, self.scanned[image.name].tree.chunk_list)
 
 
-def _check_digest(path: Path | None, expected: Digest, got: Digest | None) -> None:
+def check_digest(path: Path | None, expected: Digest, got: Digest | None) -> None:
+    """UsageError where a payload names another image than the one at `path`."""
     if got != expected:
         raise UsageError(
             "payload was not built from the image it names", where=path, expected=expected, got=got

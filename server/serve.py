@@ -16,6 +16,7 @@ from aiohttp import web
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import POLL_INTERVAL_S, SHUTDOWN_GRACE_S
 from slipstream.server.app import Settings, make_app
+from slipstream.server.deltas.worker import DeltaSettings
 from slipstream.server.store.database import Database
 from slipstream.server.tokens import load_operator_token
 
@@ -31,6 +32,7 @@ def serve(
     operator_token_file: Path | None = None,
     poll_interval_s: int = POLL_INTERVAL_S,
     open_metrics: bool = False,
+    deltas: DeltaSettings | None = None,
     grace_s: float = SHUTDOWN_GRACE_S,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -60,6 +62,7 @@ def serve(
         now=lambda: int(time.time()),
         poll_interval_s=poll_interval_s,
         open_metrics=open_metrics,
+        deltas=deltas,
     )
     asyncio.run(run(settings, host, port, grace_s=grace_s, on_ready=on_ready))
 

@@ -32,6 +32,7 @@ def test_command_line_page_is_current() -> None:
         "installer/boot",
         "installer/doctor",
         "server",
+        "server/deltas",
         "server/rollout",
         "server/fleet",
         "server/store",

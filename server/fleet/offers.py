@@ -41,6 +41,7 @@ async def make_offer(
         release=decision.release,
         labels=_labels(rollout, device, view),
         max_downloads=rollout.plan.max_downloads,
+        source=device.release,
     )
     try:
         await database.write(lambda connection: attempts.grant(connection, wanted, now))

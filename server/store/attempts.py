@@ -38,6 +38,7 @@ class Attempt:
     state: State
     failure: FailureClass | None
     reason: str
+    source: str | None  # the release that the device ran when it was offered
     offered_at: int
     changed_at: int
 
@@ -54,6 +55,7 @@ class Request:
         tuple[str, str], int
     ]  # (label, the device's value): devices unavailable at once
     max_downloads: int | None = None
+    source: str | None = None  # the release that it runs
 
 
 _COLUMNS = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
@@ -83,6 +85,7 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
         release=wanted.release,
         state=State.OFFERED.value,
         reason="",
+        source=wanted.source,
         offered_at=now,
         changed_at=now,
     )
@@ -206,6 +209,16 @@ async def list_of_rollout(
         query = query.where(attempts.c.state.in_([one.value for one in states]))
     rows = await connection.execute(query.order_by(attempts.c.id).limit(limit))
     return tuple(_attempt(row) for row in rows)
+
+
+async def confirmed_from(connection: AsyncConnection, rollout: int) -> Mapping[str | None, int]:
+    """How many devices a rollout has brought to its release, by the release that they came from."""
+    query = (
+        sa.select(attempts.c.source, sa.func.count())
+        .where(attempts.c.rollout == rollout, attempts.c.state == State.CONFIRMED.value)
+        .group_by(attempts.c.source)
+    )
+    return {row[0]: row[1] for row in await connection.execute(query)}
 
 
 async def silent(

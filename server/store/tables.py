@@ -145,6 +145,7 @@ attempts = Table(
     Column("state", String(16), nullable=False),  # server/rollout/track.py
     Column("failure", String(16)),  # FailureClass, where the state is one of failure
     Column("reason", Text, nullable=False),
+    Column("source", _Name),  # the release that the device ran when it was offered
     Column("offered_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
     UniqueConstraint("rollout", "device"),
@@ -217,4 +218,27 @@ leases = Table(
     Column("holder", String(64), nullable=False),
     Column("until", BigInteger, nullable=False),
     Column("token", BigInteger, nullable=False),  # rises with every new holder: fences the last
+)
+
+# Pairs of releases that a delta is built for.
+delta_jobs = Table(
+    "delta_jobs",
+    metadata,
+    Column("id", _Row, primary_key=True),
+    Column("product", _Name, nullable=False),
+    Column("source", _Name, nullable=False),
+    Column("target", _Name, nullable=False),
+    Column("state", String(16), nullable=False),  # server/store/delta_jobs.py
+    Column("saving_bytes", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("holder", String(64)),
+    Column("lease_until", BigInteger, nullable=False),
+    Column("progress", Integer, nullable=False),  # per cent
+    Column("payload_bytes", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    UniqueConstraint("product", "source", "target"),
+    Index(None, "state", "lease_until"),
 )

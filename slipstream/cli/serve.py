@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from slipstream.cli.passphrase import passphrase_option
+from slipstream.cli.sizes import SIZE, UNITS_HELP
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import POLL_INTERVAL_S
 
@@ -21,7 +23,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Port 0: any free one.",
 )
 @click.option(
-    "--database", metavar="URL", help="SQLAlchemy URL; REPO/server/fleet.sqlite by default."
+    "--database",
+    metavar="URL",
+    help="sqlite:///FILE or postgresql://USER@HOST/NAME; REPO/server/fleet.sqlite by default.",
 )
 @click.option(
     "--operator-token-file",
@@ -35,6 +39,27 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Seconds.",
 )
+@click.option(
+    "--delta-workers",
+    type=click.IntRange(0, 64),
+    default=0,
+    show_default=True,
+    help="Build the deltas that the fleet's rollouts are worth, so many at the same time. Needs the online keys in REPO/keys.",
+)
+@click.option(
+    "--delta-saving",
+    type=SIZE,
+    default="100MiB",
+    show_default=True,
+    help=f"Build a delta that saves the fleet at least so much, all its downloads together. {UNITS_HELP}",
+)
+@click.option(
+    "--delta-profile",
+    type=click.Choice(["small", "balanced", "fast"]),
+    default="balanced",
+    show_default=True,
+)
+@passphrase_option
 @click.option("--open-metrics", is_flag=True, help="Serve /metrics without the operator's token.")
 def serve(
     repo: Path,
@@ -42,18 +67,15 @@ def serve(
     database: str | None,
     operator_token_file: Path | None,
     poll_interval: int,
+    delta_workers: int,
+    delta_saving: int,
+    delta_profile: str,
+    passphrase_file: Path | None,
     open_metrics: bool,
 ) -> None:
     """Serve REPO: its files, polls and reports of devices, a page at /, /healthz, /metrics."""
     from slipstream.server.serve import serve as run  # noqa: PLC0415 - needs the server extra
 
-    if database is not None and not database.startswith("sqlite"):
-        raise UsageError(
-            "only SQLite so far",
-            where="--database",
-            expected="sqlite+aiosqlite:///FILE",
-            got=database,
-        )
     if not (repo / "repo.json").is_file():
         raise UsageError(
             "not a repository",
@@ -61,6 +83,14 @@ def serve(
             expected="repo.json in it",
             hint="slipstream repo init makes one",
         )
+    deltas = None
+    if delta_workers:
+        from slipstream.server.deltas.worker import DeltaSettings  # noqa: PLC0415
+
+        words = ["--profile", delta_profile]
+        if passphrase_file is not None:
+            words += ["--passphrase-file", str(passphrase_file.absolute())]
+        deltas = DeltaSettings(repo.absolute(), delta_workers, delta_saving, words)
     run(
         repo / "public",
         listen=listen,
@@ -68,5 +98,6 @@ def serve(
         operator_token_file=operator_token_file,
         poll_interval_s=poll_interval,
         open_metrics=open_metrics,
+        deltas=deltas,
         on_ready=lambda url: click.echo(f"serving {repo} on {url}"),
     )

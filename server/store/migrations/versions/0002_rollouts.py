@@ -97,6 +97,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("failure", sa.String(16)),
         sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("source", sa.String(64)),
         sa.Column("offered_at", sa.BigInteger, nullable=False),
         sa.Column("changed_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_attempts"),
