@@ -5,9 +5,8 @@ verdict. Whoever carries it out compares and swaps (store/rollouts.py), so that 
 reach one verdict advance once.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slipstream.server.rollout.plan import AbortRule, FailureClass, Halting, Phase, Plan
 
@@ -85,6 +84,7 @@ class Halt:
     halting: Halting
     phase: int
     reason: str
+    rule: AbortRule | None = None  # the one that fired
 
 
 Verdict = Wait | Advance | Finish | Halt
@@ -95,15 +95,26 @@ def judge(
 ) -> Verdict:
     """What shall happen to a rollout whose phases `opened` are open, at least one.
 
-    `finished`: it was proved as a whole; of interest is whether it still is.
+    It is running, or `finished`: then its last phase is one that was proved, too. A rule that
+    aborts goes before one that pauses.
     """
-    for index, record in enumerate(opened):
-        for rule in (*plan.phases[index].abort, *plan.abort):
-            if (words := fires(rule, record.counted)) is not None:
-                return Halt(rule.action, index, f"phase {index + 1}: {words}")
+    halts = [
+        Halt(rule.action, index, f"phase {index + 1}: {words}", rule)
+        for index, record in enumerate(opened)
+        for rule in phase_rules(plan, plan.phases[index])
+        if (words := fires(rule, record.counted)) is not None
+    ]
+    if halts:
+        return next((one for one in halts if one.halting is Halting.ABORT), halts[0])
     for index, record in enumerate(opened if finished else opened[:-1]):
         missing = unmet(plan, index, record, now)
-        if missing is not None and record.counted.failures.get(FailureClass.REGRESSED):
+        # Not where devices that came late are merely on their way, or somebody has accepted it.
+        regressed = record.counted.failures.get(FailureClass.REGRESSED)
+        if (
+            missing is not None
+            and regressed
+            and unmet(plan, index, _unregressed(record), now) is None
+        ):
             return Halt(
                 Halting.PAUSE, index, f"phase {index + 1} is not proved any more: {missing}"
             )
@@ -128,7 +139,7 @@ def fires(rule: AbortRule, tally: Tally) -> str | None:
     if rule.count is not None and failed >= rule.count:
         return f"{named}, at most {rule.count - 1} may"
     enough = tally.settled >= rule.min_sample
-    if rule.percent is not None and enough and failed * 100 > rule.percent * tally.settled:
+    if rule.percent is not None and enough and _above(rule.percent, failed, tally.settled):
         return f"{named} of {tally.settled}, at most {rule.percent:g} % may"
     return None
 
@@ -140,22 +151,28 @@ def margin(rule: AbortRule, tally: Tally) -> int:
     margins = [tally.in_flight]
     if rule.count is not None:
         margins.append(rule.count - 1 - failed)
-    if rule.percent is not None and rule.percent < 100:
-        # n more fail, and are settled: (failed + n) * 100 <= percent * (settled + n)
-        spare = rule.percent * tally.settled - failed * 100
-        by_rate = math.floor(spare / (100 - rule.percent))
+    if rule.percent is not None:
+        # n more fail, and are settled: (failed + n) * 10_000 <= hundredths * (settled + n)
+        hundredths = _hundredths(rule.percent)
+        spare = hundredths * tally.settled - failed * 10_000
+        by_rate = spare // (10_000 - hundredths) if hundredths < 10_000 else tally.in_flight
         margins.append(max(by_rate, rule.min_sample - 1 - tally.settled))
     return max(0, min(margins))
 
 
 def unmet(plan: Plan, index: int, record: PhaseRecord, now: int) -> str | None:
-    """What a phase's success rule still wants, in words; None where it is met."""
+    """What a phase's success rule still wants, in words; None where it is met.
+
+    A phase that adds nobody to those before it asks nothing; the first one has to prove something.
+    """
     rule, tally = plan.phases[index].success, record.tally
     if rule.count is not None and tally.confirmed >= rule.count:
         return None
+    if index > 0 and record.members == tally.offered == 0:
+        return None
     reach = reached(plan, record, now)
     needed = max(_share(rule.percent, reach), min(rule.min_sample, max(reach, 1)))
-    if tally.confirmed >= needed and reach >= 0:
+    if tally.confirmed >= needed:
         return None
     return f"phase {index + 1}: {tally.confirmed} of {reach} confirmed, {needed} are needed"
 
@@ -176,8 +193,25 @@ def phase_rules(plan: Plan, phase: Phase) -> tuple[AbortRule, ...]:
     return (*phase.abort, *plan.abort)
 
 
+def _hundredths(percent: float) -> int:
+    """Percentages count in steps of 0.01, as whole numbers: binary fractions would round."""
+    return round(percent * 100)
+
+
 def _share(percent: float, count: int) -> int:
-    return -(-round(percent * 100) * count // 10_000)
+    return -(-_hundredths(percent) * count // 10_000)
+
+
+def _above(percent: float, part: int, whole: int) -> bool:
+    return part * 10_000 > _hundredths(percent) * whole
+
+
+def _unregressed(record: PhaseRecord) -> PhaseRecord:
+    """The record as it would be, had no device fallen back after it was confirmed."""
+    failures = dict(record.tally.failures)
+    back = failures.pop(FailureClass.REGRESSED, 0)
+    tally = replace(record.tally, confirmed=record.tally.confirmed + back, failures=failures)
+    return replace(record, tally=tally)
 
 
 def _proof(record: PhaseRecord) -> str:

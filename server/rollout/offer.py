@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from slipstream.server.rollout.facts import Facts
-from slipstream.server.rollout.order import phase_of
+from slipstream.server.rollout.order import phases_of
 from slipstream.server.rollout.record import OFFERING, Rollout
 from slipstream.server.rollout.route import Waypoint, blocked
 from slipstream.server.rollout.rsql import matches
@@ -29,7 +29,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Install `release`. `fresh`: not offered to this device yet, so it has to be granted."""
+    """Install `release`. `fresh`: not offered to this device yet, so it has to be granted.
+
+    `phases`: the open phases that the device belongs to. The offer counts in the first with room.
+    """
 
     release: str
     counter: int
@@ -37,6 +40,7 @@ class Install:
     rollout: Rollout | None = None
     phase: int = 0
     fresh: bool = False
+    phases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,12 @@ def decide(
         state = (standing.attempts or {}).get(rollout.id)
         why = _held(rollout, standing, refused, waypoints)
         if why is None and state is None and (why := _closed(rollout, now)) is None:
-            phase = phase_of(plan, rollout.opened, device)
-            if phase is not None:
-                words = f"rollout {plan.name}, phase {phase + 1}"
-                return Install(plan.release, plan.counter, words, rollout, phase, fresh=True)
+            phases = tuple(phases_of(plan, rollout.opened, device))
+            if phases:
+                words = f"rollout {plan.name}, phase {phases[0] + 1}"
+                return Install(
+                    plan.release, plan.counter, words, rollout, phases[0], fresh=True, phases=phases
+                )
             why = f"{plan.release} is rolled out in phases; this device's turn comes later"
         elif why is None and state is not State.CANCELLED:
             words = f"rollout {plan.name}, offered before"

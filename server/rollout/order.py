@@ -3,12 +3,13 @@
 Every device has a position in an order that the rollout's salt shuffles. A phase that opens looks
 at the devices that match and draws cuts through that order, one for each stratum; a device below
 its stratum's cut belongs to the phase. What a device that joins later may do is bounded by the
-phase's limit, which store/attempts.py guards in the transaction that offers.
+phase's limit, which store/attempts.py guards in the transaction that offers: an offer counts in the
+first of the device's phases that has room, so that a full phase does not keep it out of later ones.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slipstream.server.rollout.facts import Facts
@@ -34,46 +35,56 @@ def position(salt: str, device: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def open_phase(plan: Plan, opened: Sequence[Opening], population: Iterable[Facts]) -> Opening:
+def open_phase(
+    plan: Plan,
+    opened: Sequence[Opening],
+    population: Iterable[Facts],
+    offered: Collection[str] = frozenset(),
+) -> Opening:
     """Draw the line of the phase behind those in `opened`.
 
-    `population` is every device that the filter matches and that does not run the release yet.
+    `population` is every device that the filter matches and that does not run the release yet,
+    `offered` the ids of all that the rollout has offered it to, wherever they are now: they are
+    part of the whole that percentages and counts are of, and of what is taken already.
     """
     phase = plan.phases[len(opened)]
-    known = tuple(population)
+    known = [one for one in population if one.id not in offered]
     before = [one for one in known if phase_of(plan, opened, one) is None]
     if phase.selector is not None:
         members = sum(1 for one in before if matches(phase.selects, one))
         return Opening(members, None)
     if phase.percent == 100:
         return Opening(len(before), None, everyone=True)
-    ranked = _ranked(plan, known)
-    wanted = phase.count if phase.count is not None else _share(phase, len(known))
+    whole = len(offered) + len(known)
+    taken = whole - len(before)
+    wanted = phase.count if phase.count is not None else _share(phase, whole)
+    chosen = _ranked(plan, before)[: max(0, wanted - taken)]
     cuts: dict[str, int] = {}
-    for stratum, place in ranked[:wanted]:
+    for stratum, place in chosen:
         cuts[stratum] = max(cuts.get(stratum, 0), place + 1)
-    opening = Opening(0, 0, cuts)
-    members = sum(1 for one in before if _below(plan, opening, one))
-    return Opening(members, members, cuts)
+    return Opening(len(chosen), len(chosen), cuts)
 
 
 def phase_of(plan: Plan, opened: Sequence[Opening], device: Facts) -> int | None:
     """The first open phase that a matching device belongs to; None: not its turn yet."""
+    return next(phases_of(plan, opened, device), None)
+
+
+def phases_of(plan: Plan, opened: Sequence[Opening], device: Facts) -> Iterator[int]:
+    """All open phases that a matching device belongs to, the first one first."""
+    place, stratum = -1, ""
     for index, opening in enumerate(opened):
         phase = plan.phases[index]
         if phase.selector is not None:
             if matches(phase.selects, device):
-                return index
-        elif _below(plan, opening, device):
-            return index
-    return None
-
-
-def _below(plan: Plan, opening: Opening, device: Facts) -> bool:
-    if opening.everyone:
-        return True
-    cut = opening.cuts.get(_stratum(plan, device), 0)
-    return cut > 0 and position(plan.order_salt, device.id) < cut
+                yield index
+        elif opening.everyone:
+            yield index
+        else:
+            if place < 0:
+                place, stratum = position(plan.order_salt, device.id), _stratum(plan, device)
+            if place < opening.cuts.get(stratum, 0):
+                yield index
 
 
 def _stratum(plan: Plan, device: Facts) -> str:

@@ -14,9 +14,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import (
     BUDGET_MAX,
+    COUNTER_MAX,
     NAME_CHARS_MAX,
     PHASES_MAX,
     ROLLOUT_RULES_MAX,
+    SECONDS_MAX,
     SILENT_AFTER_S,
     SOAK_S_MAX,
     WINDOWS_MAX,
@@ -201,6 +203,16 @@ class Plan:
                 expected=f"letters, digits, spaces, dots and dashes, at most {NAME_CHARS_MAX}",
                 got=repr(self.name),
             )
+        for what, text in (
+            ("product", self.product),
+            ("release", self.release),
+            ("channel", self.channel),
+        ):
+            _check(f"length of the {what}'s name", len(text), 1, NAME_CHARS_MAX)
+        _check("length of the salt", len(self.salt), 0, NAME_CHARS_MAX)
+        _check("release counter", self.counter, 1, COUNTER_MAX)
+        _check("start time", self.start_at or 0, 0, SECONDS_MAX)
+        _check("time from which it is forced", self.forced_at or 0, 0, SECONDS_MAX)
         _check("number of phases", len(self.phases), 1, PHASES_MAX)
         _check("number of abort rules", len(self.abort), 0, ROLLOUT_RULES_MAX)
         _check("number of budgets", len(self.budgets), 0, ROLLOUT_RULES_MAX)

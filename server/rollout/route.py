@@ -32,6 +32,6 @@ def blocked(counter: int | None, target: int, waypoints: Iterable[Waypoint]) -> 
             return f"{one.release} is a dead end{because}"
         if one.barrier and here < one.counter < target:
             return f"it must pass through {one.release} first{because}"
-        if one.counter == target and here < one.min_source:
+        if one.counter == target and max(here, 0) < one.min_source:
             return f"{one.release} wants a device on counter {one.min_source} or later{because}"
     return None

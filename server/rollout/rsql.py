@@ -3,7 +3,7 @@
     attribute.site==berlin;(tag=in=(canary,lab),release=lt=2.0)
 
 `;` or `and` binds closer than `,` or `or`. `==` and `!=` take `*` for any characters; `=lt= < =le=
-<= =gt= > =ge= >=` compare numbers as numbers, everything else piece by piece as versions are
+<= =gt= > =ge= >=` compare whole numbers as numbers, everything else piece by piece as versions are
 compared; `=in=` and `=out=` take a list. Of a selector with several values (tag) one that fits is
 enough. Where a device has no value, only `!=` and `=out=` hold: they are `==` and `=in=` negated.
 
@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lark import Lark, Token, Transformer, UnexpectedInput, v_args
-from lark.exceptions import VisitError
+from lark import Lark, Token, Transformer, UnexpectedInput, UnexpectedToken, v_args
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import FILTER_CHARS_MAX, FILTER_DEPTH_MAX
@@ -46,7 +45,9 @@ QUOTED: /"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'/
 
 %ignore /\s+/
 """
-_PIECES = re.compile(r"(\d+)")
+# int() refuses more than 4300 digits; longer runs are compared in pieces of so many.
+_PIECES = re.compile(r"([0-9]{1,4000})")
+_NEGATIVE = re.compile(r"-[0-9]{1,4000}")
 _Sortable = tuple[tuple[int, int, str], ...]
 
 
@@ -104,17 +105,14 @@ def parse_filter(text: str) -> Filter:
     try:
         found: Filter = _parser().parse(text)  # type: ignore[assignment] # its transformer's
     except UnexpectedInput as error:
-        column = getattr(error, "column", -1)
-        at = f"at character {column}" if column > 0 else "at its end"
+        ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
+        place = getattr(error, "pos_in_stream", 0) + 1
+        at = "at its end" if ended else f"at character {place}"
         raise UsageError(
             f"not a filter {at}",
             where=repr(text),
             expected="such as attribute.site==berlin;tag=in=(canary,lab)",
         ) from error
-    except VisitError as error:
-        if isinstance(error.orig_exc, UsageError):
-            raise error.orig_exc from None
-        raise
     return found
 
 
@@ -131,10 +129,12 @@ def matches(condition: Filter, facts: Facts) -> bool:
 
 
 def version_order(text: str) -> _Sortable:
-    """A sort key: digits count as numbers, so that 1.10 is above 1.9."""
+    """A sort key: digits count as numbers, so that 1.10 is above 1.9, and -80 below -70."""
+    if _NEGATIVE.fullmatch(text):
+        return ((-1, int(text), ""),)
     return tuple(
-        (1, int(piece), "") if piece.isdigit() else (0, 0, piece)
-        for piece in _PIECES.split(text)
+        (0, 0, piece) if index % 2 == 0 else (1, int(piece), "")
+        for index, piece in enumerate(_PIECES.split(text))  # digits stand at odd places
         if piece
     )
 
@@ -211,10 +211,15 @@ def _quoted(value: str) -> str:
 @v_args(inline=True)
 class _ToValues(Transformer[Token, Filter]):
     def disjunction(self, *parts: Filter) -> Filter:
-        return parts[0] if len(parts) == 1 else Some(parts)
+        # Parentheses that change nothing leave nothing behind: str() could not write them.
+        flat = [one for part in parts for one in (part.parts if isinstance(part, Some) else [part])]
+        return flat[0] if len(flat) == 1 else Some(tuple(flat))
 
     def conjunction(self, *parts: Filter) -> Filter:
-        return parts[0] if len(parts) == 1 else Every(parts)
+        flat = [
+            one for part in parts for one in (part.parts if isinstance(part, Every) else [part])
+        ]
+        return flat[0] if len(flat) == 1 else Every(tuple(flat))
 
     def value(self, token: Token) -> str:
         if token.type == "QUOTED":

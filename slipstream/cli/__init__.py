@@ -48,6 +48,7 @@ EXTRAS = {
     "sqlalchemy": "server",
     "structlog": "server",
     "jinja2": "server",
+    "lark": "server",
     "prometheus_client": "server",
 }
 
