@@ -28,6 +28,7 @@ COMMANDS = (
     ),
     ("Build machine", "repo", "repo:repo", "Make a repository, publish releases, rotate keys."),
     ("Server", "serve", "serve:serve", "Serve a repository to a fleet."),
+    ("Server", "rollout", "rollout:rollout", "Try out rollouts in phases."),
     ("Device", "device", "device:device", "Check, plan, install, confirm, roll back, run."),
     ("Everything at once", "demo", "demo:demo", "The main job, end to end, on this machine."),
 )
