@@ -15,13 +15,13 @@ from slipstream.server.rollout.plan import Plan
 class Status(StrEnum):
     """Of a rollout."""
 
-    WAITING = "waiting_for_approval"
+    WAITING = "waiting_for_approval"  # of somebody else than its author
     SCHEDULED = "scheduled"  # approved, before its start time
-    RUNNING = "running"
-    PAUSED = "paused"
+    RUNNING = "running"  # it offers, and opens one phase after the other
+    PAUSED = "paused"  # no device is told anything new, until somebody resumes it
     FINISHED = "finished"  # proved; it still offers to those of its last phase who come late
-    ABORTED = "aborted"
-    DENIED = "denied"
+    ABORTED = "aborted"  # stopped for good
+    DENIED = "denied"  # not approved
 
 
 class Act(StrEnum):
