@@ -25,7 +25,7 @@ from slipstream.delta.limits import (
 )
 from slipstream.server.fleet.board import Board
 from slipstream.server.rollout.judge import Advance, Finish, Halt, PhaseRecord, Wait, judge
-from slipstream.server.rollout.order import open_phase
+from slipstream.server.rollout.order import Opening, open_phase
 from slipstream.server.rollout.plan import Halting
 from slipstream.server.rollout.record import Act, Rollout, Status, step
 from slipstream.server.rollout.rsql import matches
@@ -118,7 +118,8 @@ class Engine:
         plan = rollout.plan
         async with self.database.reading() as connection:
             found = await devices.list_of_channel(connection, plan.product, plan.channel)
-        opening = await asyncio.to_thread(self._open, rollout, found)
+            offered = await attempts.offered_to(connection, rollout.id)
+        opening = await asyncio.to_thread(self._open, rollout, found, offered)
         words = f"phase {len(rollout.opened) + 1} ({plan.phases[len(rollout.opened)]}) opened"
 
         async def act(connection: AsyncConnection) -> bool:
@@ -134,7 +135,9 @@ class Engine:
         return opened
 
     @staticmethod
-    def _open(rollout: Rollout, found: tuple[devices.Device, ...]) -> Any:
+    def _open(
+        rollout: Rollout, found: tuple[devices.Device, ...], offered: frozenset[str]
+    ) -> Opening:
         plan = rollout.plan
         facts = (one.facts() for one in found)
         population = [
@@ -143,7 +146,7 @@ class Engine:
             if matches(plan.condition, one)
             and not (one.release == plan.release or (one.counter or 0) >= plan.counter)
         ]
-        return open_phase(plan, rollout.opened, population)
+        return open_phase(plan, rollout.opened, population, offered)
 
     async def _time_out(self, rollout: Rollout, now: int) -> None:
         since = now - rollout.plan.silent_after_s

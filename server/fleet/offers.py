@@ -36,7 +36,7 @@ async def make_offer(
         return decision
     wanted = attempts.Request(
         rollout=rollout.id,
-        phase=decision.phase,
+        phases=decision.phases,
         device=device.id,
         release=decision.release,
         labels=_labels(rollout, device, view),

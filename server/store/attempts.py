@@ -48,7 +48,9 @@ class Request:
     """An offer that shall be made."""
 
     rollout: int
-    phase: int
+    phases: tuple[
+        int, ...
+    ]  # open ones that the device belongs to; it counts in the first with room
     device: str
     release: str
     labels: Mapping[
@@ -81,7 +83,7 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
     statement = insert_into(connection, attempts).values(
         rollout=wanted.rollout,
         device=wanted.device,
-        phase=wanted.phase,
+        phase=wanted.phases[0],
         release=wanted.release,
         state=State.OFFERED.value,
         reason="",
@@ -100,17 +102,11 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
             attempts.c.rollout == wanted.rollout, attempts.c.device == wanted.device
         )
         return int((await connection.execute(query)).scalar_one())
-    counted = await connection.execute(
-        sa.update(phases)
-        .where(
-            phases.c.rollout == wanted.rollout,
-            phases.c.phase == wanted.phase,
-            sa.or_(phases.c.limit.is_(None), phases.c.offered < phases.c.limit),
+    phase = await _count_in(connection, wanted)
+    if phase != wanted.phases[0]:
+        await connection.execute(
+            sa.update(attempts).where(attempts.c.id == made).values(phase=phase)
         )
-        .values(offered=phases.c.offered + 1)
-    )
-    if counted.rowcount == 0:
-        raise NoRoom(f"phase {wanted.phase + 1} has offered to as many devices as it may")
     if wanted.max_downloads is not None:
         busy = sa.select(sa.func.count()).where(
             attempts.c.rollout == wanted.rollout, attempts.c.state.in_(_FETCHING)
@@ -127,11 +123,29 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
         connection,
         now,
         "offered",
-        f"offered {wanted.release}, phase {wanted.phase + 1}",
+        f"offered {wanted.release}, phase {phase + 1}",
         device=wanted.device,
         rollout=wanted.rollout,
     )
     return made
+
+
+async def _count_in(connection: AsyncConnection, wanted: Request) -> int:
+    """Count an offer against the first of its phases that has room: its index."""
+    for phase in wanted.phases:
+        counted = await connection.execute(
+            sa.update(phases)
+            .where(
+                phases.c.rollout == wanted.rollout,
+                phases.c.phase == phase,
+                sa.or_(phases.c.limit.is_(None), phases.c.offered < phases.c.limit),
+            )
+            .values(offered=phases.c.offered + 1)
+        )
+        if counted.rowcount == 1:
+            return phase
+    full = wanted.phases[-1] + 1
+    raise NoRoom(f"phase {full} has offered to as many devices as it may")
 
 
 async def move(
@@ -186,6 +200,12 @@ async def of_device(
         query = query.where(attempts.c.release == release)
     rows = await connection.execute(query.order_by(attempts.c.id.desc()))
     return tuple(_attempt(row) for row in rows)
+
+
+async def offered_to(connection: AsyncConnection, rollout: int) -> frozenset[str]:
+    """The ids of all devices that a rollout has ever made an offer."""
+    query = sa.select(attempts.c.device).where(attempts.c.rollout == rollout)
+    return frozenset((await connection.execute(query)).scalars())
 
 
 async def find(connection: AsyncConnection, attempt: int) -> Attempt | None:

@@ -1,7 +1,7 @@
 """A rollout from its first phase to its end, over the real database and the real engine."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -10,7 +10,9 @@ from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
 from slipstream.server.fleet.hear import hear_poll, hear_report
 from slipstream.server.fleet.offers import make_offer
+from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.offer import Install, Standing, Stay
+from slipstream.server.rollout.order import phase_of
 from slipstream.server.rollout.plan import AbortRule, Budget, FailureClass, Phase, Plan
 from slipstream.server.rollout.record import Act, Status
 from slipstream.server.rollout.track import State
@@ -51,9 +53,9 @@ class Fleet:
         self.board = Board(self.database)
         self.engine = Engine(self.database, self.board, lambda: self.now, "one")
 
-    async def add(self, number):
+    async def add(self, number, first=0):
         async def act(connection):
-            for index in range(number):
+            for index in range(first, first + number):
                 name = f"d{index:03}"
                 digest = name.encode().ljust(32)
                 await devices.add(connection, name, "gateway", "stable", digest, self.now)
@@ -157,6 +159,42 @@ def test_phases_open_one_after_the_other_as_devices_confirm(with_rollout):
             "phase",
             "rollout",
         ]
+
+    with_rollout(test)
+
+
+def test_devices_that_have_the_release_are_part_of_the_whole(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        first = await fleet.poll_all()
+        await fleet.confirm(*first)
+        assert len(await fleet.poll_all()) == 0  # the server knows now that they run it
+        await fleet.tick()
+        assert (await fleet.look()).opened[1].limit == 2  # half of eight, the first two included
+        assert len(await fleet.poll_all()) == 2
+
+    with_rollout(test)
+
+
+def test_a_full_phase_leaves_a_device_that_joined_late_to_the_next(with_rollout):
+    async def test(fleet):
+        plan = replace(PLAN, phases=(Phase(count=7), Phase(percent=100)))
+        await fleet.start(plan)
+        first = await fleet.poll_all()
+        assert len(first) == 7
+        await fleet.add(12, first=8)
+        opened = (await fleet.look()).opened
+        below = {one for one in fleet.runs if phase_of(plan, opened, Facts(one, "gateway")) == 0}
+        late = sorted(below - set(first))
+        assert late, "seven of eight positions are below the cut"
+        assert not set(late) & set(await fleet.poll_all())
+        await fleet.confirm(*first)
+        await fleet.tick()
+        offered = await fleet.poll_all()
+        assert set(late) <= set(offered)
+        async with fleet.database.reading() as connection:
+            (found,) = await attempts.of_device(connection, late[0])
+        assert found.phase == 1
 
     with_rollout(test)
 
@@ -320,7 +358,7 @@ def test_a_full_phase_offers_to_nobody_else(with_rollout):
         await fleet.start()
         first = await fleet.poll_all()
         stranger = next(name for name in sorted(fleet.runs) if name not in first)
-        wanted = attempts.Request(1, 0, stranger, "2.0", {})
+        wanted = attempts.Request(1, (0,), stranger, "2.0", {})
         with pytest.raises(attempts.NoRoom, match="phase 1 has offered"):
             await fleet.database.write(lambda c: attempts.grant(c, wanted, fleet.now))
         async with fleet.database.reading() as connection:

@@ -150,6 +150,23 @@ def test_a_finished_rollout_opens_its_verdict_again() -> None:
     assert (halt.halting, halt.phase) == (Halting.PAUSE, 1)
 
 
+def test_what_somebody_has_accepted_is_not_counted_again() -> None:
+    plan = abort(PLAN, AbortRule(count=3))
+    seen = replace(record(boot=3), forgiven={BOOT: 3})
+
+    assert isinstance(judge(plan, [seen], NOW), Wait)
+    again = replace(seen, tally=Tally(100, 0, {BOOT: 5, FETCH: 1}))
+    halt = judge(plan, [again], NOW)
+    assert isinstance(halt, Halt)
+    assert halt.reason == "phase 1: 3 failed, at most 2 may"
+    # So for regressions: only a new one opens a verdict again.
+    back = record(confirmed=90, soaked_s=600, regressed=10)
+    opened = [replace(back, forgiven={REGRESSED: 10}), record(900)]
+    assert isinstance(judge(PLAN, opened, NOW), Wait)
+    opened[0] = replace(opened[0], tally=Tally(100, 89, {REGRESSED: 11}))
+    assert isinstance(judge(PLAN, opened, NOW), Halt)
+
+
 def test_a_rule_of_the_plan_watches_every_phase_and_that_of_a_phase_its_own() -> None:
     own, common = AbortRule(count=2), AbortRule(count=5)
     plan = replace(
