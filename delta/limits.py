@@ -208,6 +208,36 @@ SIMULATED_S_MAX = 365 * 86_400  # simulated time: a rollout that takes longer is
 SIMULATED_RUNS_MAX = 1000  # of one plan with different seeds
 CURVE_POINTS_MAX = 600  # of a curve: a picture has no more columns that one can tell apart
 
+# --- operators
+API_BODY_BYTES_MAX = 256 * KIB  # a plan of 32 phases with all of its rules takes 40 KiB
+IMPORT_BYTES_MAX = 4 * MIB  # a CSV file of devices
+IMPORT_ROWS_MAX = 10_000  # in one transaction, in which nothing else is written
+SCAN_ROWS_MAX = 20_000  # devices that one call looks at for a filter: a tenth of a second
+SAMPLE_ROWS_MAX = 100  # devices that a preview of a filter names
+LABELS_MAX = 64  # tags, and attributes, of one device
+PASSWORD_CHARS_MIN = 12  # NIST SP 800-63B-4 asks for 15 where nothing else is asked for, 8 at least
+PASSWORD_CHARS_MAX = 256  # argon2 hashes any length; a person needs no more
+LOGINS_AT_ONCE_MAX = 2  # each takes 64 MiB and a core for some 50 ms
+LOGIN_FAILURES_MAX = 10  # of one name or one address within LOGIN_WINDOW_S, then 429
+LOGIN_WINDOW_S = 300
+LOGIN_WATCHED_MAX = 10_000  # names and addresses remembered for that
+SESSION_S = 12 * 3600  # a working day: then one logs in again
+TOKEN_DAYS_MAX = 3660
+TOKEN_OVERLAP_S = 7 * 86_400  # a rotated device token's predecessor is taken for so long
+ANSWERS_KEPT_S = 86_400  # a call with an Idempotency-Key may be sent again for so long
+AUDIT_SUMMARY_CHARS_MAX = 16_384  # of what was there before or after, in one row of the audit log
+WEBHOOKS_MAX = 32
+WEBHOOK_TIMEOUT_S = 10.0
+WEBHOOK_TRIES_MAX = 17  # 5 s, doubled up to 6 h: given up after 29 hours
+WEBHOOK_DELAY_S = 5
+WEBHOOK_DELAY_S_MAX = 6 * 3600
+WEBHOOK_BATCH_MAX = 50  # looked at in one turn
+WEBHOOK_TICK_S = 1.0
+WEBHOOK_ROUND_S = 10.0  # a webhook's turn: nothing is begun later than this, ...
+WEBHOOK_LEASE_S = 30  # ... so that a turn is over before the lease is
+DELIVERIES_KEPT_S = 7 * 86_400
+FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
+
 # --- the fleet's database
 DATABASE_READERS = 8  # connections that read at the same time, of one server
 WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most

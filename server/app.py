@@ -3,22 +3,29 @@
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
+from argon2 import PasswordHasher
 
 from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import POLL_INTERVAL_S
+from slipstream.server.api.call import World
+from slipstream.server.api.door import Door
+from slipstream.server.api.passwords import Passwords
+from slipstream.server.api.table import ROUTES
 from slipstream.server.blobs import Files
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.deltas.worker import DeltaService, DeltaSettings
 from slipstream.server.devices import PollHandler, PollLog
 from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.courier import Courier
 from slipstream.server.fleet.engine import Engine
+from slipstream.server.fleetlock import FleetLockHandler
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
 from slipstream.server.operators import OperatorHandler, check_operator
 from slipstream.server.pages import PageHandler
@@ -26,7 +33,7 @@ from slipstream.server.reports import ReportHandler
 from slipstream.server.store import devices
 from slipstream.server.store.database import Database
 from slipstream.server.tokens import hash_token
-from slipstream.server.wire import answer_json
+from slipstream.server.wire import answer_json, describe_error
 
 _log: Any = structlog.get_logger(__name__)
 _RETRY_AFTER_S = 30
@@ -44,6 +51,8 @@ class Settings:
     poll_interval_s: int = POLL_INTERVAL_S
     open_metrics: bool = False  # /metrics without the operator's token
     deltas: DeltaSettings | None = None  # None: none are built here
+    secure_cookies: bool = False  # browsers send sessions over HTTPS only
+    password_hasher: PasswordHasher = field(default_factory=PasswordHasher)
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -52,6 +61,7 @@ CATALOG: web.AppKey[CatalogReader] = web.AppKey("catalog", CatalogReader)
 DATABASE: web.AppKey[Database] = web.AppKey("database", Database)
 BOARD: web.AppKey[Board] = web.AppKey("board", Board)
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
+COURIER: web.AppKey[Courier] = web.AppKey("courier", Courier)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
 
 
@@ -66,6 +76,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     app[POLLS] = polls = PollLog(database)
     holder = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"
     app[ENGINE] = engine = Engine(database, board, settings.now, holder)
+    app[COURIER] = Courier(database, settings.now, holder)
     app.cleanup_ctx.extend((_database, _poll_log, _rollouts))
     if settings.deltas is not None:
         service = DeltaService(database, board, catalog, settings.deltas, settings.now, holder)
@@ -75,10 +86,23 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     interval_s = settings.poll_interval_s
     poll = PollHandler(database, board, polls, catalog, metrics, now, interval_s)
     report = ReportHandler(database, catalog, engine, metrics, now)
+    world = World(
+        database,
+        board,
+        engine,
+        catalog,
+        polls,
+        Passwords(settings.password_hasher),
+        now,
+        digest,
+        settings.secure_cookies,
+    )
     app.add_routes(
         [
             web.post("/v1/poll", poll.handle),
             web.post("/v1/report", report.handle),
+            *FleetLockHandler(database, now).routes(),
+            *Door(world, ROUTES).routes(),
             *OperatorHandler(database, polls, catalog, digest, now).routes(),
             *Files(settings.public, metrics).routes(),
             *PageHandler(database, polls, catalog, digest, now).routes(),
@@ -95,7 +119,7 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _rollouts(app: web.Application) -> AsyncIterator[None]:
-    async with app[BOARD].following(), app[ENGINE].running():
+    async with app[BOARD].following(), app[ENGINE].running(), app[COURIER].running():
         yield
 
 
@@ -162,7 +186,8 @@ async def _explain(request: web.Request, handler: _Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except web.HTTPError as error:
-        response = answer_json({"error": error.reason}, status=error.status, headers=_kept(error))
+        body = describe_error(error.status, error.reason)
+        response = answer_json(body, status=error.status, headers=_kept(error))
         if error.content_type == "application/json":
             response.body = error.body
         if error.status in {408, 413}:
@@ -171,12 +196,12 @@ async def _explain(request: web.Request, handler: _Handler) -> web.StreamRespons
     except Unavailable as error:
         _log.error("unavailable", path=request.path, reason=str(error))
         retry = {"Retry-After": str(_RETRY_AFTER_S)}
-        return answer_json({"error": str(error)}, status=503, headers=retry)
+        return answer_json(describe_error(503, str(error)), status=503, headers=retry)
     except (ConnectionError, TimeoutError):
         raise  # the client is gone, or too slow to be served; aiohttp closes the connection
     except Exception:
         _log.exception("internal error", path=request.path)
-        return answer_json({"error": "internal error"}, status=500)
+        return answer_json(describe_error(500, "internal error"), status=500)
 
 
 def _kept(error: web.HTTPError) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
@@ -25,6 +26,23 @@ Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX, pattern=r"^[^\
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 _T = TypeVar("_T")
+_AT_FIELD = re.compile(r" - at `([^`]+)`$")
+CODES = {
+    400: "invalid",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    409: "conflict",
+    412: "changed_meanwhile",
+    413: "too_large",
+    415: "unsupported",
+    422: "key_used",
+    429: "too_many",
+    500: "internal",
+    503: "unavailable",
+}
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -43,13 +61,26 @@ def answer_json(
     )
 
 
+def describe_error(status: int, reason: str, field: str | None = None) -> dict[str, str | None]:
+    """The body of every error: the reason in words, its kind for programs, the field at fault.
+
+    A field stands in JSON's own path (`$.phases[0].percent`), as `?name` or as a header's name.
+    """
+    if field is None and (found := _AT_FIELD.search(reason)) is not None:
+        field = found[1]
+    return {"error": reason, "code": CODES.get(status, "failed"), "field": field}
+
+
 def refusal(
-    kind: type[web.HTTPError], reason: str, headers: Mapping[str, str] | None = None
+    kind: type[web.HTTPError],
+    reason: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    field: str | None = None,
 ) -> web.HTTPError:
-    """An HTTP error, to be raised, that carries `{"error": reason}`."""
-    return kind(
-        text=json.dumps({"error": reason}), content_type="application/json", headers=headers
-    )
+    """An HTTP error, to be raised, that carries what describe_error says."""
+    body = describe_error(kind.status_code, reason, field)
+    return kind(text=json.dumps(body), content_type="application/json", headers=headers)
 
 
 def too_large(size_max: int, size: int) -> web.HTTPError:
@@ -57,7 +88,7 @@ def too_large(size_max: int, size: int) -> web.HTTPError:
     return web.HTTPRequestEntityTooLarge(
         size_max,
         size,
-        text=json.dumps({"error": f"body larger than {size_max} bytes"}),
+        text=json.dumps(describe_error(413, f"body larger than {size_max} bytes")),
         content_type="application/json",
     )
 
@@ -65,8 +96,16 @@ def too_large(size_max: int, size: int) -> web.HTTPError:
 async def read_json(request: web.Request, kind: type[_T], size_max: int) -> _T:
     """The request's body as a `kind`, read up to `size_max` bytes.
 
-    Refuses with 400 and the reason and field, 408 when it does not arrive in time, 413 as soon
-    as it is known to be too large, 415 when it is compressed.
+    Refuses with 400 and the reason and field, and like read_body.
+    """
+    return parse_json(await read_body(request, size_max), kind)
+
+
+async def read_body(request: web.Request, size_max: int) -> bytes:
+    """The request's body, up to `size_max` bytes.
+
+    Refuses with 408 when it does not arrive in time, 413 as soon as it is known to be too large,
+    415 when it is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise refusal(web.HTTPUnsupportedMediaType, "compressed bodies are not taken")
@@ -82,7 +121,7 @@ async def read_json(request: web.Request, kind: type[_T], size_max: int) -> _T:
     except TimeoutError as error:
         reason = f"body not complete after {BODY_TIMEOUT_S:g} s"
         raise refusal(web.HTTPRequestTimeout, reason) from error
-    return parse_json(bytes(raw), kind)
+    return bytes(raw)
 
 
 def parse_json(raw: bytes, kind: type[_T]) -> _T:

@@ -24,13 +24,12 @@ from slipstream.delta.limits import (
     TIMEOUTS_MAX,
 )
 from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
 from slipstream.server.rollout.judge import Advance, Finish, Halt, PhaseRecord, Wait, judge
-from slipstream.server.rollout.order import Opening, open_phase
 from slipstream.server.rollout.plan import Halting
-from slipstream.server.rollout.record import Act, Rollout, Status, step
-from slipstream.server.rollout.rsql import matches
+from slipstream.server.rollout.record import Act, Rollout, Status
 from slipstream.server.rollout.track import Event
-from slipstream.server.store import attempts, devices, events, leases, rollouts
+from slipstream.server.store import attempts, leases, rollouts
 from slipstream.server.store.database import Database
 
 _log: Any = structlog.get_logger(__name__)
@@ -115,38 +114,10 @@ class Engine:
 
     async def open_next(self, rollout: Rollout, reason: str, now: int) -> bool:
         """Open the next phase; False if another has moved the rollout meanwhile."""
-        plan = rollout.plan
-        async with self.database.reading() as connection:
-            found = await devices.list_of_channel(connection, plan.product, plan.channel)
-            offered = await attempts.offered_to(connection, rollout.id)
-        opening = await asyncio.to_thread(self._open, rollout, found, offered)
-        words = f"phase {len(rollout.opened) + 1} ({plan.phases[len(rollout.opened)]}) opened"
-
-        async def act(connection: AsyncConnection) -> bool:
-            if not await rollouts.open_next(connection, rollout, opening, reason, now):
-                return False
-            text = f"{words} for {opening.members} devices: {reason}"
-            await events.add(connection, now, "phase", text, rollout=rollout.id)
-            return True
-
-        opened = await self.database.write(act)
-        if opened:
-            _log.info(words, rollout=plan.name, devices=opening.members, reason=reason)
-        return opened
-
-    @staticmethod
-    def _open(
-        rollout: Rollout, found: tuple[devices.Device, ...], offered: frozenset[str]
-    ) -> Opening:
-        plan = rollout.plan
-        facts = (one.facts() for one in found)
-        population = [
-            one
-            for one in facts
-            if matches(plan.condition, one)
-            and not (one.release == plan.release or (one.counter or 0) >= plan.counter)
-        ]
-        return open_phase(plan, rollout.opened, population, offered)
+        opening = await draw_phase(self.database, rollout)
+        return await self.database.write(
+            lambda connection: open_phase_as(connection, rollout, opening, reason, now)
+        )
 
     async def _time_out(self, rollout: Rollout, now: int) -> None:
         since = now - rollout.plan.silent_after_s
@@ -188,23 +159,9 @@ class Engine:
 
         Raises UsageError for an act that its status does not have.
         """
-        status = step(rollout.status, act)
-
-        async def write(connection: AsyncConnection) -> bool:
-            if not await rollouts.change(connection, rollout, status, reason, now):
-                return False
-            if act is Act.RESUME:
-                await rollouts.forgive(
-                    connection, rollout.id, await rollouts.tallies(connection, rollout.id)
-                )
-            words = f"{status.value.replace('_', ' ')}: {reason}" if reason else status.value
-            await events.add(connection, now, "rollout", words, rollout=rollout.id)
-            return True
-
-        changed = await self.database.write(write)
-        if changed:
-            _log.info(status.value, rollout=rollout.plan.name, reason=reason)
-        return changed
+        return await self.database.write(
+            lambda connection: carry_out(connection, rollout, act, reason, now)
+        )
 
     async def _records(self, rollout: Rollout) -> tuple[PhaseRecord, ...]:
         async with self.database.reading() as connection:

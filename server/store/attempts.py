@@ -44,6 +44,16 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A release that a device is not offered; `since` in seconds since 1970."""
+
+    device: str
+    release: str
+    reason: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """An offer that shall be made."""
 
@@ -61,6 +71,7 @@ class Request:
 
 
 _COLUMNS = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
+_QUARANTINE_COLUMNS = tuple(quarantines.c[name] for name in Quarantine.__dataclass_fields__)
 
 
 async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
@@ -295,6 +306,23 @@ async def lift_quarantine(connection: AsyncConnection, device: str, release: str
     )
     await events.add(connection, now, "lifted", f"quarantine of {release} lifted", device=device)
     return True
+
+
+async def list_quarantines(
+    connection: AsyncConnection, *, after: tuple[str, str] = ("", ""), limit: int
+) -> tuple[Quarantine, ...]:
+    """Up to `limit` quarantines behind a (device, release), in that order."""
+    key = sa.tuple_(quarantines.c.device, quarantines.c.release)
+    query = sa.select(*_QUARANTINE_COLUMNS).where(key > after)
+    rows = await connection.execute(query.order_by(*key.clauses).limit(limit))
+    return tuple(Quarantine(*row) for row in rows)
+
+
+async def quarantines_of(connection: AsyncConnection, device: str) -> tuple[Quarantine, ...]:
+    """What a device is not offered, by release."""
+    query = sa.select(*_QUARANTINE_COLUMNS).where(quarantines.c.device == device)
+    rows = await connection.execute(query.order_by(quarantines.c.release))
+    return tuple(Quarantine(*row) for row in rows)
 
 
 def _attempt(row: Sequence[Any]) -> Attempt:

@@ -31,7 +31,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
+from slipstream.delta.errors import Unavailable, UsageError
 from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX
 from slipstream.server.store.tables import devices
 
@@ -137,7 +137,11 @@ class Database:
                         async with connection.begin_nested():
                             result = await job.act(connection)
                         settled.append(partial(job.succeed, result))
-                    except (SlipstreamError, LookupError, IntegrityError) as error:
+                    except IntegrityError as error:
+                        settled.append(partial(job.fail, error))
+                    except (SQLAlchemyError, sqlite3.Error, OSError):
+                        raise
+                    except Exception as error:  # whatever an act raises is its caller's
                         settled.append(partial(job.fail, error))
         # A full disk may have undone the whole transaction, not just this savepoint.
         except (SQLAlchemyError, sqlite3.Error, OSError):

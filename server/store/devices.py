@@ -1,7 +1,7 @@
 """Devices: who they are, what their last poll said, what operators say of them."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
 import sqlalchemy as sa
@@ -65,6 +65,19 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A device that is registered together with others."""
+
+    id: str
+    product: str
+    channel: str
+    token_digest: bytes
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A device as a poll meets it, with what decides about its offers."""
 
@@ -73,6 +86,7 @@ class Known:
     attempts: Mapping[int, State]  # by rollout
 
 
+_ROWS_AT_ONCE = 500  # of eight values each: SQLite takes 32766 in a statement
 COLUMNS = tuple(devices.c[name] for name in Device.__dataclass_fields__)
 
 
@@ -90,6 +104,33 @@ async def add(
     )
     result = await connection.execute(statement.on_conflict_do_nothing())
     return result.rowcount == 1
+
+
+async def add_all(
+    connection: AsyncConnection, newcomers: Sequence[Newcomer], at: int
+) -> tuple[str, ...]:
+    """Register devices: the ids that were taken, which the caller then rolls back for."""
+    for start in range(0, len(newcomers), _ROWS_AT_ONCE):
+        some = newcomers[start : start + _ROWS_AT_ONCE]
+        values = [
+            {
+                "id": one.id,
+                "product": one.product,
+                "channel": one.channel,
+                "token_digest": one.token_digest,
+                "created_at": at,
+                "group_name": one.group,
+                "tags": _dump_tags(one.tags),
+                "attributes": _dump_attributes(one.attributes),
+            }
+            for one in some
+        ]
+        statement = insert_into(connection, devices).values(values).on_conflict_do_nothing()
+        result = await connection.execute(statement.returning(devices.c.id))
+        made = set(result.scalars())
+        if len(made) < len(some):
+            return tuple(one.id for one in some if one.id not in made)
+    return ()
 
 
 async def remove(connection: AsyncConnection, device: str) -> bool:
@@ -114,9 +155,9 @@ async def describe(
     if group is not None:
         values["group_name"] = group or None
     if tags is not None:
-        values["tags"] = msgspec.json.encode(sorted(set(tags))).decode()
+        values["tags"] = _dump_tags(tags)
     if attributes is not None:
-        values["attributes"] = msgspec.json.encode(dict(sorted(attributes.items()))).decode()
+        values["attributes"] = _dump_attributes(attributes)
     # Nothing to change is a write as well: it tells whether the device is there.
     statement = sa.update(devices).where(devices.c.id == device)
     result = await connection.execute(statement.values(values or {"id": device}))
@@ -131,6 +172,16 @@ async def rotate_token(
         sa.update(devices)
         .where(devices.c.id == device)
         .values(old_digest=devices.c.token_digest, old_until=old_until, token_digest=token_digest)
+    )
+    return (await connection.execute(statement)).rowcount == 1
+
+
+async def revoke_token(connection: AsyncConnection, device: str, nobodys: bytes) -> bool:
+    """Take a device's tokens away: it is `nobodys` digest that it has until it is given another."""
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == device)
+        .values(token_digest=nobodys, old_digest=None, old_until=None)
     )
     return (await connection.execute(statement)).rowcount == 1
 
@@ -206,6 +257,16 @@ async def count_by_release(connection: AsyncConnection) -> Mapping[str | None, i
     return {row[0]: row[1] for row in await connection.execute(query)}
 
 
+async def count_by_line(
+    connection: AsyncConnection,
+) -> Mapping[tuple[str, str], int]:
+    """How many devices follow each product's channel."""
+    query = sa.select(devices.c.product, devices.c.channel, sa.func.count()).group_by(
+        devices.c.product, devices.c.channel
+    )
+    return {(row[0], row[1]): row[2] for row in await connection.execute(query)}
+
+
 async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> None:
     """Write what polls said; removed devices are passed over."""
     rows = [
@@ -235,6 +296,14 @@ def after_poll(device: Device, seen: Seen) -> Device:
         trial=seen.trial,
         slots=seen.slots,
     )
+
+
+def _dump_tags(tags: Iterable[str]) -> str:
+    return msgspec.json.encode(sorted(set(tags))).decode()
+
+
+def _dump_attributes(attributes: Mapping[str, str]) -> str:
+    return msgspec.json.encode(dict(sorted(attributes.items()))).decode()
 
 
 def _has_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:

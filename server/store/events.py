@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.server.store import webhooks
 from slipstream.server.store.tables import events
 
 
@@ -32,10 +34,16 @@ async def add(
     device: str | None = None,
     rollout: int | None = None,
 ) -> None:
-    """Keep an event."""
-    await connection.execute(
-        sa.insert(events).values(at=at, kind=kind, text=text, device=device, rollout=rollout)
+    """Keep an event, and queue it for the webhooks that want its kind."""
+    statement = sa.insert(events).values(
+        at=at, kind=kind, text=text, device=device, rollout=rollout
     )
+    if kind not in webhooks.KINDS:
+        await connection.execute(statement)
+        return
+    number = (await connection.execute(statement.returning(events.c.id))).scalar_one()
+    event = Event(number, at, kind, device, rollout, text)
+    await webhooks.enqueue(connection, kind, msgspec.json.encode(event).decode(), at)
 
 
 async def list_after(connection: AsyncConnection, after: int, *, limit: int) -> tuple[Event, ...]:
@@ -49,17 +57,17 @@ async def list_after(connection: AsyncConnection, after: int, *, limit: int) -> 
 
 
 async def list_of_device(
-    connection: AsyncConnection, device: str, *, limit: int
+    connection: AsyncConnection, device: str, *, before: int | None = None, limit: int
 ) -> tuple[Event, ...]:
-    """The newest events of a device, newest first."""
-    return await _newest(connection, events.c.device == device, limit)
+    """The newest events of a device, newest first; those with ids below `before`."""
+    return await _newest(connection, events.c.device == device, before, limit)
 
 
 async def list_of_rollout(
-    connection: AsyncConnection, rollout: int, *, limit: int
+    connection: AsyncConnection, rollout: int, *, before: int | None = None, limit: int
 ) -> tuple[Event, ...]:
-    """The newest events of a rollout, newest first."""
-    return await _newest(connection, events.c.rollout == rollout, limit)
+    """The newest events of a rollout, newest first; those with ids below `before`."""
+    return await _newest(connection, events.c.rollout == rollout, before, limit)
 
 
 async def newest_id(connection: AsyncConnection) -> int:
@@ -68,7 +76,12 @@ async def newest_id(connection: AsyncConnection) -> int:
 
 
 async def _newest(
-    connection: AsyncConnection, condition: sa.ColumnElement[bool], limit: int
+    connection: AsyncConnection,
+    condition: sa.ColumnElement[bool],
+    before: int | None,
+    limit: int,
 ) -> tuple[Event, ...]:
+    if before is not None:
+        condition = sa.and_(condition, events.c.id < before)
     query = sa.select(*_COLUMNS).where(condition).order_by(events.c.id.desc()).limit(limit)
     return tuple(Event(*row) for row in await connection.execute(query))

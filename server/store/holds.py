@@ -6,12 +6,27 @@ find room.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.store.database import insert_into
 from slipstream.server.store.tables import budgets, hold_queues, holds
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A place that a device holds; `rollout` None: for FleetLock."""
+
+    label: str
+    value: str
+    device: str
+    rollout: int | None
+    since: int
+
+
+_COLUMNS = tuple(holds.c[name] for name in Hold.__dataclass_fields__)
 
 
 async def take(
@@ -24,7 +39,11 @@ async def take(
     *,
     rollout: int | None = None,
 ) -> bool:
-    """Hold a place for the device; one that it holds already stays. False: there is no room."""
+    """Hold a place for the device; one that it holds already stays. False: there is no room.
+
+    A place that FleetLock took becomes the rollout's that asks for it: a device that is healthy
+    again gives FleetLock's back, while the rollout's own lasts until the device has settled.
+    """
     turn = insert_into(connection, hold_queues).values(label=label, value=value, turns=1)
     await connection.execute(
         turn.on_conflict_do_update(
@@ -39,14 +58,27 @@ async def take(
     statement = insert_into(connection, holds).values(
         label=label, value=value, device=device, rollout=rollout, since=at
     )
-    await connection.execute(statement.on_conflict_do_nothing())
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["label", "value", "device"],
+            set_={"rollout": sa.func.coalesce(holds.c.rollout, statement.excluded.rollout)},
+        )
+    )
     return True
 
 
-async def release(connection: AsyncConnection, device: str, *, rollout: int | None = None) -> None:
-    """Give back what the device holds for a rollout, or for FleetLock."""
+async def release(connection: AsyncConnection, device: str, *, rollout: int | None = None) -> bool:
+    """Give back what the device holds for a rollout, or for FleetLock; False: it held nothing."""
     whose = holds.c.rollout.is_(None) if rollout is None else holds.c.rollout == rollout
-    await connection.execute(sa.delete(holds).where(holds.c.device == device, whose))
+    gone = await connection.execute(sa.delete(holds).where(holds.c.device == device, whose))
+    return gone.rowcount > 0
+
+
+async def list_of_device(connection: AsyncConnection, device: str) -> tuple[Hold, ...]:
+    """The places that a device holds."""
+    query = sa.select(*_COLUMNS).where(holds.c.device == device)
+    rows = await connection.execute(query.order_by(holds.c.label, holds.c.value))
+    return tuple(Hold(*row) for row in rows)
 
 
 async def count(connection: AsyncConnection) -> Mapping[tuple[str, str], int]:
@@ -63,11 +95,11 @@ async def list_budgets(connection: AsyncConnection) -> Mapping[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-async def set_budget(connection: AsyncConnection, label: str, max_unavailable: int | None) -> None:
-    """Set a budget of the fleet; None takes it away."""
+async def set_budget(connection: AsyncConnection, label: str, max_unavailable: int | None) -> bool:
+    """Set a budget of the fleet; None takes it away. False: there was none to take away."""
     if max_unavailable is None:
-        await connection.execute(sa.delete(budgets).where(budgets.c.label == label))
-        return
+        gone = await connection.execute(sa.delete(budgets).where(budgets.c.label == label))
+        return gone.rowcount == 1
     statement = insert_into(connection, budgets).values(
         label=label, max_unavailable=max_unavailable
     )
@@ -76,3 +108,4 @@ async def set_budget(connection: AsyncConnection, label: str, max_unavailable: i
             index_elements=["label"], set_={"max_unavailable": max_unavailable}
         )
     )
+    return True

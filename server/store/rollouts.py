@@ -29,7 +29,19 @@ class OpenPhase:
     forgiven: Mapping[FailureClass, int]
 
 
-async def create(connection: AsyncConnection, plan: Plan, status: Status, now: int) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """Who wrote a rollout and who decided on it; what the engine does not look at."""
+
+    author: str
+    decided_by: str  # "": nobody
+    remark: str
+    changed_at: int
+
+
+async def create(
+    connection: AsyncConnection, plan: Plan, status: Status, now: int, *, author: str = ""
+) -> int | None:
     """Write a rollout down: its id, or None where the name is taken. No device is looked at."""
     statement = insert_into(connection, rollouts).values(
         name=plan.name,
@@ -43,6 +55,7 @@ async def create(connection: AsyncConnection, plan: Plan, status: Status, now: i
         grants=0,
         created_at=now,
         changed_at=now,
+        author=author,
     )
     result = await connection.execute(
         statement.on_conflict_do_nothing(index_elements=["name"]).returning(rollouts.c.id)
@@ -75,11 +88,32 @@ async def load(
     )
 
 
+async def papers(connection: AsyncConnection, rollout: int) -> Papers:
+    """Who wrote and who decided. The rollout is there."""
+    query = sa.select(*(rollouts.c[name] for name in Papers.__dataclass_fields__))
+    return Papers(*(await connection.execute(query.where(rollouts.c.id == rollout))).one())
+
+
+async def sign(connection: AsyncConnection, rollout: int, decided_by: str, remark: str) -> None:
+    """Note who decided on a rollout, with which words."""
+    await connection.execute(
+        sa.update(rollouts)
+        .where(rollouts.c.id == rollout)
+        .values(decided_by=decided_by, remark=remark)
+    )
+
+
 async def list_page(
-    connection: AsyncConnection, *, before: int | None, limit: int
+    connection: AsyncConnection,
+    *,
+    before: int | None,
+    limit: int,
+    statuses: Collection[Status] | None = None,
 ) -> tuple[Rollout, ...]:
-    """Up to `limit` rollouts of any status with ids below `before`, newest first."""
+    """Up to `limit` rollouts with ids below `before`, newest first."""
     query = sa.select(rollouts.c.id).order_by(rollouts.c.id.desc()).limit(limit)
+    if statuses is not None:
+        query = query.where(rollouts.c.status.in_([one.value for one in statuses]))
     if before is not None:
         query = query.where(rollouts.c.id < before)
     return await load(connection, ids=[row[0] for row in await connection.execute(query)])
@@ -178,28 +212,35 @@ async def forgive(connection: AsyncConnection, rollout: int, counted: Mapping[in
 
 async def tallies(connection: AsyncConnection, rollout: int) -> Mapping[int, Tally]:
     """What became of a rollout's offers, by phase."""
-    query = (
-        sa.select(attempts.c.phase, attempts.c.state, attempts.c.failure, sa.func.count())
-        .where(attempts.c.rollout == rollout)
-        .group_by(attempts.c.phase, attempts.c.state, attempts.c.failure)
-    )
-    offered: dict[int, int] = {}
-    confirmed: dict[int, int] = {}
-    failures: dict[int, dict[FailureClass, int]] = {}
-    for phase, state, failure, number in await connection.execute(query):
+    return (await tallies_of(connection, [rollout])).get(rollout, {})
+
+
+async def tallies_of(
+    connection: AsyncConnection, ids: Collection[int]
+) -> Mapping[int, Mapping[int, Tally]]:
+    """What became of the offers of several rollouts, by rollout and phase."""
+    kinds = (attempts.c.rollout, attempts.c.phase, attempts.c.state, attempts.c.failure)
+    query = sa.select(*kinds, sa.func.count()).where(attempts.c.rollout.in_(ids)).group_by(*kinds)
+    offered: dict[tuple[int, int], int] = {}
+    confirmed: dict[tuple[int, int], int] = {}
+    failures: dict[tuple[int, int], dict[FailureClass, int]] = {}
+    for rollout, phase, state, failure, number in await connection.execute(query):
         if state == State.CANCELLED:
             continue
-        offered[phase] = offered.get(phase, 0) + number
+        place = (rollout, phase)
+        offered[place] = offered.get(place, 0) + number
         if state == State.CONFIRMED:
-            confirmed[phase] = confirmed.get(phase, 0) + number
+            confirmed[place] = confirmed.get(place, 0) + number
         elif state in FAILURES:
             kind = FailureClass(failure)
-            of_phase = failures.setdefault(phase, {})
+            of_phase = failures.setdefault(place, {})
             of_phase[kind] = of_phase.get(kind, 0) + number
-    return {
-        phase: Tally(total, confirmed.get(phase, 0), failures.get(phase, {}))
-        for phase, total in offered.items()
-    }
+    found: dict[int, dict[int, Tally]] = {}
+    for (rollout, phase), total in offered.items():
+        place = (rollout, phase)
+        tally = Tally(total, confirmed.get(place, 0), failures.get(place, {}))
+        found.setdefault(rollout, {})[phase] = tally
+    return found
 
 
 def records(opened: Sequence[OpenPhase], counted: Mapping[int, Tally]) -> tuple[PhaseRecord, ...]:
@@ -250,6 +291,20 @@ async def set_waypoint(
             index_elements=["product", "channel", "release"], set_=values
         )
     )
+
+
+async def remove_waypoint(
+    connection: AsyncConnection, product: str, channel: str, release: str
+) -> bool:
+    """Say nothing of a release any more; False where nothing was said."""
+    result = await connection.execute(
+        sa.delete(waypoints).where(
+            waypoints.c.product == product,
+            waypoints.c.channel == channel,
+            waypoints.c.release == release,
+        )
+    )
+    return result.rowcount == 1
 
 
 async def _raise_version(

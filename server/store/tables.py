@@ -114,6 +114,9 @@ rollouts = Table(
     Column("grants", BigInteger, nullable=False),  # rises with every offer: what they queue on
     Column("created_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    Column("author", _Name, nullable=False, server_default=""),
+    Column("decided_by", _Name, nullable=False, server_default=""),  # who approved or denied it
+    Column("remark", Text, nullable=False, server_default=""),  # with which words
     Index(None, "status"),
 )
 
@@ -241,4 +244,106 @@ delta_jobs = Table(
     Column("changed_at", BigInteger, nullable=False),
     UniqueConstraint("product", "source", "target"),
     Index(None, "state", "lease_until"),
+)
+
+# People and programs that may act on the fleet. One without a password cannot log in.
+users = Table(
+    "users",
+    metadata,
+    Column("name", _Name, primary_key=True),
+    Column("password_hash", Text),  # argon2id, in PHC's form
+    Column("role", String(16), nullable=False),  # server/access.py
+    Column("created_at", BigInteger, nullable=False),
+)
+
+
+def _user() -> Column[str]:
+    key = ForeignKey("users.name", ondelete="CASCADE")
+    return Column("user", _Name, key, nullable=False, index=True)
+
+
+# Browsers that a user has logged in with.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    _user(),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", _Row, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("name", _Name, nullable=False),
+    _user(),
+    Column("role", String(16), nullable=False),  # never more than its user's
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+)
+
+# Who changed what: each row carries the digest of the one before (server/chain.py).
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3: none is missing
+    Column("at", BigInteger, nullable=False),
+    Column("actor", _Name, nullable=False),
+    Column("act", String(48), nullable=False),
+    Column("object", String(256), nullable=False),
+    Column("before", Text, nullable=False),  # JSON: a summary, without secrets
+    Column("after", Text, nullable=False),
+    Column("previous", LargeBinary(32), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+)
+
+# One row: the end of the chain. Whoever adds to the log queues on it.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+)
+
+# What a call with an Idempotency-Key was answered, for when it is sent again.
+answers = Table(
+    "answers",
+    metadata,
+    Column("actor", _Name, primary_key=True),
+    Column("key", String(128), primary_key=True),
+    Column("call", LargeBinary(32), nullable=False),  # digest of method, path and body
+    Column("status", Integer, nullable=False),
+    Column("headers", Text, nullable=False),  # JSON
+    Column("body", Text, nullable=False),  # JSON, without secrets
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", _Row, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("kinds", Text, nullable=False),  # JSON, sorted: events that it wants
+    Column("secret", LargeBinary(32), nullable=False),  # signs what is sent
+    Column("created_at", BigInteger, nullable=False),
+)
+
+# Written in the transaction of the event that they tell of.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _Row, primary_key=True),
+    Column(
+        "webhook", _Row, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("kind", String(24), nullable=False),
+    Column("body", Text, nullable=False),  # JSON, as it is sent and signed
+    Column("created_at", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due_at", BigInteger, index=True),  # null: delivered, or given up
+    Column("delivered_at", BigInteger),
+    Column("error", Text, nullable=False),  # of the last try
 )

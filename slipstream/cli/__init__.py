@@ -48,6 +48,7 @@ EXTRAS = {
     "rich": "device",
     "sqlalchemy": "server",
     "structlog": "server",
+    "argon2": "server",
     "jinja2": "server",
     "lark": "server",
     "prometheus_client": "server",
