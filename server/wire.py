@@ -26,7 +26,7 @@ Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX, pattern=r"^[^\
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 _T = TypeVar("_T")
-_AT_FIELD = re.compile(r" - at `([^`]+)`$")
+AT_FIELD = re.compile(r" - at (?:`key` in )?`([^`]+)`$")  # how msgspec ends what it says
 CODES = {
     400: "invalid",
     401: "unauthenticated",
@@ -66,7 +66,7 @@ def describe_error(status: int, reason: str, field: str | None = None) -> dict[s
 
     A field stands in JSON's own path (`$.phases[0].percent`), as `?name` or as a header's name.
     """
-    if field is None and (found := _AT_FIELD.search(reason)) is not None:
+    if field is None and (found := AT_FIELD.search(reason)) is not None:
         field = found[1]
     return {"error": reason, "code": CODES.get(status, "failed"), "field": field}
 

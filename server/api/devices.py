@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
+from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import (
     LABELS_MAX,
     NAME_CHARS_MAX,
@@ -41,7 +43,7 @@ from slipstream.server.store.events import Event
 from slipstream.server.store.holds import Hold
 from slipstream.server.store.reports import Report
 from slipstream.server.tokens import hash_token, make_token
-from slipstream.server.wire import Body, DeviceId, Name
+from slipstream.server.wire import Body, DeviceId, Name, refusal
 
 FilterText = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\x00]*\Z")]
 Tag = Name
@@ -177,7 +179,7 @@ class Preview(msgspec.Struct, frozen=True):
 async def list_devices(world: World, call: Call) -> Answer:
     """Devices that a filter matches, by id."""
     query: DeviceQuery = call.query
-    condition = parse_filter(query.filter)
+    condition = _parse_filter(query.filter)
     await world.polls.flush()
     found: list[Device] = []
     after, looked_at, more = query.after, 0, True
@@ -199,7 +201,7 @@ async def list_devices(world: World, call: Call) -> Answer:
 async def preview_filter(world: World, call: Call) -> Answer:
     """How many devices a filter matches, and a sample of them."""
     query: PreviewQuery = call.query
-    condition = parse_filter(query.filter)
+    condition = _parse_filter(query.filter)
     await world.polls.flush()
     count, total, after = 0, 0, ""
     best: list[tuple[int, str, Device]] = []
@@ -402,6 +404,13 @@ async def _find_locked(connection: AsyncConnection, name: str) -> Device:
     found = await devices.find(connection, name)
     assert found is not None
     return found
+
+
+def _parse_filter(text: str) -> Filter:
+    try:
+        return parse_filter(text)
+    except UsageError as error:
+        raise refusal(web.HTTPBadRequest, str(error), field="?filter") from error
 
 
 def _in_line(device: Device, query: PreviewQuery) -> bool:

@@ -68,7 +68,8 @@ class Door:
         except Forbidden as error:
             raise refusal(web.HTTPForbidden, str(error)) from error
         except UsageError as error:
-            raise refusal(web.HTTPBadRequest, str(error)) from error
+            field = str(error.where) if str(error.where).startswith("$") else None
+            raise refusal(web.HTTPBadRequest, str(error), field=field) from error
 
     async def _admit(self, route: Route, request: web.Request, now: int) -> Identity:
         """Who calls, and may; 401 or 403 otherwise."""
@@ -136,7 +137,7 @@ def csrf_token(session: bytes) -> str:
 
 def parse_query(query: MultiMapping[str], kind: type) -> Any:
     """The query string as a `kind`. Refuses with 400 and the parameter."""
-    names = list(query)
+    names = [name for name, _ in query.items()]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise refusal(web.HTTPBadRequest, "given twice", field=f"?{twice}")

@@ -22,7 +22,8 @@ class Passwords:
         """The hash of a new password, in PHC's form. UsageError for one that is too short."""
         if not PASSWORD_CHARS_MIN <= len(password) <= PASSWORD_CHARS_MAX:
             raise UsageError(
-                "not a password - at `$.password`",
+                "too short for a password, or too long",
+                where="$.password",
                 expected=f"{PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters",
                 got=len(password),
             )

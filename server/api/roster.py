@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from slipstream.delta.limits import IMPORT_ROWS_MAX
-from slipstream.server.wire import refusal
+from slipstream.server.wire import AT_FIELD, refusal
 
 _COLUMNS = ("id", "product", "channel", "group", "tags")
 _ATTRIBUTE = "attribute."
@@ -76,9 +76,10 @@ def _parse_row(line: int, header: list[str], cells: list[str], kind: type[_T]) -
     try:
         return msgspec.convert(_value(said), kind)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        field = f"line {line}" + (f", {path.rstrip('`')}" if path else "")
-        raise refusal(web.HTTPBadRequest, reason, field=field) from error
+        found = AT_FIELD.search(str(error))
+        column = f", {found[1].removeprefix('$.')}" if found else ""
+        reason = AT_FIELD.sub("", str(error))
+        raise refusal(web.HTTPBadRequest, reason, field=f"line {line}{column}") from error
 
 
 def _value(said: Mapping[str, str]) -> dict[str, Any]:

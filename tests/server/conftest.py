@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from argon2 import PasswordHasher
 
 from slipstream.server.app import Settings, make_app
 from slipstream.server.store.database import Database
@@ -21,6 +22,7 @@ from tests.server import postgres
 
 OPERATOR_TOKEN = "an operator's token of enough length"
 NOW = 1_800_000_000
+QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # a test hashes many
 _NUMBERS = count(1)  # of databases
 
 
@@ -91,6 +93,27 @@ class Fleet:
         assert response.status == 201, await response.text()
         return {"Authorization": f"Bearer {(await response.json())['token']}"}
 
+    async def api(
+        self, method: str, path: str, body: Any = None, *, token: Any = None, **headers: str
+    ) -> tuple[int, Any]:
+        """A call of /api/v1: status and JSON. Header names are spelled with underscores."""
+        more = {name.replace("_", "-"): value for name, value in headers.items()}
+        who = self.operator if token is None else token
+        data = body if isinstance(body, str | None) else json.dumps(body)
+        response = await self.client.request(
+            method, f"/api/v1{path}", data=data, headers={**who, **more}
+        )
+        text = await response.text()
+        return response.status, json.loads(text) if text else None
+
+    async def user(self, name: str, role: str) -> dict[str, str]:
+        """Add a user with a token of that role; the header it authenticates with."""
+        await self.api("POST", "/users", {"name": name, "role": role})
+        body = {"name": "test", "role": role, "user": name}
+        status, made = await self.api("POST", "/tokens", body)
+        assert status == 201, made
+        return {"Authorization": f"Bearer {made['secret']}"}
+
     async def read(self, ask: Callable[..., Awaitable[Any]], *arguments: Any, **more: Any) -> Any:
         """What a function of server/store/ finds."""
         async with self.database.reading() as connection:
@@ -157,12 +180,20 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.fixture
 def with_fleet(folder: Folder, tmp_path: Path) -> Callable[..., None]:
     """Runs a coroutine function with a Fleet; keyword arguments are the application's settings."""
+    return _runner(folder, f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}")
 
+
+@pytest.fixture
+def with_each_fleet(folder: Folder, database_url: str) -> Callable[..., None]:
+    """The same on a database of each kind: where the SQL differs."""
+    return _runner(folder, database_url)
+
+
+def _runner(folder: Folder, url: str) -> Callable[..., None]:
     @asynccontextmanager
     async def start(**settings: Any) -> AsyncIterator[Fleet]:
-        url = f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
         database = await Database.open(url)
-        known = {"now": lambda: NOW, **settings}
+        known = {"now": lambda: NOW, "password_hasher": QUICK, **settings}
         app = make_app(Settings(folder.public, url, OPERATOR_TOKEN, **known), database)
         async with TestClient(TestServer(app)) as client:
             yield Fleet(client, folder, database)
