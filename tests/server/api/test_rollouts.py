@@ -2,7 +2,7 @@
 
 import asyncio
 
-from slipstream.server.app import ENGINE
+from slipstream.server.app import BOARD, ENGINE
 from tests.server.conftest import NOW
 
 ROOT_1, ROOT_2 = "1" * 64, "2" * 64
@@ -24,6 +24,8 @@ def publish(folder):
 
 async def tick(fleet):
     await fleet.client.app[ENGINE].tick(1.0)
+    # The server's own tick may have come first, and not be done with its board.
+    await fleet.client.app[BOARD].refresh()
 
 
 async def poll_all(fleet, tokens, **more):
