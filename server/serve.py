@@ -32,6 +32,7 @@ def serve(
     operator_token_file: Path | None = None,
     poll_interval_s: int = POLL_INTERVAL_S,
     open_metrics: bool = False,
+    secure_cookies: bool = False,
     deltas: DeltaSettings | None = None,
     grace_s: float = SHUTDOWN_GRACE_S,
     on_ready: Callable[[str], None] | None = None,
@@ -62,6 +63,7 @@ def serve(
         now=lambda: int(time.time()),
         poll_interval_s=poll_interval_s,
         open_metrics=open_metrics,
+        secure_cookies=secure_cookies,
         deltas=deltas,
     )
     asyncio.run(run(settings, host, port, grace_s=grace_s, on_ready=on_ready))

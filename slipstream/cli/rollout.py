@@ -1,4 +1,4 @@
-"""`slipstream rollout`: phased rollouts, tried out before they begin."""
+"""`slipstream rollout`: phased rollouts, and how one is tried out before it begins."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from slipstream.cli import rollout_acts
 from slipstream.cli.durations import DURATION
 from slipstream.cli.rollout_plan import CLASSES, Target, plan_from_options, plan_options
 from slipstream.delta.durable import write_durably
@@ -34,7 +35,16 @@ _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%?")
 
 @click.group()
 def rollout() -> None:
-    """Try out rollouts in phases."""
+    """Roll releases out in phases; try it out before."""
+
+
+for _command in (
+    rollout_acts.create,
+    rollout_acts.list_rollouts,
+    rollout_acts.show,
+    *rollout_acts.acts(),
+):
+    rollout.add_command(_command)
 
 
 @rollout.command()

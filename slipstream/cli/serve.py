@@ -61,6 +61,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @passphrase_option
 @click.option("--open-metrics", is_flag=True, help="Serve /metrics without the operator's token.")
+@click.option(
+    "--secure-cookies",
+    is_flag=True,
+    help="Browsers send their session over HTTPS only: where a proxy with TLS stands before this.",
+)
 def serve(
     repo: Path,
     listen: str,
@@ -72,6 +77,7 @@ def serve(
     delta_profile: str,
     passphrase_file: Path | None,
     open_metrics: bool,
+    secure_cookies: bool,
 ) -> None:
     """Serve REPO: its files, polls and reports of devices, a page at /, /healthz, /metrics."""
     from slipstream.server.serve import serve as run  # noqa: PLC0415 - needs the server extra
@@ -98,6 +104,7 @@ def serve(
         operator_token_file=operator_token_file,
         poll_interval_s=poll_interval,
         open_metrics=open_metrics,
+        secure_cookies=secure_cookies,
         deltas=deltas,
         on_ready=lambda url: click.echo(f"serving {repo} on {url}"),
     )
