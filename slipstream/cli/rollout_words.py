@@ -22,7 +22,7 @@ def in_words(rollout: Mapping[str, Any]) -> Iterator[str]:
         + (f": {rollout['remark']}" if rollout["remark"] else "")
     )
     yield ""
-    width = max(12, *(len(one["text"]) + 4 for one in rollout["phases"]))
+    width = max(12, *(len(one["text"]) + 5 for one in rollout["phases"]))
     yield (
         f"{'phase':<{width}}{'':{BAR + 3}}{'devices':>9}{'confirmed':>11}{'failed':>8}{'on their way':>14}"
     )
