@@ -16,6 +16,7 @@ from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import POLL_INTERVAL_S
 from slipstream.server.api.call import World
 from slipstream.server.api.door import Door
+from slipstream.server.api.openapi import document
 from slipstream.server.api.passwords import Passwords
 from slipstream.server.api.table import ROUTES
 from slipstream.server.blobs import Files
@@ -106,6 +107,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
             *OperatorHandler(database, polls, catalog, digest, now).routes(),
             *Files(settings.public, metrics).routes(),
             *PageHandler(database, polls, catalog, digest, now).routes(),
+            web.get("/api/v1/openapi.json", _openapi),
             web.get("/healthz", _health),
             web.get("/metrics", _metrics),
         ]
@@ -149,6 +151,11 @@ async def _health(request: web.Request) -> web.Response:
     return answer_json(
         {"status": "ok" if healthy else "failing", **checks}, status=200 if healthy else 503
     )
+
+
+async def _openapi(_request: web.Request) -> web.Response:
+    """What this server can be asked: no secret, and the same for everybody."""
+    return answer_json(document(), headers={"Cache-Control": "no-cache"})
 
 
 async def _metrics(request: web.Request) -> web.Response:

@@ -46,7 +46,7 @@ from slipstream.server.wire import (
 _log: Any = structlog.get_logger(__name__)
 
 
-class NewDevice(Body, frozen=True):
+class DeviceEntry(Body, frozen=True):
     """The body of POST /v1/devices."""
 
     id: DeviceId
@@ -75,7 +75,7 @@ class OperatorHandler:
 
     async def _add_device(self, request: web.Request) -> web.Response:
         check_operator(request, self.token_digest)
-        new = await read_json(request, NewDevice, POLL_BYTES_MAX)
+        new = await read_json(request, DeviceEntry, POLL_BYTES_MAX)
         token = make_token()
         digest, now = hash_token(token), self.now()
         if not await self.database.write(

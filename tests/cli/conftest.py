@@ -1,20 +1,17 @@
 """A server that commands talk to, in a thread beside them."""
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 
 from slipstream.cli import cli
-from slipstream.server.app import Settings, make_app
-from slipstream.server.store.database import Database
+from slipstream.server.app import Settings
 from tests.server.conftest import NOW, OPERATOR_TOKEN, QUICK, Folder
+from tests.server.serving import serving
 
 
 @dataclass
@@ -53,33 +50,9 @@ def operated(tmp_path: Path) -> Iterator[Operated]:
     token_file = tmp_path / "token"
     token_file.write_text(OPERATOR_TOKEN + "\n")
     database_url = f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
+    settings = Settings(
+        public, database_url, OPERATOR_TOKEN, now=lambda: NOW, password_hasher=QUICK
+    )
     # Commands and server share this process's standard output.
-    with capture_logs(), _running(public, database_url) as url:
+    with capture_logs(), serving(settings) as url:
         yield Operated(url, folder, token_file)
-
-
-class _running:
-    def __init__(self, public: Path, database_url: str) -> None:
-        settings = Settings(
-            public, database_url, OPERATOR_TOKEN, now=lambda: NOW, password_hasher=QUICK
-        )
-        self._serve: Callable[[], None] = lambda: asyncio.run(self._main(settings))
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-
-    async def _main(self, settings: Settings) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        app = make_app(settings, await Database.open(settings.database_url))
-        async with TestServer(app) as server:
-            self.url = str(server.make_url("/"))
-            self._ready.set()
-            await self._stop.wait()
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        assert self._ready.wait(30)
-        return self.url
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
