@@ -111,7 +111,7 @@ OLD_CALLS: Final = tuple(
         f"Use {instead} instead.",
         body,
         dict[str, Any] if method != "DELETE" else None,
-        statuses,
+        frozenset(statuses),
         operator=True,
     )
     for method, path, name, summary, instead, body, statuses in (

@@ -27,9 +27,7 @@ async def draw_phase(database: Database, rollout: Rollout) -> Opening:
     return await asyncio.to_thread(_draw, rollout, found, offered)
 
 
-def _draw(
-    rollout: Rollout, found: tuple[devices.Device, ...], offered: frozenset[str]
-) -> Opening:
+def _draw(rollout: Rollout, found: tuple[devices.Device, ...], offered: frozenset[str]) -> Opening:
     plan = rollout.plan
     population = [
         one
