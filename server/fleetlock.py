@@ -4,8 +4,7 @@
     POST /v1/steady-state    the same                            ->  200
 
 The protocol of Zincati and airlock, with one addition: the device shows its token, as Bearer or as
-the password of Basic (https://ID:TOKEN@host in Zincati's base_url). A lock that anybody can take
-holds a fleet. Places come from the fleet's budgets, which rollouts take from as well; a group
+the password of Basic. A lock that anybody can take holds a fleet. Places come from the fleet's budgets, which rollouts take from as well; a group
 without a budget has one place.
 """
 
