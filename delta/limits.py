@@ -194,6 +194,21 @@ REASON_CHARS_MAX = 4096  # free text of a report
 SLOTS_MAX = 16  # slots of one device
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page
+CENSUS_RELEASES_MAX = 32  # releases counted by name each hour; the rest is "other"
+CENSUS_KEPT_S = 92 * 86_400  # a quarter: at most 71,000 rows
+CHART_S = 7 * 86_400  # how far back "versions over time" looks
+
+# --- pages
+LIVE_READERS_MAX = 256  # open pages that hear of changes, of one server: each holds a connection
+LIVE_KEEPALIVE_S = 15.0  # a proxy that waits for less cuts the stream; the page opens it again
+LIVE_WRITE_TIMEOUT_S = 30.0  # a page that takes longer to read a line is gone
+FEED_INTERVAL_S = 1.0  # how old what a live page shows may be
+FEED_EVENTS_MAX = 1000  # events read at once
+FEED_LOOK_BACK = 256  # ids looked at again: transactions commit in another order than they count
+FORM_BYTES_MAX = 64 * KIB  # of a submitted form
+TIMELINE_MAX = 100  # lines of a timeline on a page
+ROWS_MAX = 100  # devices or rollouts on one page
+SAMPLE_MAX = 8  # devices shown of those that a filter matches
 
 # --- rollouts
 FILTER_CHARS_MAX = 4096  # of a target filter: a list of a hundred device ids

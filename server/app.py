@@ -29,7 +29,9 @@ from slipstream.server.fleet.engine import Engine
 from slipstream.server.fleetlock import FleetLockHandler
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
 from slipstream.server.operators import OperatorHandler, check_operator
-from slipstream.server.pages import PageHandler
+from slipstream.server.pages.desk import Desk
+from slipstream.server.pages.feed import Feed
+from slipstream.server.pages.handler import Pages
 from slipstream.server.reports import ReportHandler
 from slipstream.server.store import devices
 from slipstream.server.store.database import Database
@@ -64,6 +66,7 @@ BOARD: web.AppKey[Board] = web.AppKey("board", Board)
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 COURIER: web.AppKey[Courier] = web.AppKey("courier", Courier)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
+FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 
 
 def make_app(settings: Settings, database: Database) -> web.Application:
@@ -78,7 +81,9 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     holder = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"
     app[ENGINE] = engine = Engine(database, board, settings.now, holder)
     app[COURIER] = Courier(database, settings.now, holder)
-    app.cleanup_ctx.extend((_database, _poll_log, _rollouts))
+    app[FEED] = feed = Feed(database)
+    app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed))
+    app.on_shutdown.append(_end_streams)
     if settings.deltas is not None:
         service = DeltaService(database, board, catalog, settings.deltas, settings.now, holder)
         app.cleanup_ctx.append(partial(_deltas, service))
@@ -98,6 +103,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         digest,
         settings.secure_cookies,
     )
+    desk = Desk(world, interval_s)
     app.add_routes(
         [
             web.post("/v1/poll", poll.handle),
@@ -106,7 +112,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
             *Door(world, ROUTES).routes(),
             *OperatorHandler(database, polls, catalog, digest, now).routes(),
             *Files(settings.public, metrics).routes(),
-            *PageHandler(database, polls, catalog, digest, now).routes(),
+            *Pages(desk, feed).routes(),
             web.get("/api/v1/openapi.json", _openapi),
             web.get("/healthz", _health),
             web.get("/metrics", _metrics),
@@ -133,6 +139,15 @@ async def _poll_log(app: web.Application) -> AsyncIterator[None]:
 async def _deltas(service: DeltaService, _app: web.Application) -> AsyncIterator[None]:
     async with service.running():
         yield
+
+
+async def _feed(app: web.Application) -> AsyncIterator[None]:
+    async with app[FEED].following():
+        yield
+
+
+async def _end_streams(app: web.Application) -> None:
+    app[FEED].close()
 
 
 async def _health(request: web.Request) -> web.Response:

@@ -29,7 +29,7 @@ from slipstream.server.rollout.judge import Advance, Finish, Halt, PhaseRecord, 
 from slipstream.server.rollout.plan import Halting
 from slipstream.server.rollout.record import Act, Rollout, Status
 from slipstream.server.rollout.track import Event
-from slipstream.server.store import attempts, leases, rollouts
+from slipstream.server.store import attempts, census, leases, rollouts
 from slipstream.server.store.database import Database
 
 _log: Any = structlog.get_logger(__name__)
@@ -45,6 +45,7 @@ class Engine:
     now: Callable[[], int]  # seconds since 1970
     holder: str
     _soaked: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
+    _hour: int = -1  # of the last census
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -91,6 +92,9 @@ class Engine:
         if mine is None:
             self._soaked.clear()
             return
+        if census.hour_of(now) != self._hour:
+            await self.database.write(lambda connection: census.take(connection, now))
+            self._hour = census.hour_of(now)
         await self.board.refresh()
         moved = [await self._move(one, now, elapsed_s) for one in self.board.view.by_id.values()]
         if any(moved):

@@ -165,16 +165,21 @@ def unmet(plan: Plan, index: int, record: PhaseRecord, now: int) -> str | None:
 
     A phase that adds nobody to those before it asks nothing; the first one has to prove something.
     """
-    rule, tally = plan.phases[index].success, record.tally
-    if rule.count is not None and tally.confirmed >= rule.count:
-        return None
-    if index > 0 and record.members == tally.offered == 0:
+    confirmed, wanted = record.tally.confirmed, needed(plan, index, record, now)
+    if confirmed >= wanted:
         return None
     reach = reached(plan, record, now)
-    needed = max(_share(rule.percent, reach), min(rule.min_sample, max(reach, 1)))
-    if tally.confirmed >= needed:
-        return None
-    return f"phase {index + 1}: {tally.confirmed} of {reach} confirmed, {needed} are needed"
+    return f"phase {index + 1}: {confirmed} of {reach} confirmed, {wanted} are needed"
+
+
+def needed(plan: Plan, index: int, record: PhaseRecord, now: int) -> int:
+    """How many confirmed devices a phase's success rule asks for."""
+    rule = plan.phases[index].success
+    if index > 0 and record.members == record.tally.offered == 0:
+        return 0
+    reach = reached(plan, record, now)
+    by_share = max(_share(rule.percent, reach), min(rule.min_sample, max(reach, 1)))
+    return by_share if rule.count is None else min(rule.count, by_share)
 
 
 def reached(plan: Plan, record: PhaseRecord, now: int) -> int:

@@ -252,6 +252,19 @@ async def confirmed_from(connection: AsyncConnection, rollout: int) -> Mapping[s
     return {row[0]: row[1] for row in await connection.execute(query)}
 
 
+async def newest_of_rollout(
+    connection: AsyncConnection, rollout: int, states: frozenset[State], *, limit: int
+) -> tuple[Attempt, ...]:
+    """The offers of a rollout in one of `states`, those that changed last first."""
+    query = sa.select(*_COLUMNS).where(
+        attempts.c.rollout == rollout, attempts.c.state.in_([one.value for one in states])
+    )
+    rows = await connection.execute(
+        query.order_by(attempts.c.changed_at.desc(), attempts.c.id.desc()).limit(limit)
+    )
+    return tuple(_attempt(row) for row in rows)
+
+
 async def silent(
     connection: AsyncConnection, rollout: int, since: int, *, limit: int
 ) -> tuple[Attempt, ...]:
@@ -284,6 +297,21 @@ async def quarantine(
         device=device, release=release, reason=reason, since=now
     )
     await connection.execute(statement.on_conflict_do_nothing())
+
+
+async def quarantined(connection: AsyncConnection, device: str) -> tuple[tuple[str, str, int], ...]:
+    """The releases never offered to the device again: (release, reason, since), newest first."""
+    query = sa.select(quarantines.c.release, quarantines.c.reason, quarantines.c.since)
+    rows = await connection.execute(
+        query.where(quarantines.c.device == device).order_by(quarantines.c.since.desc())
+    )
+    return tuple((row[0], row[1], row[2]) for row in rows)
+
+
+async def count_quarantined(connection: AsyncConnection) -> int:
+    """How many devices have a release that is not offered to them again."""
+    query = sa.select(sa.func.count(sa.distinct(quarantines.c.device)))
+    return int((await connection.execute(query)).scalar_one())
 
 
 async def lift_quarantine(connection: AsyncConnection, device: str, release: str, now: int) -> bool:

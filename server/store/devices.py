@@ -267,6 +267,15 @@ async def count_by_line(
     return {(row[0], row[1]): row[2] for row in await connection.execute(query)}
 
 
+async def count_seen(connection: AsyncConnection, since: int) -> tuple[int, int, int]:
+    """All devices; of them those heard of at `since` or later; and those never heard of."""
+    whole = (await connection.execute(sa.select(sa.func.count(devices.c.id)))).scalar_one()
+    recent = sa.select(sa.func.count()).where(devices.c.seen_at >= since)
+    never = sa.select(sa.func.count()).where(devices.c.seen_at.is_(None))
+    heard, unheard = [(await connection.execute(one)).scalar_one() for one in (recent, never)]
+    return int(whole), int(heard), int(unheard)
+
+
 async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> None:
     """Write what polls said; removed devices are passed over."""
     rows = [

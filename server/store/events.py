@@ -1,5 +1,6 @@
 """What the server did and decided, in order: for timelines, live pages and waking the engine."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -68,6 +69,16 @@ async def list_of_rollout(
 ) -> tuple[Event, ...]:
     """The newest events of a rollout, newest first; those with ids below `before`."""
     return await _newest(connection, events.c.rollout == rollout, before, limit)
+
+
+async def list_of_kinds(
+    connection: AsyncConnection, kinds: Collection[str], *, limit: int, rollout: int | None = None
+) -> tuple[Event, ...]:
+    """The newest events of these kinds, of a rollout if it is named, newest first."""
+    condition: sa.ColumnElement[bool] = events.c.kind.in_(kinds)
+    if rollout is not None:
+        condition = sa.and_(condition, events.c.rollout == rollout)
+    return await _newest(connection, condition, limit)
 
 
 async def newest_id(connection: AsyncConnection) -> int:

@@ -1,6 +1,6 @@
 """Reports: what devices said of an installation, each kept once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
@@ -66,6 +66,17 @@ async def list_of(connection: AsyncConnection, device: str, *, limit: int) -> tu
         .limit(limit)
     )
     return tuple(Report(*row) for row in await connection.execute(query))
+
+
+async def newest_of(connection: AsyncConnection, ids: Collection[str]) -> Mapping[str, Report]:
+    """The newest report of each of these devices that has sent one."""
+    newest = (
+        sa.select(sa.func.max(reports.c.id))
+        .where(reports.c.device.in_(ids))
+        .group_by(reports.c.device)
+    )
+    rows = await connection.execute(sa.select(*_COLUMNS).where(reports.c.id.in_(newest)))
+    return {row.device: Report(*row) for row in rows}
 
 
 async def newest_between(

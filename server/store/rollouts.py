@@ -119,6 +119,22 @@ async def list_page(
     return await load(connection, ids=[row[0] for row in await connection.execute(query)])
 
 
+async def list_of_status(
+    connection: AsyncConnection, statuses: Collection[Status], *, limit: int
+) -> tuple[Rollout, ...]:
+    """Up to `limit` rollouts in one of these states, newest first."""
+    values = [one.value for one in statuses]
+    query = sa.select(rollouts.c.id).where(rollouts.c.status.in_(values))
+    rows = await connection.execute(query.order_by(rollouts.c.id.desc()).limit(limit))
+    return await load(connection, ids=[row[0] for row in rows])
+
+
+async def count_of_status(connection: AsyncConnection) -> Mapping[Status, int]:
+    """How many rollouts there are in each state."""
+    query = sa.select(rollouts.c.status, sa.func.count()).group_by(rollouts.c.status)
+    return {Status(row[0]): row[1] for row in await connection.execute(query)}
+
+
 async def list_lines(connection: AsyncConnection) -> frozenset[tuple[str, str]]:
     """Products and channels that have, or had, a rollout."""
     query = sa.select(rollouts.c.product, rollouts.c.channel).distinct()

@@ -213,6 +213,16 @@ events = Table(
     Index(None, "rollout", "id"),
 )
 
+# Devices by what they run, at the beginning of each hour (its first second).
+census = Table(
+    "census",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("product", _Name, primary_key=True),
+    Column("release", _Name, primary_key=True),
+    Column("devices", BigInteger, nullable=False),
+)
+
 # Duties that one server has at a time.
 leases = Table(
     "leases",

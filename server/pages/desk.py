@@ -1,0 +1,220 @@
+"""What all pages share: who asks, what is asked of, how an answer is rendered."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import structlog
+from aiohttp import web
+
+from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
+from slipstream.server.access import Deed, Forbidden, authorise
+from slipstream.server.catalog import Catalog, CatalogReader
+from slipstream.server.devices import PollLog
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.engine import Engine
+from slipstream.server.metrics import parse_expiry
+from slipstream.server.pages import words
+from slipstream.server.pages.form import read_form
+from slipstream.server.pages.visitor import Visitor, check_form, greet
+from slipstream.server.rollout.record import Status
+from slipstream.server.store.database import Database
+
+_log: Any = structlog.get_logger(__name__)
+_FOLDER = Path(__file__).parent
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_PAGES = (
+    ("Fleet", "/"),
+    ("Devices", "/devices"),
+    ("Rollouts", "/rollouts"),
+    ("Releases", "/releases"),
+    ("Approvals", "/approvals"),
+)
+_STATIC = {
+    "style.css": "text/css",
+    "htmx.min.js": "text/javascript",
+    "live.js": "text/javascript",
+}
+Handler = Callable[[web.Request, Visitor], Awaitable[web.StreamResponse]]
+Act = Callable[[web.Request, Visitor, Mapping[str, str]], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the pages ask, and how they answer."""
+
+    database: Database
+    board: Board
+    engine: Engine
+    polls: PollLog
+    catalog: CatalogReader
+    token_digest: bytes
+    now: Callable[[], int]  # seconds since 1970
+    poll_interval_s: int
+
+    @property
+    def online_s(self) -> int:
+        """A device heard of within so many seconds is online: it missed at most one poll."""
+        return 2 * self.poll_interval_s + 60
+
+    def get(self, path: str, handler: Handler, deed: Deed = Deed.SEE) -> web.RouteDef:
+        """A route that shows a page."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            visitor = None
+            try:
+                visitor = greet(request, self.token_digest)
+                authorise(visitor.identity, deed)
+                return await handler(request, visitor)
+            except (web.HTTPError, SlipstreamError) as error:
+                return self._refuse(request, visitor, error)
+
+        return web.get(path, answer)
+
+    def post(self, path: str, act: Act, deed: Deed) -> web.RouteDef:
+        """A route that does what a form asks for, and leads on to a page."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            visitor = None
+            try:
+                visitor = greet(request, self.token_digest)
+                authorise(visitor.identity, deed)
+                fields = await read_form(request)
+                check_form(request, visitor, fields.get("form_token", ""))
+                return await act(request, visitor, fields)
+            except (web.HTTPError, SlipstreamError) as error:
+                return self._refuse(request, visitor, error)
+
+        return web.post(path, answer)
+
+    def render(
+        self,
+        request: web.Request,
+        visitor: Visitor | None,
+        template: str,
+        *,
+        status: int = 200,
+        live: str = "",
+        **values: Any,
+    ) -> web.Response:
+        """A page. `live`: the topic of the changes that it follows (feed.py)."""
+        text = (
+            _environment()
+            .get_template(template)
+            .render(
+                visitor=visitor,
+                here=request.path_qs,
+                live=live,
+                now=self.now(),
+                Deed=Deed,
+                pages=_PAGES,
+                waiting_count=self._waiting_count(),
+                **values,
+            )
+        )
+        return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
+
+    async def catalog_or_trouble(self) -> tuple[Catalog | None, str | None]:
+        """The repository's catalog, and what is wrong with it in words, if anything."""
+        try:
+            catalog = await self.catalog.read()
+        except Unavailable as error:
+            return None, str(error)
+        expiry = parse_expiry(catalog.expires)
+        if expiry is not None and expiry.timestamp() <= self.now():
+            return catalog, (
+                f"The repository's timestamp expired at {catalog.expires}: devices refuse it."
+                " Run slipstream repo refresh."
+            )
+        if catalog.skipped:
+            entries = words.count_words(catalog.skipped, "entry", "entries")
+            return catalog, f"{entries} of the repository's metadata make no sense: left out."
+        return catalog, None
+
+    def _waiting_count(self) -> int:
+        """Rollouts that wait for approval, as of the board's last look."""
+        return sum(one.status is Status.WAITING for one in self.board.view.by_id.values())
+
+    def _refuse(
+        self, request: web.Request, visitor: Visitor | None, error: web.HTTPError | SlipstreamError
+    ) -> web.Response:
+        match error:
+            case web.HTTPError():
+                status, reason = error.status, _reason(error)
+            case Forbidden():
+                status, reason = 403, str(error)
+            case UsageError():
+                status, reason = 400, str(error)
+            case Unavailable():
+                status, reason = 503, str(error)
+                _log.error("unavailable", path=request.path, reason=reason)
+            case _:
+                status, reason = 409, str(error)
+        response = self.render(
+            request, visitor, "error.html", status=status, code=status, reason=reason
+        )
+        if isinstance(error, web.HTTPError) and "WWW-Authenticate" in error.headers:
+            response.headers["WWW-Authenticate"] = error.headers["WWW-Authenticate"]
+        if status in {408, 413}:
+            response.force_close()  # the rest of the body is not worth reading
+        return response
+
+
+async def static(request: web.Request) -> web.Response:
+    """A file of static/: open to all, there is nothing of the fleet in it."""
+    name = request.match_info["name"]
+    if name not in _STATIC:
+        raise web.HTTPNotFound
+    content, digest = _static(name)
+    headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": f'"{digest}"'}
+    if request.headers.get("If-None-Match") == f'"{digest}"':
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=content, content_type=_STATIC[name], charset="utf-8", headers=headers)
+
+
+@lru_cache
+def _static(name: str) -> tuple[bytes, str]:
+    content = (_FOLDER / "static" / name).read_bytes()
+    return content, hashlib.sha256(content).hexdigest()[:32]
+
+
+@lru_cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        size=words.size_words,
+        span=words.span_words,
+        age=words.age_words,
+        moment=words.moment_words,
+        iso=words.iso,
+        plural=words.count_words,
+        share=words.share_words,
+    )
+    return environment
+
+
+def _reason(error: web.HTTPError) -> str:
+    """What wire.refusal said, or the status in words."""
+    try:
+        return str(json.loads(error.text or "")["error"])
+    except (ValueError, KeyError, TypeError):
+        return error.reason
