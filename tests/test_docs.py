@@ -39,6 +39,7 @@ def test_what_is_written_from_the_code_is_current(script: str) -> None:
         "server",
         "server/api",
         "server/deltas",
+        "server/pages",
         "server/rollout",
         "server/fleet",
         "server/store",

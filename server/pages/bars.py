@@ -7,6 +7,7 @@ from slipstream.server.pages.words import share_words
 from slipstream.server.rollout.judge import Tally
 from slipstream.server.rollout.rsql import version_order
 
+_THINNEST = 0.4  # per cent of a bar
 LAYERS_MAX = 6  # releases with an area of their own: more cannot be told apart
 
 
@@ -28,14 +29,16 @@ def tally_bar(tally: Tally, whole: int) -> tuple[Segment, ...]:
 
 
 def bar(parts: Sequence[tuple[str, int]], whole: int) -> tuple[Segment, ...]:
-    """Parts side by side. What is there can be seen: no part is thinner than 0.4 %."""
+    """Parts side by side. What is there can be seen: no part is thinner than _THINNEST."""
+    shown = [(kind, 100 * number / whole) for kind, number in parts if number > 0 and whole > 0]
+    widths = [max(width, _THINNEST) for _, width in shown]
+    if (over := sum(widths) - 100) > 0:
+        widths[widths.index(max(widths))] -= over
     segments: list[Segment] = []
     at = 0.0
-    for kind, number in parts:
-        if number > 0 and whole > 0:
-            width = min(max(100 * number / whole, 0.4), 100 - at)
-            segments.append(Segment(kind, round(at, 2), round(width, 2)))
-            at += width
+    for (kind, _), width in zip(shown, widths, strict=True):
+        segments.append(Segment(kind, round(at, 2), round(width, 2)))
+        at += width
     return tuple(segments)
 
 

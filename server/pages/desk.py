@@ -173,6 +173,11 @@ class Desk:
         return response
 
 
+def lead_to(path: str) -> web.Response:
+    """Where a browser looks at what a form did: loading that again does nothing again."""
+    return web.Response(status=303, headers={**HEADERS, "Location": path})
+
+
 async def static(request: web.Request) -> web.Response:
     """A file of static/: open to all, there is nothing of the fleet in it."""
     name = request.match_info["name"]

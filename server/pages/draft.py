@@ -1,12 +1,13 @@
 """The form that starts a rollout: from its fields to a plan, or to what is wrong with them. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from slipstream.delta.errors import UsageError
 from slipstream.server.catalog import Catalog
+from slipstream.server.rollout.facts import check_selector
 from slipstream.server.rollout.plan import (
     AbortRule,
     Budget,
@@ -17,6 +18,7 @@ from slipstream.server.rollout.plan import (
     SuccessRule,
     Urgency,
 )
+from slipstream.server.rollout.rsql import parse_filter
 
 PHASE_ROWS = 5
 RULE_ROWS = 4
@@ -93,6 +95,16 @@ class _Reading:
             self.problems[name] = str(error)
             return None
 
+    def checked(self, name: str, check: Callable[[str], object]) -> str:
+        """A text that has to pass a check, if there is one."""
+        text = self.text(name)
+        try:
+            if text:
+                check(text)
+        except UsageError as error:
+            self.problems[name] = str(error)
+        return text
+
     def moment(self, name: str) -> int | None:
         text = self.text(name)
         if not text:
@@ -114,6 +126,8 @@ def read_draft(fields: Mapping[str, str], catalog: Catalog) -> Draft:
     phases = _phases(read)
     rules = _rules(read)
     budgets = _budgets(read)
+    condition = read.checked("filter", parse_filter)
+    stratify = read.checked("stratify", check_selector)
     silent = read.span("silent")
     downloads = read.whole("downloads")
     urgency = _urgency(read)
@@ -129,8 +143,8 @@ def read_draft(fields: Mapping[str, str], catalog: Catalog) -> Draft:
             counter=release.counter,
             phases=phases,
             channel=read.text("channel") or release.channel,
-            filter=read.text("filter"),
-            stratify_by=read.text("stratify") or None,
+            filter=condition,
+            stratify_by=stratify or None,
             abort=rules,
             silent_after_s=silent if silent is not None else 3 * 86_400,
             urgency=urgency,
@@ -144,7 +158,7 @@ def read_draft(fields: Mapping[str, str], catalog: Catalog) -> Draft:
             needs_approval="approval" in fields,
         )
     except UsageError as error:
-        return Draft(fields, None, {_whose(error, read): str(error)})
+        return Draft(fields, None, {_whose(error): str(error)})
     return Draft(fields, plan)
 
 
@@ -224,14 +238,12 @@ def _urgency(read: _Reading) -> Urgency:
         return Urgency.SOFT
 
 
-def _whose(error: UsageError, read: _Reading) -> str:
+def _whose(error: UsageError) -> str:
     """The field that an error of the whole plan is about, as far as its words tell."""
     words = str(error)
     for clue, name in (
         ("name for a rollout", "name"),
-        ("filter", "filter"),
         ("phase", "phase1"),
-        ("selector", "stratify"),
         ("time zone", "zone"),
         ("window", "windows"),
         ("forced_at", "forced_at"),
@@ -240,4 +252,4 @@ def _whose(error: UsageError, read: _Reading) -> str:
     ):
         if clue in words:
             return name
-    return "plan" if read.fields else "name"
+    return "plan"

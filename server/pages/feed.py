@@ -117,7 +117,7 @@ class Feed:
                 "X-Accel-Buffering": "no",  # nginx would hold the lines back
             }
         )
-        with self.reading(topic) as reader:
+        with self.reading(topic) as reader, suppress(ConnectionError, TimeoutError):
             await response.prepare(request)
             await response.write(b"retry: 3000\n\n")
             while True:
@@ -127,6 +127,7 @@ class Feed:
                     return response
                 async with asyncio.timeout(LIVE_WRITE_TIMEOUT_S):
                     await response.write(reader.take())
+        return response  # the page is gone
 
     async def _follow(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import ROWS_MAX, TIMELINE_MAX
 from slipstream.server.access import Deed
-from slipstream.server.pages.desk import Desk
+from slipstream.server.pages.desk import Desk, lead_to
 from slipstream.server.pages.select import list_matching
 from slipstream.server.pages.visitor import Visitor
 from slipstream.server.pages.words import EVENTS, REPORTS, STATES, Mark, age_words
@@ -165,7 +165,7 @@ class DevicesHandler:
 
         if not await self.desk.database.write(act):
             raise refusal(web.HTTPConflict, f"{release} is not quarantined on {device}.")
-        raise web.HTTPSeeOther(f"/devices/{quote(device, safe='')}")
+        return lead_to(f"/devices/{quote(device, safe='')}")
 
 
 def describe(device: Device, report: Report | None, now: int, online_s: int) -> Row:

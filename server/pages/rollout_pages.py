@@ -12,7 +12,7 @@ from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import ROWS_MAX, TIMELINE_MAX
 from slipstream.server.access import Deed
 from slipstream.server.catalog import Catalog
-from slipstream.server.pages.desk import Desk
+from slipstream.server.pages.desk import Desk, lead_to
 from slipstream.server.pages.draft import DEFAULTS, PHASE_ROWS, RULE_ROWS, Draft, read_draft
 from slipstream.server.pages.rollout_view import make_card, make_live
 from slipstream.server.pages.select import preview
@@ -150,7 +150,7 @@ class RolloutsHandler:
             raise refusal(
                 web.HTTPConflict, f"{rollout.plan.name} has changed meanwhile: look again."
             )
-        raise web.HTTPSeeOther(f"/rollouts/{rollout.id}")
+        return lead_to(f"/rollouts/{rollout.id}")
 
     async def _carry_out(self, rollout: Rollout, act: Act | None, words: str) -> bool:
         desk = self.desk
@@ -242,7 +242,7 @@ class RolloutsHandler:
             return await self._form(request, visitor, catalog, draft, status=409, told=True)
         await desk.board.refresh()
         desk.engine.wake()
-        raise web.HTTPSeeOther(f"/rollouts/{made}")
+        return lead_to(f"/rollouts/{made}")
 
     async def _form(
         self,
@@ -262,7 +262,7 @@ class RolloutsHandler:
             draft=draft,
             told=told,
             releases=catalog.releases,
-            beside=await self._beside(draft),
+            beside=await self._beside(_named(draft, catalog)),
             phase_rows=range(1, PHASE_ROWS + 1),
             rule_rows=range(1, RULE_ROWS + 1),
             classes=[(kind.value, text) for kind, text in FAILURES.items()],
@@ -301,6 +301,13 @@ _SAID = {
     "deny": "denied",
     "next": "opened",
 }
+
+
+def _named(draft: Draft, catalog: Catalog) -> Draft:
+    """The same, with some name if it has none yet: a preview need not wait for it."""
+    if draft.fields.get("name", "").strip():
+        return draft
+    return read_draft({**draft.fields, "name": "preview"}, catalog)
 
 
 def first_phase(plan: Plan, population: tuple[Facts, ...]) -> int:
