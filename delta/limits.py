@@ -208,6 +208,7 @@ FEED_LOOK_BACK = 256  # ids looked at again: transactions commit in another orde
 FORM_BYTES_MAX = 64 * KIB  # of a submitted form
 TIMELINE_MAX = 100  # lines of a timeline on a page
 ROWS_MAX = 100  # devices or rollouts on one page
+SIMULATED_SHOWN_MAX = 10_000  # devices simulated beside a form that is filled in
 SAMPLE_MAX = 8  # devices shown of those that a filter matches
 
 # --- rollouts

@@ -83,6 +83,14 @@ def refusal(
     return kind(text=json.dumps(body), content_type="application/json", headers=headers)
 
 
+def error_of(error: web.HTTPError) -> str:
+    """The reason that a refusal carries, or its status in words."""
+    try:
+        return str(json.loads(error.text or "")["error"])
+    except (ValueError, KeyError, TypeError):
+        return error.reason
+
+
 def too_large(size_max: int, size: int) -> web.HTTPError:
     """413, to be raised: a body of `size` bytes or more where `size_max` are allowed."""
     return web.HTTPRequestEntityTooLarge(

@@ -107,11 +107,23 @@ class Door:
         done = await self.world.database.write(partial(_carry_out, route, call, act, key, asked))
         if isinstance(done, KeptAnswer):
             return _repeat(done, asked)
-        _log.info(route.name, actor=done.actor or call.identity.actor, object=done.thing)
-        if done.moves:
-            await self.world.board.refresh()
-            self.world.engine.wake()
+        await _tell(self.world, route, call, done)
         return _render(route, done)
+
+
+async def perform(world: World, route: Route, call: Call) -> Done:
+    """Carry a change out for the pages, which have checked their form's token.
+
+    Forbidden, UsageError, or the refusal of its handler; then nothing has changed.
+    """
+    if route.deed is not None:
+        authorise(call.identity, route.deed)
+    assert route.change is not None
+    act = await route.change(world, call)
+    done = await world.database.write(partial(_carry_out, route, call, act, None, b""))
+    assert isinstance(done, Done)  # no key, no answer of before
+    await _tell(world, route, call, done)
+    return done
 
 
 async def identify(world: World, request: web.Request, now: int) -> Identity | None:
@@ -146,6 +158,14 @@ def parse_query(query: MultiMapping[str], kind: type) -> Any:
     except msgspec.ValidationError as error:
         reason = str(error).replace("`$.", "`?")
         raise refusal(web.HTTPBadRequest, reason) from error
+
+
+async def _tell(world: World, route: Route, call: Call, done: Done) -> None:
+    """What follows from a change once it is durable."""
+    _log.info(route.name, actor=done.actor or call.identity.actor, object=done.thing)
+    if done.moves:
+        await world.board.refresh()
+        world.engine.wake()
 
 
 async def _carry_out(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.api.call import Answer, Call, PageQuery, World, number_after, page_of
 from slipstream.server.chain import Broken, Sealed, Verifier
@@ -44,13 +45,18 @@ async def list_audit(world: World, call: Call) -> Answer:
 
 async def verify_audit(world: World, _call: Call) -> Answer:
     """Follow the chain from its beginning, and name the first row at which it does not hold."""
-    verifier, after = Verifier(), 0
     async with world.database.reading() as connection:
-        rows, digest = await audit.head(connection)
-        while found := await audit.list_after(connection, after, rows, limit=_CHUNK):
-            verifier.feed(found)
-            after = found[-1].entry.id
-    return Answer(value=Verification(rows, digest.hex(), verifier.finish(rows, digest)))
+        return Answer(value=await verify(connection))
+
+
+async def verify(connection: AsyncConnection) -> Verification:
+    """The same, for the page."""
+    verifier, after = Verifier(), 0
+    rows, digest = await audit.head(connection)
+    while found := await audit.list_after(connection, after, rows, limit=_CHUNK):
+        verifier.feed(found)
+        after = found[-1].entry.id
+    return Verification(rows, digest.hex(), verifier.finish(rows, digest))
 
 
 def _show(row: Sealed) -> AuditRow:

@@ -1,29 +1,34 @@
 """What all pages share: who asks, what is asked of, how an answer is rendered."""
 
 import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import structlog
 from aiohttp import web
 
 from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
-from slipstream.server.access import Deed, Forbidden, authorise
+from slipstream.server.access import Deed, Forbidden, Identity
+from slipstream.server.api.call import Call, Done, World
+from slipstream.server.api.door import perform
+from slipstream.server.api.route import Nothing
+from slipstream.server.api.table import ROUTES
 from slipstream.server.catalog import Catalog, CatalogReader
 from slipstream.server.devices import PollLog
 from slipstream.server.fleet.board import Board
-from slipstream.server.fleet.engine import Engine
 from slipstream.server.metrics import parse_expiry
 from slipstream.server.pages import words
 from slipstream.server.pages.form import read_form
 from slipstream.server.pages.visitor import Visitor, check_form, greet
 from slipstream.server.rollout.record import Status
+from slipstream.server.store import users
 from slipstream.server.store.database import Database
+from slipstream.server.wire import error_of, refusal
 
 _log: Any = structlog.get_logger(__name__)
 _FOLDER = Path(__file__).parent
@@ -42,7 +47,9 @@ _PAGES = (
     ("Rollouts", "/rollouts"),
     ("Releases", "/releases"),
     ("Approvals", "/approvals"),
+    ("Audit", "/audit"),
 )
+_CALLS = {one.name: one for one in ROUTES}
 _STATIC = {
     "style.css": "text/css",
     "htmx.min.js": "text/javascript",
@@ -56,14 +63,28 @@ Act = Callable[[web.Request, Visitor, Mapping[str, str]], Awaitable[web.StreamRe
 class Desk:
     """What the pages ask, and how they answer."""
 
-    database: Database
-    board: Board
-    engine: Engine
-    polls: PollLog
-    catalog: CatalogReader
-    token_digest: bytes
-    now: Callable[[], int]  # seconds since 1970
+    world: World
     poll_interval_s: int
+
+    @property
+    def database(self) -> Database:
+        return self.world.database
+
+    @property
+    def board(self) -> Board:
+        return self.world.board
+
+    @property
+    def polls(self) -> PollLog:
+        return self.world.polls
+
+    @property
+    def catalog(self) -> CatalogReader:
+        return self.world.catalog
+
+    def now(self) -> int:
+        """Seconds since 1970."""
+        return self.world.now()
 
     @property
     def online_s(self) -> int:
@@ -76,8 +97,10 @@ class Desk:
         async def answer(request: web.Request) -> web.StreamResponse:
             visitor = None
             try:
-                visitor = greet(request, self.token_digest)
-                authorise(visitor.identity, deed)
+                visitor = await greet(self.world, request)
+                if visitor is None:
+                    return await self._ask_who(request)
+                visitor.require(deed)
                 return await handler(request, visitor)
             except (web.HTTPError, SlipstreamError) as error:
                 return self._refuse(request, visitor, error)
@@ -90,8 +113,10 @@ class Desk:
         async def answer(request: web.Request) -> web.StreamResponse:
             visitor = None
             try:
-                visitor = greet(request, self.token_digest)
-                authorise(visitor.identity, deed)
+                visitor = await greet(self.world, request)
+                if visitor is None:
+                    return await self._ask_who(request)
+                visitor.require(deed)
                 fields = await read_form(request)
                 check_form(request, visitor, fields.get("form_token", ""))
                 return await act(request, visitor, fields)
@@ -144,6 +169,33 @@ class Desk:
             return catalog, f"{entries} of the repository's metadata make no sense: left out."
         return catalog, None
 
+    async def carry_out(
+        self,
+        name: str,
+        identity: Identity,
+        places: Mapping[str, str],
+        body: object,
+        *,
+        version: int | None = None,
+        address: str = "",
+    ) -> Done:
+        """Do what the call of that name in the operators' door does, its audit row included."""
+        call = Call(identity, self.now(), places, Nothing(), body, version, address)
+        return await perform(self.world, _CALLS[name], call)
+
+    async def _ask_who(self, request: web.Request) -> web.Response:
+        """To the login; without any user, the browser asks for the operator's token."""
+        async with self.database.reading() as connection:
+            known = await users.list_all(connection)
+        if known and request.method == "GET" and request.path != "/live":
+            return lead_to(f"/login?to={quote(request.path_qs, safe='')}")
+        error = refusal(
+            web.HTTPUnauthorized,
+            "The operator's token is needed, as the password of any user name.",
+            {"WWW-Authenticate": 'Basic realm="slipstream operator", charset="UTF-8"'},
+        )
+        return self._refuse(request, None, error)
+
     def _waiting_count(self) -> int:
         """Rollouts that wait for approval, as of the board's last look."""
         return sum(one.status is Status.WAITING for one in self.board.view.by_id.values())
@@ -153,7 +205,7 @@ class Desk:
     ) -> web.Response:
         match error:
             case web.HTTPError():
-                status, reason = error.status, _reason(error)
+                status, reason = error.status, error_of(error)
             case Forbidden():
                 status, reason = 403, str(error)
             case UsageError():
@@ -215,11 +267,3 @@ def _environment() -> jinja2.Environment:
         share=words.share_words,
     )
     return environment
-
-
-def _reason(error: web.HTTPError) -> str:
-    """What wire.refusal said, or the status in words."""
-    try:
-        return str(json.loads(error.text or "")["error"])
-    except (ValueError, KeyError, TypeError):
-        return error.reason

@@ -22,6 +22,7 @@ from slipstream.server.rollout.rsql import parse_filter
 
 PHASE_ROWS = 5
 RULE_ROWS = 4
+_SUPPOSED_MAX = 50  # two classes of failures that make up all devices at most
 _UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -47,6 +48,8 @@ DEFAULTS: Mapping[str, str] = {
     "silent": "3 d",
     "urgency": "soft",
     "zone": "UTC",
+    "suppose_boot": "2",
+    "suppose_silent": "1",
 }
 
 
@@ -57,6 +60,8 @@ class Draft:
     fields: Mapping[str, str]
     plan: Plan | None
     problems: Mapping[str, str] = field(default_factory=dict)
+    boot_percent: float = 0.0  # devices that are supposed to fall back, in the simulation
+    silent_percent: float = 0.0  # ... and never to be heard of again
 
 
 @dataclass
@@ -77,6 +82,14 @@ class _Reading:
             self.problems[name] = "not a number"
             return None
         return float(text)
+
+    def percent(self, name: str) -> float:
+        """A percentage up to 50, nothing is 0."""
+        number = self.number(name) or 0.0
+        if number > _SUPPOSED_MAX:
+            self.problems[name] = f"at most {_SUPPOSED_MAX} %"
+            return 0.0
+        return number
 
     def whole(self, name: str) -> int | None:
         number = self.number(name)
@@ -133,6 +146,7 @@ def read_draft(fields: Mapping[str, str], catalog: Catalog) -> Draft:
     urgency = _urgency(read)
     forced_at = read.moment("forced_at") if urgency is Urgency.TIME_FORCED else None
     start_at = read.moment("start_at")
+    boot, gone = read.percent("suppose_boot"), read.percent("suppose_silent")
     if read.problems or release is None:
         return Draft(fields, None, read.problems)
     try:
@@ -159,7 +173,7 @@ def read_draft(fields: Mapping[str, str], catalog: Catalog) -> Draft:
         )
     except UsageError as error:
         return Draft(fields, None, {_whose(error): str(error)})
-    return Draft(fields, plan)
+    return Draft(fields, plan, boot_percent=boot, silent_percent=gone)
 
 
 def parse_span(text: str) -> int:

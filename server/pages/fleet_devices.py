@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import ROWS_MAX, TIMELINE_MAX
@@ -15,7 +14,7 @@ from slipstream.server.access import Deed
 from slipstream.server.pages.desk import Desk, lead_to
 from slipstream.server.pages.select import list_matching
 from slipstream.server.pages.visitor import Visitor
-from slipstream.server.pages.words import EVENTS, REPORTS, STATES, Mark, age_words
+from slipstream.server.pages.words import EVENTS, REPORTS, STATES, Mark, age_words, plain
 from slipstream.server.rollout.rsql import EVERYTHING, Filter, parse_filter
 from slipstream.server.store import attempts, devices, events, reports, rollouts
 from slipstream.server.store.attempts import Attempt
@@ -135,7 +134,7 @@ class DevicesHandler:
             told = await reports.list_of(connection, name, limit=TIMELINE_MAX)
             happened = await events.list_of_device(connection, name, limit=TIMELINE_MAX)
             offers = await attempts.of_device(connection, name)
-            kept = await attempts.quarantined(connection, name)
+            kept = await attempts.quarantines_of(connection, name)
             plans = await rollouts.plans(connection, [one.rollout for one in offers])
         facts = device.facts()
         return desk.render(
@@ -155,16 +154,11 @@ class DevicesHandler:
         )
 
     async def _lift(
-        self, request: web.Request, _visitor: Visitor, fields: Mapping[str, str]
+        self, request: web.Request, visitor: Visitor, fields: Mapping[str, str]
     ) -> web.StreamResponse:
         device, release = request.match_info["id"], fields.get("release", "")
-        now = self.desk.now()
-
-        async def act(connection: AsyncConnection) -> bool:
-            return await attempts.lift_quarantine(connection, device, release, now)
-
-        if not await self.desk.database.write(act):
-            raise refusal(web.HTTPConflict, f"{release} is not quarantined on {device}.")
+        places = {"device": device, "release": release}
+        await self.desk.carry_out("quarantine.lift", visitor.identity, places, None)
         return lead_to(f"/devices/{quote(device, safe='')}")
 
 
@@ -228,21 +222,6 @@ def say(report: Report) -> Said:
         root=(report.booted_root or "")[:16],
         facts=tuple((key.replace("_", " "), plain(value)) for key, value in details.items()),
     )
-
-
-def plain(value: object) -> str:
-    """Any JSON value as text that a person can read."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ", ".join(plain(one) for one in value)
-        case dict():
-            return "; ".join(f"{key} {plain(one)}" for key, one in value.items())
-        case _:
-            return str(value)
 
 
 def _offers(found: Sequence[Attempt], names: Mapping[int, str]) -> list[Offer]:

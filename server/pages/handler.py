@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from slipstream.server.pages.audit_page import AuditHandler
 from slipstream.server.pages.desk import Desk, static
 from slipstream.server.pages.feed import Feed
 from slipstream.server.pages.fleet_devices import DevicesHandler
+from slipstream.server.pages.foresee import Foreseer
+from slipstream.server.pages.login import LoginHandler
 from slipstream.server.pages.overview import OverviewHandler
 from slipstream.server.pages.release_pages import ReleasesHandler
 from slipstream.server.pages.rollout_pages import RolloutsHandler
@@ -25,8 +28,10 @@ class Pages:
         return [
             *OverviewHandler(desk).routes(),
             *DevicesHandler(desk).routes(),
-            *RolloutsHandler(desk).routes(),
+            *RolloutsHandler(desk, Foreseer(desk.database, desk.poll_interval_s)).routes(),
             *ReleasesHandler(desk).routes(),
+            *AuditHandler(desk).routes(),
+            *LoginHandler(desk).routes(),
             desk.get("/live", self._live),
             web.get("/static/{name}", static),
         ]

@@ -56,7 +56,9 @@ class OverviewHandler:
             current = await census.count(connection)
             history = await census.history(connection, now - CHART_S)
             statuses = await rollouts.count_of_status(connection)
-            moving = await rollouts.list_of_status(connection, _MOVING, limit=_CARDS_MAX)
+            moving = await rollouts.list_page(
+                connection, before=None, limit=_CARDS_MAX, statuses=_MOVING
+            )
             watched = list(desk.board.view.by_id)
             opened = await rollouts.open_phases(connection, [one.id for one in moving])
             counted = await rollouts.tallies_of(connection, watched)

@@ -1,19 +1,21 @@
 """GET /rollouts, /rollouts/ID and /rollouts/new; what their buttons do; and GET /approvals."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import ROWS_MAX, TIMELINE_MAX
 from slipstream.server.access import Deed
+from slipstream.server.api.rollouts import Remark, RolloutDetail
 from slipstream.server.catalog import Catalog
 from slipstream.server.pages.desk import Desk, lead_to
 from slipstream.server.pages.draft import DEFAULTS, PHASE_ROWS, RULE_ROWS, Draft, read_draft
+from slipstream.server.pages.foresee import Foreseer, Foresight, first_phase
 from slipstream.server.pages.rollout_view import make_card, make_live
 from slipstream.server.pages.select import preview
 from slipstream.server.pages.visitor import Visitor
@@ -29,24 +31,15 @@ from slipstream.server.pages.words import (
     span_words,
     success_words,
 )
-from slipstream.server.rollout.facts import Facts
-from slipstream.server.rollout.order import open_phase
-from slipstream.server.rollout.plan import Phase, Plan
-from slipstream.server.rollout.record import Act, Rollout, Status
+from slipstream.server.rollout.plan import FailureClass, Phase
+from slipstream.server.rollout.record import Rollout, Status
 from slipstream.server.rollout.track import FAILURES as FAILED
 from slipstream.server.store import attempts, events, rollouts
-from slipstream.server.wire import query_integer, refusal
+from slipstream.server.wire import error_of, query_integer, refusal
 
-_ACTS = {
-    "start": Act.START,
-    "pause": Act.PAUSE,
-    "resume": Act.RESUME,
-    "abort": Act.ABORT,
-    "approve": Act.APPROVE,
-    "deny": Act.DENY,
-}
-_DECISIONS = frozenset({Act.APPROVE, Act.DENY})
+_ACTS = frozenset({"start", "pause", "resume", "abort", "approve", "deny", "next"})
 _FAILURES_SHOWN = 20
+_DECIDED_SHOWN = 20
 _LINKED = ("release", "filter")  # what a link to the form may fill in
 
 
@@ -55,6 +48,7 @@ class RolloutsHandler:
     """Answers the pages about rollouts."""
 
     desk: Desk
+    foreseer: Foreseer
 
     def routes(self) -> list[web.RouteDef]:
         desk = self.desk
@@ -93,6 +87,7 @@ class RolloutsHandler:
         desk, now = self.desk, self.desk.now()
         rollout = await self._find(request)
         async with desk.database.reading() as connection:
+            papers = await rollouts.papers(connection, rollout.id)
             opened = (await rollouts.open_phases(connection, [rollout.id])).get(rollout.id, ())
             counted = await rollouts.tallies(connection, rollout.id)
             by_source = await attempts.confirmed_from(connection, rollout.id)
@@ -127,79 +122,53 @@ class RolloutsHandler:
             failed_total=live.card.failed,
             timeline=[(one, EVENTS.get(one.kind, Mark.NONE)) for one in happened],
             may_roll_out=visitor.may(Deed.ROLL_OUT),
-            may_decide=visitor.may(Deed.APPROVE),
+            may_decide=visitor.may_decide(papers.author),
+            papers=papers,
         )
 
     async def _act(
         self, request: web.Request, visitor: Visitor, fields: Mapping[str, str]
     ) -> web.StreamResponse:
-        name = request.match_info["act"]
-        rollout = await self._find(request)
-        remark = " ".join(fields.get("remark", "").split())[:500]
-        act = _ACTS.get(name)
-        if name != "next" and act is None:
+        name, number = request.match_info["act"], request.match_info["id"]
+        if name not in _ACTS:
             raise refusal(web.HTTPNotFound, "There is no such page.")
-        visitor.require(Deed.APPROVE if act in _DECISIONS else Deed.ROLL_OUT)
-        if fields.get("version") != str(rollout.version):
-            raise refusal(
-                web.HTTPConflict,
-                f"{rollout.plan.name} has changed since this page was loaded: look again.",
-            )
-        words = f"{_SAID[name]} by {visitor.identity.actor}" + (f": {remark}" if remark else "")
-        if not await self._carry_out(rollout, act, words):
-            raise refusal(
-                web.HTTPConflict, f"{rollout.plan.name} has changed meanwhile: look again."
-            )
-        return lead_to(f"/rollouts/{rollout.id}")
-
-    async def _carry_out(self, rollout: Rollout, act: Act | None, words: str) -> bool:
-        desk = self.desk
-        if act is None:
-            if rollout.status is not Status.RUNNING or len(rollout.opened) >= len(
-                rollout.plan.phases
-            ):
-                raise UsageError("there is no next phase to open")
-            done = await desk.engine.open_next(rollout, words, desk.now())
-        elif act is Act.START:
-            done = await desk.engine.open_next(rollout, words, desk.now())
-        else:
-            done = await desk.engine.change(rollout, act, words, desk.now())
-        await desk.board.refresh()
-        desk.engine.wake()
-        return done
+        remark = Remark(" ".join(fields.get("remark", "").split())[:500])
+        version = fields.get("version", "")
+        await self.desk.carry_out(
+            f"rollout.{name}",
+            visitor.identity,
+            {"rollout": number},
+            remark,
+            version=int(version) if re.fullmatch(r"[0-9]{1,15}", version) else -1,
+        )
+        return lead_to(f"/rollouts/{number}")
 
     async def _approvals(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         async with self.desk.database.reading() as connection:
-            found = await rollouts.list_of_status(connection, {Status.WAITING}, limit=ROWS_MAX)
-            decided = await events.list_of_kinds(connection, ("rollout",), limit=TIMELINE_MAX)
-        waiting = [await self._waiting(one) for one in found]
-        verdicts = [
-            one for one in decided if one.text.startswith(("scheduled: approved", "denied"))
-        ]
-        async with self.desk.database.reading() as connection:
-            plans = await rollouts.plans(
-                connection, [one.rollout for one in verdicts if one.rollout is not None]
+            found = await rollouts.list_page(
+                connection, before=None, limit=ROWS_MAX, statuses={Status.WAITING}
             )
+            papers = {one.id: await rollouts.papers(connection, one.id) for one in found}
+            decided = await rollouts.decisions(connection, limit=_DECIDED_SHOWN)
         return self.desk.render(
             request,
             visitor,
             "approvals.html",
             live="fleet",
-            waiting=waiting,
-            decided=[
-                (one, plans[one.rollout].name)
-                for one in verdicts
-                if one.rollout is not None and one.rollout in plans
-            ],
-            may_decide=visitor.may(Deed.APPROVE),
+            waiting=[await self._waiting(one, papers[one.id], visitor) for one in found],
+            decided=decided,
         )
 
-    async def _waiting(self, rollout: Rollout) -> Mapping[str, Any]:
+    async def _waiting(
+        self, rollout: Rollout, papers: rollouts.Papers, visitor: Visitor
+    ) -> Mapping[str, Any]:
         plan = rollout.plan
         matching = await preview(self.desk.database, plan.product, plan.channel, plan.condition)
         first = await asyncio.to_thread(first_phase, plan, matching.population)
         return {
             "rollout": rollout,
+            "author": papers.author,
+            "may_decide": visitor.may_decide(papers.author),
             "devices": len(matching.population),
             "first": first,
             "phases": [(phase_words(one), phase_rule(one)) for one in plan.phases],
@@ -221,28 +190,20 @@ class RolloutsHandler:
     async def _create(
         self, request: web.Request, visitor: Visitor, fields: Mapping[str, str]
     ) -> web.StreamResponse:
-        desk, now = self.desk, self.desk.now()
-        catalog = await desk.catalog.read()
+        catalog = await self.desk.catalog.read()
         draft = read_draft(fields, catalog)
         plan = draft.plan
         if plan is None:
             return await self._form(request, visitor, catalog, draft, status=400, told=True)
-        status = Status.WAITING if plan.needs_approval else Status.SCHEDULED
-
-        async def act(connection: AsyncConnection) -> int | None:
-            made = await rollouts.create(connection, plan, status, now)
-            if made is not None:
-                words = f"created by {visitor.identity.actor}: {plan.release}"
-                await events.add(connection, now, "rollout", words, rollout=made)
-            return made
-
-        made = await desk.database.write(act)
-        if made is None:
-            draft = replace(draft, problems={"name": "there is a rollout of that name"})
+        try:
+            done = await self.desk.carry_out(
+                "rollout.create", visitor.identity, {}, msgspec.json.encode(plan)
+            )
+        except web.HTTPConflict as error:
+            draft = replace(draft, problems={"name": error_of(error)})
             return await self._form(request, visitor, catalog, draft, status=409, told=True)
-        await desk.board.refresh()
-        desk.engine.wake()
-        return lead_to(f"/rollouts/{made}")
+        assert isinstance(done.value, RolloutDetail)
+        return lead_to(f"/rollouts/{done.value.id}")
 
     async def _form(
         self,
@@ -269,19 +230,15 @@ class RolloutsHandler:
             urgencies=[(kind.value, text) for kind, text in URGENCIES.items()],
         )
 
-    async def _beside(self, draft: Draft) -> Mapping[str, Any] | None:
-        """What stands beside the form: whom the plan is for."""
-        plan = draft.plan
-        if plan is None:
+    async def _beside(self, draft: Draft) -> Foresight | None:
+        """What stands beside the form: whom the plan is for, and what would come of it."""
+        if draft.plan is None:
             return None
-        found = await preview(self.desk.database, plan.product, plan.channel, plan.condition)
-        return {
-            "plan": plan,
-            "whole": found.whole,
-            "devices": len(found.population),
-            "sample": found.sample,
-            "first": await asyncio.to_thread(first_phase, plan, found.population),
+        supposed = {
+            FailureClass.BOOT: draft.boot_percent / 100,
+            FailureClass.SILENT: draft.silent_percent / 100,
         }
+        return await self.foreseer.foresee(draft.plan, supposed)
 
     async def _find(self, request: web.Request) -> Rollout:
         number = int(request.match_info["id"])
@@ -292,32 +249,11 @@ class RolloutsHandler:
         return found[0]
 
 
-_SAID = {
-    "start": "started",
-    "pause": "paused",
-    "resume": "resumed",
-    "abort": "aborted",
-    "approve": "approved",
-    "deny": "denied",
-    "next": "opened",
-}
-
-
 def _named(draft: Draft, catalog: Catalog) -> Draft:
     """The same, with some name if it has none yet: a preview need not wait for it."""
     if draft.fields.get("name", "").strip():
         return draft
     return read_draft({**draft.fields, "name": "preview"}, catalog)
-
-
-def first_phase(plan: Plan, population: tuple[Facts, ...]) -> int:
-    """How many devices the first phase would take now: those that run the release do not count."""
-    ready = [
-        one
-        for one in population
-        if not (one.release == plan.release or (one.counter or 0) >= plan.counter)
-    ]
-    return open_phase(plan, (), ready).members
 
 
 def phase_rule(phase: Phase) -> str:

@@ -126,6 +126,21 @@ def share_words(part: int, whole: int) -> str:
     return f"{percent:.0f} %"
 
 
+def plain(value: object) -> str:
+    """Any JSON value as text that a person can read."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(plain(one) for one in value)
+        case dict():
+            return "; ".join(f"{key} {plain(one)}" for key, one in value.items())
+        case _:
+            return str(value)
+
+
 def moment_words(at: int) -> str:
     """A moment, in seconds since 1970: 2026-11-27 07:16 UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

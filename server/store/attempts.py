@@ -299,15 +299,6 @@ async def quarantine(
     await connection.execute(statement.on_conflict_do_nothing())
 
 
-async def quarantined(connection: AsyncConnection, device: str) -> tuple[tuple[str, str, int], ...]:
-    """The releases never offered to the device again: (release, reason, since), newest first."""
-    query = sa.select(quarantines.c.release, quarantines.c.reason, quarantines.c.since)
-    rows = await connection.execute(
-        query.where(quarantines.c.device == device).order_by(quarantines.c.since.desc())
-    )
-    return tuple((row[0], row[1], row[2]) for row in rows)
-
-
 async def count_quarantined(connection: AsyncConnection) -> int:
     """How many devices have a release that is not offered to them again."""
     query = sa.select(sa.func.count(sa.distinct(quarantines.c.device)))

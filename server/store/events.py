@@ -78,7 +78,7 @@ async def list_of_kinds(
     condition: sa.ColumnElement[bool] = events.c.kind.in_(kinds)
     if rollout is not None:
         condition = sa.and_(condition, events.c.rollout == rollout)
-    return await _newest(connection, condition, limit)
+    return await _newest(connection, condition, None, limit)
 
 
 async def newest_id(connection: AsyncConnection) -> int:

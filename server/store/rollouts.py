@@ -39,6 +39,19 @@ class Papers:
     changed_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A rollout that was approved or denied."""
+
+    id: int
+    name: str
+    release: str
+    status: str
+    author: str
+    decided_by: str
+    remark: str
+
+
 async def create(
     connection: AsyncConnection, plan: Plan, status: Status, now: int, *, author: str = ""
 ) -> int | None:
@@ -119,14 +132,12 @@ async def list_page(
     return await load(connection, ids=[row[0] for row in await connection.execute(query)])
 
 
-async def list_of_status(
-    connection: AsyncConnection, statuses: Collection[Status], *, limit: int
-) -> tuple[Rollout, ...]:
-    """Up to `limit` rollouts in one of these states, newest first."""
-    values = [one.value for one in statuses]
-    query = sa.select(rollouts.c.id).where(rollouts.c.status.in_(values))
+async def decisions(connection: AsyncConnection, *, limit: int) -> tuple[Decided, ...]:
+    """The newest rollouts that somebody approved or denied, newest first."""
+    columns = (rollouts.c[name] for name in Decided.__dataclass_fields__)
+    query = sa.select(*columns).where(rollouts.c.decided_by != "")
     rows = await connection.execute(query.order_by(rollouts.c.id.desc()).limit(limit))
-    return await load(connection, ids=[row[0] for row in rows])
+    return tuple(Decided(*row) for row in rows)
 
 
 async def count_of_status(connection: AsyncConnection) -> Mapping[Status, int]:
