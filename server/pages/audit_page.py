@@ -80,10 +80,16 @@ def facts_of(text: str) -> tuple[tuple[str, str], ...]:
     value: Any = msgspec.json.decode(text)
     pairs = value.items() if isinstance(value, dict) else (("", value),)
     return tuple(
-        (str(name).replace("_", " "), shorten(plain(one)))
+        (str(name).replace("_", " "), shorten(_said(name, one)))
         for name, one in pairs
         if one not in (None, "", [], {})
     )
+
+
+def _said(name: str, value: object) -> str:
+    """A value in words; states are spelled with spaces everywhere else, too."""
+    text = plain(value)
+    return text.replace("_", " ") if name in {"status", "state", "role"} else text
 
 
 def shorten(text: str) -> str:

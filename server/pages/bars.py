@@ -1,10 +1,11 @@
 """Shares as bars, and counts over time as stacked areas: geometry in percent, for SVG. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slipstream.server.pages.words import share_words
 from slipstream.server.rollout.judge import Tally
+from slipstream.server.rollout.outcome import Outcome
 from slipstream.server.rollout.rsql import version_order
 
 _THINNEST = 0.4  # per cent of a bar
@@ -106,6 +107,47 @@ def stack(history: Mapping[int, Mapping[str, int]], current: Mapping[str, int], 
         )
         base = upper
     return Chart(tuple(layers), top, times[0], times[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """A simulated rollout: lines as SVG paths in a 100 by 100 square, and where phases opened."""
+
+    offered: str
+    confirmed: str
+    failed: str
+    bands: tuple[Segment, ...]  # the phases, every second one shaded
+    halt: float | None  # where it was stopped, in percent of the time shown
+    top: int
+    until_s: int
+
+
+def curves(outcome: Outcome) -> Curves:
+    """The curves of an outcome until the last device came to its end."""
+    until = max(1, outcome.curve[-1].at_s)
+    top = max(1, max(point.offered for point in outcome.curve))
+
+    def path(values: Iterable[int]) -> str:
+        points = [
+            f"{100 * point.at_s / until:.2f} {100 - 100 * value / top:.2f}"
+            for point, value in zip(outcome.curve, values, strict=True)
+        ]
+        return f"M{' L'.join(points)}"
+
+    opened = [min(100.0, 100 * one.opened_s / until) for one in outcome.phases]
+    ends = [*opened[1:], 100.0]
+    return Curves(
+        path(point.offered for point in outcome.curve),
+        path(point.confirmed for point in outcome.curve),
+        path(point.failed for point in outcome.curve),
+        tuple(
+            Segment("odd" if index % 2 else "even", round(begin, 2), round(end - begin, 2))
+            for index, (begin, end) in enumerate(zip(opened, ends, strict=False))
+        ),
+        None if outcome.stop is None else round(100 * outcome.stop.at_s / until, 2),
+        top,
+        until,
+    )
 
 
 def _area(times: Sequence[int], low: Sequence[float], high: Sequence[float], top: int) -> str:

@@ -5,19 +5,19 @@ that somebody supposes. It is processor time: one at a time, on SIMULATED_SHOWN_
 """
 
 import asyncio
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
 from slipstream.delta.limits import SIMULATED_SHOWN_MAX
+from slipstream.server.pages.bars import Curves, curves
 from slipstream.server.pages.select import Preview, preview
 from slipstream.server.pages.words import count_words, span_words
 from slipstream.server.rollout.behaviour import Behaviour, Failing
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.order import open_phase
 from slipstream.server.rollout.outcome import Outcome
-from slipstream.server.rollout.picture import description_of, draw
+from slipstream.server.rollout.picture import description_of
 from slipstream.server.rollout.plan import FailureClass, Plan
 from slipstream.server.rollout.record import Status
 from slipstream.server.rollout.simulate import simulate
@@ -37,7 +37,7 @@ class Foresight:
     sample: tuple[Facts, ...]
     verdict: str  # of the simulation
     facts: tuple[tuple[str, str], ...]
-    picture: str  # a data: URL
+    curves: Curves
     described: str
     of: int  # devices that were simulated: fewer than match, if there are very many
 
@@ -64,7 +64,6 @@ def _foresee(plan: Plan, found: Preview, behaviour: Behaviour) -> Foresight:
     if len(fleet) > SIMULATED_SHOWN_MAX:
         fleet = tuple(Random(_SEED).sample(fleet, SIMULATED_SHOWN_MAX))
     outcome = simulate(plan, fleet, behaviour, Random(_SEED))
-    encoded = base64.b64encode(draw(outcome).encode()).decode()
     return Foresight(
         plan,
         found.whole,
@@ -73,7 +72,7 @@ def _foresee(plan: Plan, found: Preview, behaviour: Behaviour) -> Foresight:
         found.sample,
         verdict_of(outcome),
         facts_of(outcome),
-        f"data:image/svg+xml;base64,{encoded}",
+        curves(outcome),
         description_of(outcome),
         len(fleet),
     )

@@ -22,6 +22,7 @@ class Browser:
 
     driver: Any
     url: str
+    token: str = ""
 
     def open(self, path: str) -> None:
         """Load a page whole, scripts included."""
@@ -48,6 +49,24 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
+
+    def tab(self) -> None:
+        """Press the key that goes on to the next control."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self._command("Input.dispatchKeyEvent", type=kind, key="Tab", windowsVirtualKeyCode=9)
+
+    def write(self, name: str, text: str) -> None:
+        """Fill a field in, as a person would."""
+        self.run(
+            "const one = document.getElementById(arguments[0]); one.value = arguments[1];"
+            "one.dispatchEvent(new Event('input', {bubbles: true}))",
+            name,
+            text,
+        )
+
+    def script(self, *, on: bool) -> None:
+        """Whether pages may run scripts."""
+        self._command("Emulation.setScriptExecutionDisabled", value=not on)
 
     def picture(self, height_max: int = 2000) -> bytes:
         """The page as PNG, down to `height_max` pixels."""

@@ -25,7 +25,7 @@ from slipstream.server.rollout.plan import AbortRule, FailureClass, Phase, Plan
 from slipstream.server.rollout.record import Status
 from slipstream.server.rollout.track import State, class_of
 from slipstream.server.serve import serve
-from slipstream.server.store import devices, rollouts, tables
+from slipstream.server.store import audit, devices, rollouts, tables
 from slipstream.server.store.database import Database
 from slipstream.server.tokens import hash_token
 from tests.server.conftest import Folder
@@ -54,6 +54,66 @@ _STATE = {
     FailureClass.REGRESSED: State.REGRESSED,
     FailureClass.SILENT: State.SILENT,
 }
+
+
+AUDIT = (
+    (
+        5_184_000,
+        "mara",
+        "rollout.create",
+        "rollout 1 spring 2.2",
+        "",
+        '{"release":"2.2","phases":2}',
+    ),
+    (
+        5_180_000,
+        "ben",
+        "rollout.approve",
+        "rollout 1 spring 2.2",
+        '{"status":"waiting_for_approval"}',
+        '{"status":"scheduled","reason":"approved by ben: ran on the bench for a week"}',
+    ),
+    (
+        2_592_000,
+        "mara",
+        "rollout.create",
+        "rollout 2 summer 2.3 first try",
+        "",
+        '{"release":"2.3","phases":2}',
+    ),
+    (
+        2_500_000,
+        "installation",
+        "rollout.abort",
+        "rollout 2 summer 2.3 first try",
+        '{"status":"running","phase":1}',
+        '{"status":"aborted","reason":"the camera driver is missing"}',
+    ),
+    (
+        400_000,
+        "mara",
+        "device.describe",
+        "device door-00042",
+        '{"tags":["canary"]}',
+        '{"tags":["canary","lab"]}',
+    ),
+    (
+        345_600,
+        "mara",
+        "rollout.create",
+        "rollout 3 autumn 2.4",
+        "",
+        '{"release":"2.4","phases":4,"stratify_by":"attribute.site"}',
+    ),
+    (
+        2400,
+        "mara",
+        "rollout.create",
+        "rollout 6 canaries 2.4",
+        "",
+        '{"release":"2.4","filter":"tag==canary","needs_approval":true}',
+    ),
+)
 
 
 @dataclass
@@ -226,6 +286,9 @@ async def fill(database: Database, now: int, number: int = 10_000) -> None:
             await _tell(connection, story, facts, now)
         await connection.execute(sa.insert(tables.census), list(history(now, number)))
         await _device(connection, now)
+        await rollouts.sign(connection, 1, "ben", "ran on the bench for a week")
+        for ago, who, act, thing, before, after in AUDIT:
+            await audit.append(connection, now - ago, who, act, thing, before, after)
         for source, state, progress in (("2.1", "running", 41), ("2.0", "queued", 0)):
             await connection.execute(
                 sa.insert(tables.delta_jobs).values(
@@ -274,7 +337,7 @@ async def _tell(
     connection: AsyncConnection, story: Story, fleet: Sequence[Facts], now: int
 ) -> None:
     plan, random = story.plan, Random(story.plan.name)
-    made = await rollouts.create(connection, plan, story.status, now - story.age_s)
+    made = await rollouts.create(connection, plan, story.status, now - story.age_s, author="mara")
     assert made is not None
     await connection.execute(
         sa.update(tables.rollouts).where(tables.rollouts.c.id == made).values(reason=story.reason)

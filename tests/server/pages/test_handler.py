@@ -13,14 +13,15 @@ from slipstream.server.access import Identity, Role
 from slipstream.server.app import ENGINE
 from slipstream.server.pages import desk
 from slipstream.server.pages.draft import DEFAULTS
+from slipstream.server.pages.login import local
 from slipstream.server.pages.visitor import Visitor
 from slipstream.server.rollout.record import Status
 from slipstream.server.store import attempts, events, rollouts
 from tests.server.conftest import OPERATOR_TOKEN
 
-PAGES = ("/", "/devices", "/rollouts", "/rollouts/new", "/releases", "/approvals")
+PAGES = ("/", "/devices", "/rollouts", "/rollouts/new", "/releases", "/approvals", "/audit")
 EVIL = "<script>alert(1)</script>"
-_EMPTY = frozenset({"meta", "link", "input", "br", "use", "rect", "path", "circle"})
+_EMPTY = frozenset({"meta", "link", "input", "br", "img", "use", "rect", "path", "circle"})
 
 
 def basic(password):
@@ -94,6 +95,15 @@ async def send(fleet, path, page=None, *, token=None, headers=None, **fields):
     )
 
 
+def enter_as(monkeypatch, name, role, token):
+    """Let every request be somebody's."""
+
+    async def greet(*_):
+        return Visitor(Identity(name, role), token)
+
+    monkeypatch.setattr(desk, "greet", greet)
+
+
 async def publish(folder):
     folder.release("1.0", 1)
     folder.full("1.0", "rootfs", "1" * 64, b"x" * 1500)
@@ -141,6 +151,7 @@ def test_an_empty_fleet(with_fleet):
             "/rollouts/new": "Nothing is published yet",
             "/releases": "Nothing is published yet",
             "/approvals": "Nothing waits for approval",
+            "/audit": "Nothing has been changed yet",
         }
         for path in PAGES:
             page = await look(fleet, path)
@@ -277,7 +288,7 @@ def test_buttons_do_what_they_say_once(with_fleet):
             response = await send(fleet, f"{path}/{act}", page, version=version, remark=remark)
             assert (response.status, response.headers["Location"]) == (303, path)
             # The same form again: the rollout is another by now.
-            assert (await send(fleet, f"{path}/{act}", page, version=version)).status == 409
+            assert (await send(fleet, f"{path}/{act}", page, version=version)).status == 412
             (found,) = await fleet.read(rollouts.load, ids=[1])
             assert found.status is status
             assert found.reason.endswith(remark)
@@ -296,7 +307,7 @@ def test_the_next_phase_and_no_phase_behind_the_last(with_fleet):
         await fleet.add("a")
         path = await start(fleet)
         await fleet.client.app[ENGINE].tick(1.0)
-        for status in (303, 400):
+        for status in (303, 409):
             page = await look(fleet, path)
             version = page.all("input", name="version")[0]["value"]
             assert (await send(fleet, f"{path}/next", page, version=version)).status == status
@@ -306,10 +317,16 @@ def test_the_next_phase_and_no_phase_behind_the_last(with_fleet):
 
 
 @pytest.mark.parametrize("act, status", [("approve", Status.SCHEDULED), ("deny", Status.DENIED)])
-def test_an_approval_is_asked_for_and_given(with_fleet, act, status):
+def test_an_approval_is_asked_for_and_given_by_another(with_fleet, monkeypatch, act, status):
     async def test(fleet):
         await fleet.add("a")
         path = await start(fleet, approval="on")
+        page = await look(fleet, "/approvals")
+        assert "Its author cannot decide on it" in page.text
+        assert not page.all("button")
+        token = (await look(fleet, path)).all("input", name="form_token")[0]["value"]
+        assert (await send(fleet, f"{path}/{act}", token=token, version="1")).status == 403
+        enter_as(monkeypatch, "ben", Role.APPROVER, token)
         page = await look(fleet, "/approvals")
         assert page.all("a", href=path)
         assert "1 waiting" in page.text
@@ -320,7 +337,7 @@ def test_an_approval_is_asked_for_and_given(with_fleet, act, status):
             found.status in {status, Status.RUNNING} if act == "approve" else found.status is status
         )
         page = await look(fleet, "/approvals")
-        assert "looks right" in page.text
+        assert "by ben, written by installation looks right" in " ".join(page.text.split())
         assert "Nothing waits" in page.text
 
     with_fleet(test)
@@ -362,15 +379,15 @@ def test_roles_see_and_do_what_they_may(with_fleet, monkeypatch, role, pages, bu
         await fleet.add("a")
         path = await start(fleet, approval="on")
         token = (await look(fleet, path)).all("input", name="form_token")[0]["value"]
-        monkeypatch.setattr(desk, "greet", lambda *_: Visitor(Identity("somebody", role), token))
+        enter_as(monkeypatch, "somebody", role, token)
         for page, status in pages.items():
             await look(fleet, page, status)
         page = await look(fleet, path)
         assert {one["id"] for one in page.all("button")} == buttons
         for act in ("abort", "approve"):
             response = await send(fleet, f"{path}/{act}", token=token, version="999")
-            # 409: they may, but the rollout is another. 403: they may not.
-            assert response.status == (409 if f"act-{act}" in buttons else 403), act
+            # 412: they may, but the rollout is another. 403: they may not.
+            assert response.status == (412 if f"act-{act}" in buttons else 403), act
 
     with_fleet(test)
 
@@ -408,8 +425,8 @@ def test_a_quarantine_is_lifted(with_fleet):
         assert "no network" in page.text
         response = await send(fleet, "/devices/door-7/lift", page, release="2.0")
         assert response.status == 303
-        assert await fleet.read(attempts.quarantined, "door-7") == ()
-        assert (await send(fleet, "/devices/door-7/lift", page, release="2.0")).status == 409
+        assert await fleet.read(attempts.quarantines_of, "door-7") == ()
+        assert (await send(fleet, "/devices/door-7/lift", page, release="2.0")).status == 404
 
     with_fleet(test)
 
@@ -467,5 +484,64 @@ def test_an_open_page_hears_of_changes_of_its_topic(with_fleet):
         assert all("event: status\n" in text for text in told)
         assert not other.done()
         other.cancel()
+
+    with_fleet(test)
+
+
+def test_a_user_logs_in_and_out(with_fleet):
+    async def test(fleet):
+        user = {"name": "mara", "role": "operator", "password": "correct horse battery"}
+        made = await fleet.client.post("/api/v1/users", json=user, headers=fleet.operator)
+        assert made.status == 201, await made.text()
+        # There are users now: a browser without a session is led to the login.
+        response = await fleet.client.get("/rollouts?x=1", allow_redirects=False)
+        assert response.headers["Location"] == "/login?to=%2Frollouts%3Fx%3D1"
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+        async def enter(password, to="/rollouts"):
+            body = urlencode({"user": "mara", "password": password, "to": to})
+            return await fleet.client.post("/login", data=body, headers=form, allow_redirects=False)
+
+        wrong = await enter("wrong horse")
+        assert wrong.status == 401
+        assert "unknown user or wrong password" in Page(await wrong.text()).text
+        right = await enter("correct horse battery")
+        assert (right.status, right.headers["Location"]) == (303, "/rollouts")
+        assert "HttpOnly; SameSite=Lax" in right.headers["Set-Cookie"]
+        page = await look(fleet, "/rollouts", headers={})
+        assert "mara, operator" in page.text
+        assert not page.all("a", href="/audit")  # for approvers
+        await look(fleet, "/audit", 403, headers={})
+        token = page.all("input", name="form_token")[0]["value"]
+        body = urlencode({"form_token": token})
+        gone = await fleet.client.post("/logout", data=body, headers=form, allow_redirects=False)
+        assert (gone.status, gone.headers["Location"]) == (303, "/login")
+        response = await fleet.client.get("/rollouts", allow_redirects=False)
+        assert response.status == 303
+
+    with_fleet(test)
+
+
+@pytest.mark.parametrize(
+    "to", ["//evil.example", "https://evil.example", "/\\evil.example", "/login", "", "/a\nb"]
+)
+def test_a_login_leads_nowhere_else(to):
+    assert local(to) == "/"
+    assert local("/rollouts/7?x=1") == "/rollouts/7?x=1"
+
+
+def test_the_audit_log_is_shown_and_verified(with_fleet):
+    async def test(fleet):
+        path = await start(fleet)
+        page = await look(fleet, path)
+        version = page.all("input", name="version")[0]["value"]
+        await send(fleet, f"{path}/abort", page, version=version, remark=EVIL)
+        page = await look(fleet, "/audit?verify=1")
+        text = " ".join(page.text.split())
+        assert "rollout: abort" in text
+        assert "status aborted" in text
+        assert "The log is whole: 2 rows" in text
+        assert EVIL not in page.source
+        assert "{" not in text  # nothing that a person cannot read
 
     with_fleet(test)
