@@ -125,7 +125,7 @@ class Curves:
 def curves(outcome: Outcome) -> Curves:
     """The curves of an outcome until the last device came to its end."""
     until = max(1, outcome.curve[-1].at_s)
-    top = max(1, max(point.offered for point in outcome.curve))
+    top = max(1, *(point.offered for point in outcome.curve))
 
     def path(values: Iterable[int]) -> str:
         points = [

@@ -15,7 +15,7 @@ from tests.server.pages.synthetic import SHOWN
 
 PAGES = {
     "/": "Fleet",
-    "/devices": "Devices",
+    "/devices?filter=id%3D%3Ddoor-0000%2A": "Devices",
     f"/devices/{SHOWN}": SHOWN,
     "/rollouts": "Rollouts",
     "/rollouts/3": "autumn 2.4",
