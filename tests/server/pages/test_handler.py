@@ -412,7 +412,7 @@ def test_a_draft_is_previewed_and_its_problems_are_shown_at_their_fields(with_fl
         await start(fleet)
         response = await send(fleet, "/rollouts/new", page, **{**fields, "name": "two"})
         assert response.status == 409
-        assert "there is a rollout of that name" in await response.text()
+        assert "rollout 'two' exists" in Page(await response.text()).text
 
     with_fleet(test)
 
