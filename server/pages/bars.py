@@ -1,7 +1,7 @@
 """Shares as bars, and counts over time as stacked areas: geometry in percent, for SVG. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipstream.server.pages.words import share_words
 from slipstream.server.rollout.judge import Tally
@@ -123,23 +123,32 @@ class Curves:
 
 
 def curves(outcome: Outcome) -> Curves:
-    """The curves of an outcome until the last device came to its end."""
-    until = max(1, outcome.curve[-1].at_s)
-    top = max(1, *(point.offered for point in outcome.curve))
+    """The curves of an outcome, until a while after it stopped or finished: the last silent device
+    may take days more.
+    """
+    end = outcome.curve[-1].at_s
+    if outcome.stop is not None:
+        end = min(end, 2 * outcome.stop.at_s)
+    elif outcome.finished_s is not None:
+        end = min(end, round(1.1 * outcome.finished_s))
+    until = max(1, end)
+    points = [point for point in outcome.curve if point.at_s <= until]
+    points.append(replace(points[-1], at_s=until))
+    top = max(1, *(point.offered for point in points))
 
     def path(values: Iterable[int]) -> str:
-        points = [
+        drawn = [
             f"{100 * point.at_s / until:.2f} {100 - 100 * value / top:.2f}"
-            for point, value in zip(outcome.curve, values, strict=True)
+            for point, value in zip(points, values, strict=True)
         ]
-        return f"M{' L'.join(points)}"
+        return f"M{' L'.join(drawn)}"
 
     opened = [min(100.0, 100 * one.opened_s / until) for one in outcome.phases]
     ends = [*opened[1:], 100.0]
     return Curves(
-        path(point.offered for point in outcome.curve),
-        path(point.confirmed for point in outcome.curve),
-        path(point.failed for point in outcome.curve),
+        path(point.offered for point in points),
+        path(point.confirmed for point in points),
+        path(point.failed for point in points),
         tuple(
             Segment("odd" if index % 2 else "even", round(begin, 2), round(end - begin, 2))
             for index, (begin, end) in enumerate(zip(opened, ends, strict=False))

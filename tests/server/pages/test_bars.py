@@ -1,13 +1,17 @@
 """Bars and stacked areas: they add up, and stay inside."""
 
 from itertools import pairwise
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipstream.server.pages.bars import LAYERS_MAX, bar, stack, tally_bar
+from slipstream.server.pages.bars import LAYERS_MAX, bar, curves, stack, tally_bar
+from slipstream.server.rollout.behaviour import Behaviour, Failing
+from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.judge import Tally
-from slipstream.server.rollout.plan import FailureClass
+from slipstream.server.rollout.plan import FailureClass, Phase, Plan
+from slipstream.server.rollout.simulate import simulate
 
 NUMBERS = st.integers(0, 10**7)
 
@@ -54,3 +58,16 @@ def test_many_releases_become_others():
 
 def test_an_empty_fleet_has_no_layers():
     assert stack({}, {}, 0).layers == ()
+
+
+def test_curves_end_a_while_after_the_stop():
+    fleet = [Facts(f"d{number}", "gateway", release="1.0", counter=1) for number in range(200)]
+    plan = Plan("p", "gateway", "2.0", 2, (Phase(percent=10), Phase(percent=100)))
+    failing = (Failing(FailureClass.BOOT, 0.9), Failing(FailureClass.SILENT, 0.1))
+    outcome = simulate(plan, fleet, Behaviour(failing), Random(1))
+    drawn = curves(outcome)
+    assert drawn.halt == 50
+    assert drawn.top == 20
+    assert drawn.until_s < plan.silent_after_s
+    assert drawn.offered.endswith("L100.00 0.00")
+    assert [one.kind for one in drawn.bands] == ["even"]
