@@ -104,6 +104,8 @@ PARTITIONS_MAX = 256  # GPT tables have 128; the numbers of Linux end at 256
 # --- manifest
 MANIFEST_BYTES_MAX = 256 * KIB
 MANIFEST_IMAGES_MAX = 16
+ARTIFACTS_MAX = 16  # of one release
+FILE_NAME_CHARS_MAX = 64  # of an artifact: Zephyr takes URL paths of up to 199 characters
 NAME_CHARS_MAX = 64  # product, version, image, hardware, channel
 CHUNK_LIST_BYTES_MAX = IMAGE_BYTES_MAX // CHUNK_BYTES * 32
 COUNTER_MAX = (1 << 31) - 1  # release counters and metadata versions

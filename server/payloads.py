@@ -14,7 +14,7 @@ from pathlib import Path
 from tuf.api.metadata import TargetFile, Targets
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.entries import DeltaEntry, FullEntry, ReleaseEntry, dump_entry
+from slipstream.delta.entries import ArtifactEntry, DeltaEntry, FullEntry, ReleaseEntry, dump_entry
 from slipstream.delta.errors import Rejected, UsageError
 from slipstream.delta.layout import (
     chunks_blob,
@@ -25,6 +25,7 @@ from slipstream.delta.layout import (
 )
 from slipstream.delta.manifest import ImageEntry, Manifest, PayloadRef, dump_manifest
 from slipstream.delta.payload import Index
+from slipstream.server.artifacts import describe
 from slipstream.server.build import build_payload
 from slipstream.server.metadata import target_file
 from slipstream.server.progress import Progress
@@ -188,7 +189,11 @@ def check_digest(path: Path | None, expected: Digest, got: Digest | None) -> Non
 
 
 def write_targets(
-    repo: Repository, current: InForce, manifest: Manifest, deltas: Sequence[DeltaMade]
+    repo: Repository,
+    current: InForce,
+    manifest: Manifest,
+    deltas: Sequence[DeltaMade],
+    artifacts: Sequence[ArtifactEntry] = (),
 ) -> tuple[Targets | None, Targets | None]:
     """Write the TUF target files, and return the contents that name them.
 
@@ -205,6 +210,8 @@ def write_targets(
                 target_file(full_path(manifest.release, image.name), raw, custom),
                 raw,
             )
+        for target, raw in describe(manifest.release, artifacts):
+            _add(repo, targets, target, raw)
         raw = dump_manifest(manifest)
         entry = ReleaseEntry(manifest.product, manifest.release, manifest.counter, manifest.channel)
         _add(

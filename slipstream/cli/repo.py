@@ -115,8 +115,14 @@ def init(
     "images",
     metavar="NAME=FILE",
     multiple=True,
-    required=True,
     help="An image. uki, linux and initrd are boot files; any other name is that partition of the slot. Repeatable.",
+)
+@click.option(
+    "--artifact",
+    "artifacts",
+    metavar="NAME=FILE",
+    multiple=True,
+    help="A file for another updater, .swu or .raucb or any; hawkBit's clients see NAME as the type of a module. Repeatable.",
 )
 @click.option(
     "--delta-from", metavar="V", multiple=True, help="Make a delta from this release. Repeatable."
@@ -167,6 +173,7 @@ def publish(
     path: Path,
     version: str,
     images: tuple[str, ...],
+    artifacts: tuple[str, ...],
     delta_from: tuple[str, ...],
     channel: str,
     hardware: tuple[str, ...],
@@ -194,6 +201,7 @@ def publish(
     request = ReleaseRequest(
         version=version,
         images=dict(_image(word) for word in images),
+        artifacts=dict(_artifact(word) for word in artifacts),
         delta_from=delta_from,
         channel=channel,
         hardware=hardware,
@@ -240,6 +248,14 @@ def publish(
                         }
                         for image in manifest.images
                     },
+                    "artifacts": {
+                        one.artifact: {
+                            "file_name": one.file_name,
+                            "artifact_bytes": one.artifact_bytes,
+                            "sha256": one.sha256.hex,
+                        }
+                        for one in published.artifacts
+                    },
                     "deltas": [
                         {
                             "image": made.image,
@@ -262,6 +278,8 @@ def publish(
         click.echo(
             f"  {image.name}: {megabytes(image.tree.image_size)}, full payload {megabytes(image.full.payload_size)}"
         )
+    for one in published.artifacts:
+        click.echo(f"  {one.artifact}: {one.file_name}, {megabytes(one.artifact_bytes)}")
     for made in published.deltas:
         size = megabytes(made.index.payload_size) if made.index else f"none: {made.why}"
         click.echo(f"  {made.image}: delta from {made.source}, {size}")
@@ -444,6 +462,13 @@ def _image(word: str) -> tuple[str, tuple[Place, Path]]:
         raise UsageError("--image takes NAME=FILE", got=word)
     place = Place(name) if name in {Place.UKI, Place.LINUX, Place.INITRD} else Place.PARTITION
     return name, (place, Path(file))
+
+
+def _artifact(word: str) -> tuple[str, Path]:
+    name, equals, file = word.partition("=")
+    if not (name and equals and file):
+        raise UsageError("--artifact takes NAME=FILE", got=word)
+    return name, Path(file)
 
 
 def _by_role(option: str, words: Iterable[str]) -> dict[str, int]:
