@@ -213,6 +213,13 @@ ROWS_MAX = 100  # devices or rollouts on one page
 SIMULATED_SHOWN_MAX = 10_000  # devices simulated beside a form that is filled in
 SAMPLE_MAX = 8  # devices shown of those that a filter matches
 
+# --- hawkBit's DDI
+FEEDBACK_DETAILS_MAX = 64  # lines of one feedback that are kept; SWUpdate sends up to 48 at once
+ACTION_HISTORY_MAX = 100  # lines a device may ask for, as hawkBit has it
+ATTRIBUTES_MAX = 500  # of one device; hawkBit's own numbers, as the two below
+ATTRIBUTE_KEY_CHARS_MAX = 128
+ATTRIBUTE_VALUE_CHARS_MAX = 128
+
 # --- rollouts
 FILTER_CHARS_MAX = 4096  # of a target filter: a list of a hundred device ids
 FILTER_DEPTH_MAX = 32  # parentheses in parentheses

@@ -21,6 +21,11 @@ from slipstream.server.api.passwords import Passwords
 from slipstream.server.api.table import ROUTES
 from slipstream.server.blobs import Files
 from slipstream.server.catalog import CatalogReader
+from slipstream.server.ddi.actions import Actions
+from slipstream.server.ddi.door import DdiDoor
+from slipstream.server.ddi.downloads import Downloads
+from slipstream.server.ddi.settings import DdiSettings
+from slipstream.server.ddi.visit import Reception
 from slipstream.server.deltas.worker import DeltaService, DeltaSettings
 from slipstream.server.devices import PollHandler, PollLog
 from slipstream.server.fleet.board import Board
@@ -56,6 +61,7 @@ class Settings:
     deltas: DeltaSettings | None = None  # None: none are built here
     secure_cookies: bool = False  # browsers send sessions over HTTPS only
     password_hasher: PasswordHasher = field(default_factory=PasswordHasher)
+    ddi: DdiSettings = field(default_factory=DdiSettings)
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -104,6 +110,13 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         settings.secure_cookies,
     )
     desk = Desk(world, interval_s)
+    files = Files(settings.public, metrics)
+    reception = Reception(database, settings.ddi, now)
+    actions = Actions(database, board, catalog, reception)
+    downloads = Downloads(catalog, files, reception)
+    ddi = DdiDoor(
+        database, board, engine, polls, catalog, metrics, reception, actions, downloads, interval_s
+    )
     app.add_routes(
         [
             web.post("/v1/poll", poll.handle),
@@ -111,7 +124,8 @@ def make_app(settings: Settings, database: Database) -> web.Application:
             *FleetLockHandler(database, now).routes(),
             *Door(world, ROUTES).routes(),
             *OperatorHandler(database, polls, catalog, digest, now).routes(),
-            *Files(settings.public, metrics).routes(),
+            *files.routes(),
+            *ddi.routes(),
             *Pages(desk, feed).routes(),
             web.get("/api/v1/openapi.json", _openapi),
             web.get("/healthz", _health),

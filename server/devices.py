@@ -79,19 +79,28 @@ class PollLog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: dict[str, Seen] = {}
+        self._touched: dict[str, int] = {}
 
     def note(self, seen: Seen) -> None:
         self._seen[seen.device] = seen
 
+    def touch(self, device: str, at: int) -> None:
+        """A device polled, and said nothing else by it."""
+        self._touched[device] = at
+
     async def flush(self) -> None:
         """Write what is there; what cannot be written stays for the next time. Unavailable."""
         seen, self._seen = self._seen, {}
+        touched, self._touched = self._touched, {}
         try:
             if seen:
                 rows = tuple(seen.values())
                 await self._database.write(lambda connection: devices.write_polls(connection, rows))
+            if touched:
+                await self._database.write(lambda connection: devices.touch(connection, touched))
         except BaseException:
             self._seen = seen | self._seen
+            self._touched = touched | self._touched
             raise
 
     @asynccontextmanager

@@ -20,17 +20,23 @@ async def make_offer(
 ) -> Decision:
     """The answer to a device. Without any rollout in its line, ever: the newest release.
 
+    (Other updaters have no word for what they run: they are offered what a rollout has for them.)
+
     A new offer is durable, counted against its phase and its budgets, before this returns it.
     """
     device, view = standing.facts, board.view
     line = (device.product, device.channel)
     if line not in view.managed:
-        return newest(standing, catalog)
+        return Stay("no rollout") if standing.foreign else newest(standing, catalog)
     decision = decide(standing, view.rollouts.get(line, ()), view.waypoints.get(line, ()), now)
     if isinstance(decision, Stay):
         return decision
-    if not catalog.has(device.product, decision.release):
+    found = catalog.find(device.product, decision.release)
+    if found is None:
         return Stay(f"{decision.release} is not in the repository")
+    if found.foreign if not standing.foreign else not found.artifacts:
+        wanted_kind = "artifact" if standing.foreign else "image"
+        return Stay(f"{decision.release} has no {wanted_kind}")
     rollout = decision.rollout
     if not decision.fresh or rollout is None:
         return decision

@@ -27,6 +27,7 @@ class Standing:
     trial: bool = False  # it tries out a release that is not confirmed
     refused: Mapping[str, str] | None = None  # releases it shall not be offered, and why
     attempts: Mapping[int, State] | None = None  # by rollout: offers that it has had
+    foreign: bool = False  # another updater: it takes artifacts, and may ask the person before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ def _held(
         return f"rollout {plan.name} is {rollout.status.value.replace('_', ' ')}"
     if plan.release in refused:
         return f"{plan.release} is quarantined on this device: {refused[plan.release]}"
+    if plan.needs_consent and not standing.foreign:
+        return f"{plan.release} needs the consent of the person at the device; it cannot ask"
     if plan.counter < standing.floor:
         return f"{plan.release} is below this device's floor {standing.floor}"
     return blocked(standing.facts.counter, plan.counter, waypoints)

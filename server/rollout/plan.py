@@ -194,6 +194,7 @@ class Plan:
     windows: tuple[str, ...] = ()  # "Sat,Sun 02:00-04:00": offers begin inside them only
     zone: str = "UTC"
     needs_approval: bool = False
+    needs_consent: bool = False  # of the person at the device: hawkBit's clients can ask
     proof: Proof = Proof.ROOT
 
     def __post_init__(self) -> None:

@@ -17,7 +17,14 @@ from slipstream.server.rollout.record import OFFERING
 from slipstream.server.rollout.track import IN_FLIGHT, QUARANTINED, Event, State, class_of, step
 from slipstream.server.store import events, holds
 from slipstream.server.store.database import insert_into
-from slipstream.server.store.tables import attempts, devices, phases, quarantines, rollouts
+from slipstream.server.store.tables import (
+    attempts,
+    controllers,
+    devices,
+    phases,
+    quarantines,
+    rollouts,
+)
 
 _FETCHING = (State.OFFERED.value, State.FETCHING.value)
 
@@ -41,6 +48,16 @@ class Attempt:
     source: str | None  # the release that the device ran when it was offered
     offered_at: int
     changed_at: int
+    # When it happened, if it did.
+    recalled_at: int | None = None  # an operator takes it back
+    consent_at: int | None = None  # the person at the device agreed
+    refused_at: int | None = None  # the device would not be called back
+    closed_at: int | None = None  # the device said its last word
+
+    @property
+    def lapsed(self) -> bool:
+        """It was taken back because its rollout paused or a newer one came: not for good."""
+        return self.state is State.CANCELLED and self.recalled_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +87,13 @@ class Request:
     source: str | None = None  # the release that it runs
 
 
-_COLUMNS = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
+COLUMNS = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
 _QUARANTINE_COLUMNS = tuple(quarantines.c[name] for name in Quarantine.__dataclass_fields__)
 
 
 async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
-    """Write an offer down: its id. One that stands already is the same offer.
+    """Write an offer down: its id. One that stands already is the same offer; one that lapsed
+    stands again, in the phase that it was counted in.
 
     Raises NoRoom where the rollout does not offer, the phase is full, or a budget is used up; then
     the transaction has to be rolled back.
@@ -109,15 +127,17 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
     )
     made: int | None = result.scalar_one_or_none()
     if made is None:
-        query = sa.select(attempts.c.id).where(
-            attempts.c.rollout == wanted.rollout, attempts.c.device == wanted.device
-        )
-        return int((await connection.execute(query)).scalar_one())
-    phase = await _count_in(connection, wanted)
-    if phase != wanted.phases[0]:
-        await connection.execute(
-            sa.update(attempts).where(attempts.c.id == made).values(phase=phase)
-        )
+        before = await _of(connection, wanted)
+        made = before.id
+        if not before.lapsed:
+            return made
+        await _renew(connection, before, wanted.source, now)
+    else:
+        phase = await _count_in(connection, wanted)
+        if phase != wanted.phases[0]:
+            await connection.execute(
+                sa.update(attempts).where(attempts.c.id == made).values(phase=phase)
+            )
     if wanted.max_downloads is not None:
         busy = sa.select(sa.func.count()).where(
             attempts.c.rollout == wanted.rollout, attempts.c.state.in_(_FETCHING)
@@ -157,6 +177,32 @@ async def _count_in(connection: AsyncConnection, wanted: Request) -> int:
             return phase
     full = wanted.phases[-1] + 1
     raise NoRoom(f"phase {full} has offered to as many devices as it may")
+
+
+async def _of(connection: AsyncConnection, wanted: Request) -> Attempt:
+    query = sa.select(*COLUMNS).where(
+        attempts.c.rollout == wanted.rollout, attempts.c.device == wanted.device
+    )
+    return of_row((await connection.execute(query)).one())
+
+
+async def _renew(
+    connection: AsyncConnection, lapsed: Attempt, source: str | None, now: int
+) -> None:
+    await connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.id == lapsed.id)
+        .values(
+            state=State.OFFERED.value,
+            failure=None,
+            reason="",
+            source=source,
+            changed_at=now,
+            consent_at=None,
+            refused_at=None,
+            closed_at=None,
+        )
+    )
 
 
 async def move(
@@ -202,15 +248,41 @@ async def move(
     return state
 
 
+async def recall(connection: AsyncConnection, attempt: int, by: str, now: int) -> bool:
+    """Take an offer back for good; False if there is none on its way, or it is installed.
+
+    A device that speaks DDI is asked, and acknowledges; any other is not offered it again.
+    """
+    whose = sa.select(attempts.c.device).where(attempts.c.id == attempt).scalar_subquery()
+    await connection.execute(
+        sa.update(devices).where(devices.c.id == whose).values(id=devices.c.id)  # its lock
+    )
+    found = await find(connection, attempt)
+    if found is None or step(found.state, Event.CANCELLED) is found.state:
+        return False
+    await mark(connection, attempt, recalled_at=now)
+    words = f"{found.release} taken back by {by}"
+    await events.add(connection, now, "recalled", words, device=found.device, rollout=found.rollout)
+    asked = sa.select(controllers.c.device).where(controllers.c.device == found.device)
+    if (await connection.execute(asked)).one_or_none() is None:
+        await move(connection, found, Event.CANCELLED, now, reason=f"taken back by {by}")
+    return True
+
+
+async def mark(connection: AsyncConnection, attempt: int, **at: int | None) -> None:
+    """Set some of recalled_at, consent_at, refused_at and closed_at."""
+    await connection.execute(sa.update(attempts).where(attempts.c.id == attempt).values(**at))
+
+
 async def of_device(
     connection: AsyncConnection, device: str, *, release: str | None = None
 ) -> tuple[Attempt, ...]:
     """The offers that a device has had, newest first; of one release where it is named."""
-    query = sa.select(*_COLUMNS).where(attempts.c.device == device)
+    query = sa.select(*COLUMNS).where(attempts.c.device == device)
     if release is not None:
         query = query.where(attempts.c.release == release)
     rows = await connection.execute(query.order_by(attempts.c.id.desc()))
-    return tuple(_attempt(row) for row in rows)
+    return tuple(of_row(row) for row in rows)
 
 
 async def offered_to(connection: AsyncConnection, rollout: int) -> frozenset[str]:
@@ -221,9 +293,9 @@ async def offered_to(connection: AsyncConnection, rollout: int) -> frozenset[str
 
 async def find(connection: AsyncConnection, attempt: int) -> Attempt | None:
     """The offer of that id."""
-    query = sa.select(*_COLUMNS).where(attempts.c.id == attempt)
+    query = sa.select(*COLUMNS).where(attempts.c.id == attempt)
     row = (await connection.execute(query)).one_or_none()
-    return None if row is None else _attempt(row)
+    return None if row is None else of_row(row)
 
 
 async def list_of_rollout(
@@ -235,11 +307,11 @@ async def list_of_rollout(
     limit: int,
 ) -> tuple[Attempt, ...]:
     """Up to `limit` offers of a rollout behind the id `after`, by id."""
-    query = sa.select(*_COLUMNS).where(attempts.c.rollout == rollout, attempts.c.id > after)
+    query = sa.select(*COLUMNS).where(attempts.c.rollout == rollout, attempts.c.id > after)
     if states is not None:
         query = query.where(attempts.c.state.in_([one.value for one in states]))
     rows = await connection.execute(query.order_by(attempts.c.id).limit(limit))
-    return tuple(_attempt(row) for row in rows)
+    return tuple(of_row(row) for row in rows)
 
 
 async def confirmed_from(connection: AsyncConnection, rollout: int) -> Mapping[str | None, int]:
@@ -270,7 +342,7 @@ async def silent(
 ) -> tuple[Attempt, ...]:
     """Offers on their way whose device has said nothing at all since `since`."""
     query = (
-        sa.select(*_COLUMNS)
+        sa.select(*COLUMNS)
         .join(devices, devices.c.id == attempts.c.device)
         .where(
             attempts.c.rollout == rollout,
@@ -280,7 +352,7 @@ async def silent(
         )
         .limit(limit)
     )
-    return tuple(_attempt(row) for row in await connection.execute(query))
+    return tuple(of_row(row) for row in await connection.execute(query))
 
 
 async def lock(connection: AsyncConnection, device: str) -> bool:
@@ -321,7 +393,7 @@ async def lift_quarantine(connection: AsyncConnection, device: str, release: str
             attempts.c.release == release,
             attempts.c.state.in_([one.value for one in QUARANTINED]),
         )
-        .values(state=State.OFFERED.value, failure=None, reason="", changed_at=now)
+        .values(state=State.OFFERED.value, failure=None, reason="", changed_at=now, closed_at=None)
     )
     await events.add(connection, now, "lifted", f"quarantine of {release} lifted", device=device)
     return True
@@ -344,7 +416,8 @@ async def quarantines_of(connection: AsyncConnection, device: str) -> tuple[Quar
     return tuple(Quarantine(*row) for row in rows)
 
 
-def _attempt(row: Sequence[Any]) -> Attempt:
+def of_row(row: Sequence[Any]) -> Attempt:
+    """An offer of the values of COLUMNS."""
     found = Attempt(*row)
     failure = None if found.failure is None else FailureClass(found.failure)
     return replace(found, state=State(found.state), failure=failure)

@@ -293,6 +293,34 @@ async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> Non
     await connection.execute(statement, rows)
 
 
+async def touch(connection: AsyncConnection, seen: Mapping[str, int]) -> None:
+    """Write when devices were last heard of, by id, for those whose polls say nothing else."""
+    if not seen:
+        return
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == sa.bindparam("of_device"))
+        .values(seen_at=sa.bindparam("at"))
+    )
+    rows = [{"of_device": device, "at": at} for device, at in sorted(seen.items())]
+    await connection.execute(statement, rows)
+
+
+async def note_release(
+    connection: AsyncConnection,
+    device: str,
+    release: str,
+    counter: int | None,
+    booted_root: str | None,
+) -> None:
+    """Write which release a device runs, where it does not say so in every poll."""
+    await connection.execute(
+        sa.update(devices)
+        .where(devices.c.id == device)
+        .values(release=release, counter=counter, booted_root=booted_root, trial=False)
+    )
+
+
 def after_poll(device: Device, seen: Seen) -> Device:
     """The device as its poll says it is, before that is written."""
     return replace(

@@ -151,9 +151,27 @@ attempts = Table(
     Column("source", _Name),  # the release that the device ran when it was offered
     Column("offered_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    # When; null: it did not happen.
+    Column("recalled_at", BigInteger),  # an operator takes it back
+    Column("consent_at", BigInteger),  # the person at the device agreed
+    Column("refused_at", BigInteger),  # the device would not be called back
+    Column("closed_at", BigInteger),  # the device said its last word, where its protocol has one
     UniqueConstraint("rollout", "device"),
     Index(None, "device"),
     Index(None, "rollout", "phase", "state", "failure"),
+)
+
+# Devices that speak hawkBit's DDI: what that protocol has beside the rest.
+controllers = Table(
+    "controllers",
+    metadata,
+    _device(primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("wants_attributes", Boolean, nullable=False),  # the server does: configData is asked for
+    # Who agreed to every installation beforehand, and when; null: each is asked for.
+    Column("auto_confirm_by", String(128)),
+    Column("auto_confirm_remark", Text),
+    Column("auto_confirm_at", BigInteger),
 )
 
 # Devices that are, or may any moment be, out of service, by the labels that are budgeted.

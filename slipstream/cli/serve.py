@@ -66,6 +66,42 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     is_flag=True,
     help="Browsers send their session over HTTPS only: where a proxy with TLS stands before this.",
 )
+@click.option(
+    "--public-url",
+    metavar="URL",
+    help="Beginning of the links that hawkBit's clients get, such as https://updates.example.com; by default as each request reached the server.",
+)
+@click.option(
+    "--ddi-tenant",
+    default="DEFAULT",
+    show_default=True,
+    help="hawkBit's tenant: the first part of the path of its clients. Upper or lower case is the same.",
+)
+@click.option(
+    "--gateway-token-file",
+    type=FILE,
+    help="hawkBit's gateway token, which speaks for any device and registers new ones; made if missing. Without it there is none.",
+)
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Believe X-Controller-Id (the name in a client's certificate) and X-Forwarded-Proto and -Host from this address or network. Repeatable.",
+)
+@click.option(
+    "--client-authority",
+    "authorities",
+    metavar="HASH",
+    multiple=True,
+    help="Issuer that the proxy must name in X-Authority for a client's certificate; any by default. Repeatable.",
+)
+@click.option(
+    "--ddi-channel",
+    default="stable",
+    show_default=True,
+    help="Channel of devices that register themselves by the gateway token or a certificate.",
+)
 def serve(
     repo: Path,
     listen: str,
@@ -78,9 +114,18 @@ def serve(
     passphrase_file: Path | None,
     open_metrics: bool,
     secure_cookies: bool,
+    public_url: str | None,
+    ddi_tenant: str,
+    gateway_token_file: Path | None,
+    trusted_proxies: tuple[str, ...],
+    authorities: tuple[str, ...],
+    ddi_channel: str,
 ) -> None:
     """Serve REPO: its files, polls and reports of devices, a page at /, /healthz, /metrics."""
-    from slipstream.server.serve import serve as run  # noqa: PLC0415 - needs the server extra
+    # All of these need the server extra.
+    from slipstream.server.ddi.settings import DdiSettings, parse_networks  # noqa: PLC0415
+    from slipstream.server.repo import open_repo  # noqa: PLC0415
+    from slipstream.server.serve import serve as run  # noqa: PLC0415
 
     if not (repo / "repo.json").is_file():
         raise UsageError(
@@ -106,5 +151,14 @@ def serve(
         open_metrics=open_metrics,
         secure_cookies=secure_cookies,
         deltas=deltas,
+        ddi=DdiSettings(
+            tenant=ddi_tenant,
+            product=open_repo(repo).policy.product,
+            channel=ddi_channel,
+            proxies=parse_networks(trusted_proxies),
+            authorities=frozenset(one.lower() for one in authorities),
+            public_url=public_url,
+        ),
+        gateway_token_file=gateway_token_file,
         on_ready=lambda url: click.echo(f"serving {repo} on {url}"),
     )
