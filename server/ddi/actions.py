@@ -20,8 +20,8 @@ from slipstream.server.ddi.step import (
 )
 from slipstream.server.ddi.visit import Reception, Visit
 from slipstream.server.fleet.board import Board
-from slipstream.server.fleet.offers import make_offer
-from slipstream.server.rollout.offer import Install, Standing, decide
+from slipstream.server.fleet.offers import make_offer, prefer
+from slipstream.server.rollout.offer import Install, Standing
 from slipstream.server.rollout.plan import Plan
 from slipstream.server.rollout.track import State
 from slipstream.server.store import rollouts
@@ -44,20 +44,19 @@ class Actions:
 
     async def next_of(self, visit: Visit) -> tuple[Step, Terms | None]:
         """What the device is told next. A new offer is granted before this returns it."""
-        step = self._before(visit) or await self._offer(visit)
+        step = await self._before(visit) or await self._offer(visit)
         if isinstance(step, Deploy | Confirm):
             return step, self.terms(step.attempt, await self.plan_of(step.attempt), visit.now)
         return step, None
 
-    def _before(self, visit: Visit) -> Step | None:
+    async def _before(self, visit: Visit) -> Step | None:
         """What has to come before any new offer."""
         controller, view = visit.controller, self.board.view
         step = bound_step(controller.attempts, view.by_id)
         if step is not None or not controller.attempts:
             return step
-        line = (controller.device.product, controller.device.channel)
-        found, waypoints = view.rollouts.get(line, ()), view.waypoints.get(line, ())
-        decision = decide(_standing(controller), found, waypoints, visit.now)
+        catalog = await self.catalog.read()
+        decision = prefer(view, catalog, _standing(controller), visit.now)
         return superseded(controller.attempts, decision)
 
     async def _offer(self, visit: Visit) -> Step:
@@ -98,11 +97,11 @@ class Actions:
         async with self.database.reading() as connection:
             return (await rollouts.plans(connection, [attempt.rollout]))[attempt.rollout]
 
-    def stops(self, visit: Visit, attempt: Attempt) -> bool:
+    async def stops(self, visit: Visit, attempt: Attempt) -> bool:
         """Whether the device is asked to stop this action."""
         if is_stopping(attempt, self.board.view.by_id.get(attempt.rollout)):
             return True
-        step = self._before(visit)
+        step = await self._before(visit)
         return isinstance(step, Cancel) and step.attempt.id == attempt.id
 
 

@@ -5,6 +5,7 @@ what its feedback means feedback.py, what is written hear.py; here requests beco
 values answers.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,7 @@ class DdiDoor:
     async def _deployment(self, request: web.Request) -> web.Response:
         visit = await self.reception.enter(request)
         attempt, plan = await self.actions.find(visit)
-        if attempt.closed_at is not None or self.actions.stops(visit, attempt):
+        if attempt.closed_at is not None or await self.actions.stops(visit, attempt):
             raise refusal(web.HTTPNotFound, "the action is closed, or shall be stopped")
         if awaits_consent(attempt, plan, agreed=visit.controller.auto_confirm is not None):
             raise refusal(web.HTTPNotFound, "the action waits for confirmation")
@@ -174,7 +175,7 @@ class DdiDoor:
     async def _cancel(self, request: web.Request) -> web.Response:
         visit = await self.reception.enter(request)
         attempt, _ = await self.actions.find(visit)
-        if not self.actions.stops(visit, attempt):
+        if not await self.actions.stops(visit, attempt):
             raise refusal(web.HTTPNotFound, "the action shall not be stopped")
         return answer_tagged(request, answers.cancel(attempt.id))
 
@@ -190,7 +191,7 @@ class DdiDoor:
             feedback,
             raw,
             visit.now,
-            asked=self.actions.stops(visit, attempt),
+            asked=await self.actions.stops(visit, attempt),
         )
         return self._heard(visit, attempt, feedback, outcome)
 
@@ -215,7 +216,7 @@ class DdiDoor:
             case Outcome.UNKNOWN:
                 raise refusal(web.HTTPNotFound, "no such action")
             case Outcome.NOT_STOPPING:
-                raise refusal(web.HTTPMethodNotAllowed, "the action cannot be stopped")
+                raise _cannot_stop(visit.request)
         return web.Response()
 
     # --- who the device is
@@ -223,27 +224,28 @@ class DdiDoor:
     async def _config_data(self, request: web.Request) -> web.Response:
         visit = await self.reception.enter(request)
         mode, data = parse_attributes(await _read(request, POLL_BYTES_MAX))
+        said = None if mode == "remove" else data.get(_RELEASE)
+        root = data.get(_BOOTED_ROOT)
+        if said is not None:
+            _check_release(said, root)
         try:
             device = await hear.hear_attributes(self.database, visit.device, mode, data)
         except KeyError as error:
             raise stranger("the device was removed") from error
-        said, root = data.get(_RELEASE), data.get(_BOOTED_ROOT)
-        if mode != "remove" and said is not None:
+        if said is not None:
             await self._runs(visit, device, said, root)
         return web.Response()
 
     async def _set_installed(self, request: web.Request) -> web.Response:
         visit = await self.reception.enter(request)
         body = await _read(request, POLL_BYTES_MAX)
-        await self._runs(visit, visit.controller.device, str(body.get("version")), None)
+        said = str(body.get("version"))
+        _check_release(said, None)
+        await self._runs(visit, visit.controller.device, said, None)
         return web.Response()
 
     async def _runs(self, visit: Visit, device: Device, said: str, root: str | None) -> None:
         """The device says which release it runs: that may prove an offer, or that it fell back."""
-        if not _NAME.fullmatch(said):
-            raise FormatError("not the name of a release", got=repr(said[:80]))
-        if root is not None and not _ROOT.fullmatch(root):
-            raise FormatError("not a root hash", expected="64 hexadecimal digits")
         catalog = await self.catalog.read()
         release = catalog.find(device.product, said)
         counter = None if release is None else release.counter
@@ -296,7 +298,9 @@ class DdiDoor:
         if attempt.closed_at is not None:
             raise refusal(web.HTTPGone, "the action is closed")
         agreed = visit.controller.auto_confirm is not None
-        if self.actions.stops(visit, attempt) or not awaits_consent(attempt, plan, agreed=agreed):
+        if await self.actions.stops(visit, attempt) or not awaits_consent(
+            attempt, plan, agreed=agreed
+        ):
             raise refusal(web.HTTPNotFound, "the action does not wait for confirmation")
         return attempt, plan
 
@@ -317,6 +321,20 @@ class DdiDoor:
             lambda connection: controllers.set_auto_confirm(connection, visit.device, None)
         )
         return web.Response()
+
+
+def _cannot_stop(request: web.Request) -> web.HTTPError:
+    reason = json.dumps({"error": "the action cannot be stopped"})
+    return web.HTTPMethodNotAllowed(
+        request.method, ["GET"], text=reason, content_type="application/json"
+    )
+
+
+def _check_release(said: str, root: str | None) -> None:
+    if not _NAME.fullmatch(said):
+        raise FormatError("not the name of a release", got=repr(said[:80]))
+    if root is not None and not _ROOT.fullmatch(root):
+        raise FormatError("not a root hash", expected="64 hexadecimal digits")
 
 
 def _checked(handler: Any) -> Any:

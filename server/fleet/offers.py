@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from slipstream.server.catalog import Catalog
+from slipstream.server.catalog import Catalog, Release
 from slipstream.server.fleet.board import Board, View
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.offer import Decision, Install, Standing, Stay, decide
@@ -28,15 +28,11 @@ async def make_offer(
     line = (device.product, device.channel)
     if line not in view.managed:
         return Stay("no rollout") if standing.foreign else newest(standing, catalog)
-    decision = decide(standing, view.rollouts.get(line, ()), view.waypoints.get(line, ()), now)
+    decision = prefer(view, catalog, standing, now)
     if isinstance(decision, Stay):
         return decision
-    found = catalog.find(device.product, decision.release)
-    if found is None:
+    if not catalog.has(device.product, decision.release):
         return Stay(f"{decision.release} is not in the repository")
-    if found.foreign if not standing.foreign else not found.artifacts:
-        wanted_kind = "artifact" if standing.foreign else "image"
-        return Stay(f"{decision.release} has no {wanted_kind}")
     rollout = decision.rollout
     if not decision.fresh or rollout is None:
         return decision
@@ -54,6 +50,23 @@ async def make_offer(
     except attempts.NoRoom as error:
         return Stay(f"{decision.release} has to wait: {error}")
     return decision
+
+
+def prefer(view: View, catalog: Catalog, standing: Standing, now: int) -> Decision:
+    """What the rollouts have for a device, of those whose release has anything for its kind."""
+    line = (standing.facts.product, standing.facts.channel)
+    fitting = [
+        one
+        for one in view.rollouts.get(line, ())
+        if _has_part_for(standing, catalog.find(one.plan.product, one.plan.release))
+    ]
+    return decide(standing, fitting, view.waypoints.get(line, ()), now)
+
+
+def _has_part_for(standing: Standing, release: Release | None) -> bool:
+    if release is None:
+        return True  # nobody knows what it has
+    return bool(release.artifacts) if standing.foreign else not release.foreign
 
 
 def newest(standing: Standing, catalog: Catalog) -> Decision:

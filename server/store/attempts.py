@@ -328,13 +328,13 @@ async def newest_of_rollout(
     connection: AsyncConnection, rollout: int, states: frozenset[State], *, limit: int
 ) -> tuple[Attempt, ...]:
     """The offers of a rollout in one of `states`, those that changed last first."""
-    query = sa.select(*_COLUMNS).where(
+    query = sa.select(*COLUMNS).where(
         attempts.c.rollout == rollout, attempts.c.state.in_([one.value for one in states])
     )
     rows = await connection.execute(
         query.order_by(attempts.c.changed_at.desc(), attempts.c.id.desc()).limit(limit)
     )
-    return tuple(_attempt(row) for row in rows)
+    return tuple(of_row(row) for row in rows)
 
 
 async def silent(

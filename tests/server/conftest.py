@@ -47,6 +47,20 @@ class Folder:
         self.targets[f"releases/{version}/{image}.full"] = target
         return index
 
+    def artifact(self, version: str, name: str, file_name: str, data: bytes) -> dict[str, Any]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        (self.public / "blobs" / f"{sha256}.artifact").write_bytes(data)
+        custom = {
+            "artifact": name,
+            "file_name": file_name,
+            "artifact_bytes": len(data),
+            "sha256": sha256,
+            "sha1": hashlib.sha1(data).hexdigest(),
+            "md5": hashlib.md5(data).hexdigest(),
+        }
+        self.targets[f"releases/{version}/{name}.artifact"] = _target(custom)
+        return custom
+
     def delta(self, version: str, image: str, source: str, target: str, size: int) -> None:
         custom = {"image": image, "source_root": source, "target_root": target}
         entry = _target({**custom, "payload_bytes": size, "memory_bytes": 1})
