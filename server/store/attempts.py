@@ -197,6 +197,7 @@ async def _renew(
             failure=None,
             reason="",
             source=source,
+            offered_at=now,
             changed_at=now,
             consent_at=None,
             refused_at=None,
