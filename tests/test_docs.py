@@ -38,6 +38,7 @@ def test_what_is_written_from_the_code_is_current(script: str) -> None:
         "installer/doctor",
         "server",
         "server/api",
+        "server/ddi",
         "server/deltas",
         "server/pages",
         "server/rollout",

@@ -131,6 +131,7 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
         made = before.id
         if not before.lapsed:
             return made
+        phase = before.phase
         await _renew(connection, before, wanted.source, now)
     else:
         phase = await _count_in(connection, wanted)
