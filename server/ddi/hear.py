@@ -94,7 +94,7 @@ async def hear_reply(
         reply = read_reply(feedback)
         event = {Reply.ACCEPTED: Event.CANCELLED, Reply.FAILED: Event.FAILED}.get(reply)
         await _keep(connection, attempt, plan, feedback, event, raw, now)
-        if not asked or attempt.state not in (State.OFFERED, State.FETCHING, State.SILENT):
+        if not asked:
             raise _Refused(Outcome.NOT_STOPPING)
         if reply is Reply.REFUSED:
             await attempts.mark(connection, attempt.id, refused_at=now)

@@ -51,20 +51,24 @@ def bound_step(attempts: Sequence[Attempt], rollouts: Mapping[int, Rollout]) -> 
     `attempts` are the device's, `rollouts` those that are not over, by id.
     """
     running = [one for one in attempts if one.closed_at is None]
+    stopping = [one for one in running if is_stopping(one, rollouts.get(one.rollout))]
     for one in running:
-        if one.state is State.INSTALLED or (one.refused_at is not None and one.state in _STOPPABLE):
+        done = one.state is State.INSTALLED
+        if one not in stopping and (done or (one.refused_at is not None and _runs(one))):
             return Deploy(one)
-    for one in running:
-        if is_stopping(one, rollouts.get(one.rollout)):
-            return Cancel(one)
-    return None
+    return Cancel(stopping[0]) if stopping else None
 
 
 def is_stopping(attempt: Attempt, rollout: Rollout | None) -> bool:
     """Whether the device is asked to stop: an operator took the offer back, or its rollout
-    paused or is over (None)."""
+    paused or is over (None).
+
+    What is installed is not undone by it. Who takes that back wants no word on it any more.
+    """
     if attempt.closed_at is not None or attempt.refused_at is not None:
         return False
+    if attempt.state is State.INSTALLED:
+        return attempt.recalled_at is not None
     if attempt.state not in _STOPPABLE:
         return False
     return attempt.recalled_at is not None or rollout is None or rollout.status not in OFFERING

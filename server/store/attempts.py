@@ -251,22 +251,27 @@ async def move(
 
 
 async def recall(connection: AsyncConnection, attempt: int, by: str, now: int) -> bool:
-    """Take an offer back for good; False if there is none on its way, or it is installed.
+    """Take an offer back for good; False if there is none on its way.
 
-    A device that speaks DDI is asked, and acknowledges; any other is not offered it again.
+    A device that speaks DDI is asked, and acknowledges; any other is not offered it again. What is
+    installed stays installed: with DDI, it ends the wait for the device's last word.
     """
     whose = sa.select(attempts.c.device).where(attempts.c.id == attempt).scalar_subquery()
     await connection.execute(
         sa.update(devices).where(devices.c.id == whose).values(id=devices.c.id)  # its lock
     )
     found = await find(connection, attempt)
-    if found is None or step(found.state, Event.CANCELLED) is found.state:
+    if found is None or found.closed_at is not None:
         return False
-    await mark(connection, attempt, recalled_at=now)
+    asked = sa.select(controllers.c.device).where(controllers.c.device == found.device)
+    answers = (await connection.execute(asked)).one_or_none() is not None
+    installed = found.state is State.INSTALLED
+    if step(found.state, Event.CANCELLED) is found.state and not (installed and answers):
+        return False
+    await mark(connection, attempt, recalled_at=now, refused_at=None)
     words = f"{found.release} taken back by {by}"
     await events.add(connection, now, "recalled", words, device=found.device, rollout=found.rollout)
-    asked = sa.select(controllers.c.device).where(controllers.c.device == found.device)
-    if (await connection.execute(asked)).one_or_none() is None:
+    if not answers:
         await move(connection, found, Event.CANCELLED, now, reason=f"taken back by {by}")
     return True
 

@@ -179,6 +179,21 @@ def test_a_silent_device_that_stops_was_not_silent(with_database):
     with_database(test)
 
 
+def test_an_operator_ends_the_wait_for_the_last_word(with_database):
+    async def test(database):
+        await set_up(database)
+        number = await grant(database)
+        done = Feedback(Execution.PROCEEDING, Finished.NONE, ("All Chunks Installed.",))
+        assert await feedback(database, number, done) is Outcome.HEARD
+        assert await database.write(lambda c: attempts.recall(c, number, "anna", 3))
+        assert await reply(database, number) is Outcome.HEARD
+        found = (await look(database)).attempts[0]
+        assert (found.state, found.closed_at) == (State.INSTALLED, 5)
+        assert not await database.write(lambda c: attempts.recall(c, number, "anna", 3))
+
+    with_database(test)
+
+
 def test_consent_and_attributes(with_database):
     async def test(database):
         await set_up(database)

@@ -22,7 +22,19 @@ from slipstream.server.store.attempts import Attempt
 
 PLAN = Plan("p", "gateway", "2.0", 2, (Phase(percent=100),))
 ROLLOUT = Rollout(1, PLAN, Status.RUNNING, (), 1, 0)
-OFFER = Attempt(5, 1, "d1", 0, "2.0", State.OFFERED, None, "", 0, 0)
+OFFER = Attempt(
+    id=5,
+    rollout=1,
+    device="d1",
+    phase=0,
+    release="2.0",
+    state=State.OFFERED,
+    failure=None,
+    reason="",
+    source=None,
+    offered_at=0,
+    changed_at=0,
+)
 NEWER = replace(OFFER, id=6, rollout=2, release="3.0")
 INSTALL = Install("2.0", 2, "", ROLLOUT)
 
@@ -53,12 +65,16 @@ def test_nothing_binds_while_it_is_offered(status):
 
 @pytest.mark.parametrize("status", [*Status, None])
 def test_what_is_installed_can_always_be_reported_on(status):
-    installed = replace(OFFER, state=State.INSTALLED, recalled_at=1)
+    installed = replace(OFFER, state=State.INSTALLED)
     assert bound(NEWER, installed, status=status) == Deploy(installed)
     assert not is_stopping(installed, None)
+    recalled = replace(installed, recalled_at=1)  # nobody wants to hear of it any more
+    assert bound(recalled, status=status) == Cancel(recalled)
 
 
-@pytest.mark.parametrize("state", set(State) - {State.OFFERED, State.FETCHING, State.SILENT})
+@pytest.mark.parametrize(
+    "state", set(State) - {State.OFFERED, State.FETCHING, State.SILENT, State.INSTALLED}
+)
 def test_what_is_not_on_its_way_is_not_cancelled(state):
     assert not is_stopping(replace(OFFER, state=state, recalled_at=1), None)
 
