@@ -112,9 +112,13 @@ class Swupdate:
 
 @asynccontextmanager
 async def thin_link(url: str, bytes_per_s: int) -> AsyncIterator[str]:
-    """Another URL of the same server, whose answers come so fast and no faster."""
+    """Another URL of the same server, whose answers come so fast and no faster.
+
+    Whoever uses it has to be stopped inside.
+    """
     origin = urlsplit(url)
     piece = 4096
+    links: set[asyncio.Task[None] | None] = set()
 
     async def pump(reader: StreamReader, writer: StreamWriter, pause_s: float) -> None:
         with suppress(ConnectionError):
@@ -125,12 +129,18 @@ async def thin_link(url: str, bytes_per_s: int) -> AsyncIterator[str]:
         writer.close()
 
     async def connect(reader: StreamReader, writer: StreamWriter) -> None:
+        links.add(asyncio.current_task())
         behind, before = await asyncio.open_connection(origin.hostname, origin.port)
         await asyncio.gather(pump(reader, before, 0), pump(behind, writer, piece / bytes_per_s))
+        for one in (writer, before):
+            with suppress(ConnectionError):
+                await one.wait_closed()
 
     server = await asyncio.start_server(connect, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(one for one in links if one is not None))
 
 
 def _run(*command: object, **more: Any) -> None:

@@ -198,6 +198,8 @@ async def cancel(operator: Operator, fleet: dict[str, Swupdate]) -> None:
         await operator.wait_for("fetch", four, stand(State.FETCHING))
         await operator.act(four, Act.ABORT)
         found = await operator.wait_for("stop", four, stand(State.CANCELLED))
+        for one in fleet.values():
+            one.stop()
     ((name, offer),) = found.items()
     assert offer.reason == "cancellation acknowledged."
     assert (fleet[name].folder / "slot").read_bytes() != IMAGES["4.0"]
