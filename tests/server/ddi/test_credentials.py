@@ -63,7 +63,7 @@ def test_taken(headers, peer, settings, credential):
         ([("X-Controller-Id", "d1")], CLIENT, SETTINGS),
         ([("X-Controller-Id", "d1")], None, SETTINGS),
         ([("X-Controller-Id", "d2")], PROXY, SETTINGS),
-        ([("X-Controller-Id", "d2"), ("X-Controller-Id", "d1")], PROXY, SETTINGS),
+        ([("X-Controller-Id", "d1"), ("X-Controller-Id", "d2")], PROXY, SETTINGS),
         ([("X-Controller-Id", "d1"), ("X-Forwarded-For", PROXY)], CLIENT, SETTINGS),
         ([("X-Controller-Id", "d1")], "::1", ISSUERS),
         ([("X-Controller-Id", "d1"), ("X-Authority", "cd34")], "::1", ISSUERS),

@@ -36,6 +36,7 @@ def details(pasted, *, raw=None):
         ('"half \\ud800 pair"', ["half \ufffd pair"]),
         ('"not \udcff utf-8"', ["not \ufffd utf-8"]),
         ("", []),
+        ('"a\tb"c"', ['a\tb"c']),
     ],
 )
 def test_what_swupdate_pastes_in(pasted, expected):
