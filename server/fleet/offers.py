@@ -20,7 +20,8 @@ async def make_offer(
 ) -> Decision:
     """The answer to a device. Without any rollout in its line, ever: the newest release.
 
-    A new offer is durable, counted against its phase and its budgets, before this returns it.
+    A new offer is durable, counted against its phase and its budgets, before this returns it; one
+    that was made before is looked at again.
     """
     device, view = standing.facts, board.view
     line = (device.product, device.channel)
@@ -32,22 +33,28 @@ async def make_offer(
     if not catalog.has(device.product, decision.release):
         return Stay(f"{decision.release} is not in the repository")
     rollout = decision.rollout
-    if not decision.fresh or rollout is None:
+    if rollout is None:
         return decision
     wanted = attempts.Request(
         rollout=rollout.id,
         phases=decision.phases,
-        device=device.id,
+        device=device,
         release=decision.release,
         labels=_labels(rollout, device, view),
         max_downloads=rollout.plan.max_downloads,
         source=device.release,
     )
     try:
-        await database.write(lambda connection: attempts.grant(connection, wanted, now))
+        if decision.fresh or not await _stands(database, wanted):
+            await database.write(lambda connection: attempts.grant(connection, wanted, now))
     except attempts.NoRoom as error:
         return Stay(f"{decision.release} has to wait: {error}")
     return decision
+
+
+async def _stands(database: Database, wanted: attempts.Request) -> bool:
+    async with database.reading() as connection:
+        return await attempts.stands(connection, wanted)
 
 
 def newest(standing: Standing, catalog: Catalog) -> Decision:

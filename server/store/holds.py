@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.store.database import insert_into
-from slipstream.server.store.tables import budgets, hold_queues, holds
+from slipstream.server.store.tables import budgets, devices, hold_queues, holds
 
 
 async def take(
@@ -47,6 +47,27 @@ async def release(connection: AsyncConnection, device: str, *, rollout: int | No
     """Give back what the device holds for a rollout, or for FleetLock."""
     whose = holds.c.rollout.is_(None) if rollout is None else holds.c.rollout == rollout
     await connection.execute(sa.delete(holds).where(holds.c.device == device, whose))
+
+
+async def idle(connection: AsyncConnection, rollout: int, since: int) -> tuple[str, ...]:
+    """Devices that hold a place for a rollout and have said nothing since `since`."""
+    query = (
+        sa.select(holds.c.device)
+        .join(devices, devices.c.id == holds.c.device)
+        .where(
+            holds.c.rollout == rollout,
+            holds.c.since < since,
+            sa.or_(devices.c.seen_at.is_(None), devices.c.seen_at < since),
+        )
+        .distinct()
+    )
+    return tuple(row[0] for row in await connection.execute(query))
+
+
+async def list_holders(connection: AsyncConnection) -> frozenset[int]:
+    """The rollouts that devices hold a place for."""
+    query = sa.select(holds.c.rollout).where(holds.c.rollout.is_not(None)).distinct()
+    return frozenset(row[0] for row in await connection.execute(query))
 
 
 async def count(connection: AsyncConnection) -> Mapping[tuple[str, str], int]:

@@ -358,7 +358,7 @@ def test_a_full_phase_offers_to_nobody_else(with_rollout):
         await fleet.start()
         first = await fleet.poll_all()
         stranger = next(name for name in sorted(fleet.runs) if name not in first)
-        wanted = attempts.Request(1, (0,), stranger, "2.0", {})
+        wanted = attempts.Request(1, (0,), Facts(stranger, "gateway"), "2.0")
         with pytest.raises(attempts.NoRoom, match="phase 1 has offered"):
             await fleet.database.write(lambda c: attempts.grant(c, wanted, fleet.now))
         async with fleet.database.reading() as connection:
