@@ -95,7 +95,7 @@ class Pending:
 
 
 class Exposure(RuleBasedStateMachine):
-    """The machine. `url` makes an empty database."""
+    """The machine. `url` makes an empty database. A step is an act and a look at every bound."""
 
     url: ClassVar[Callable[[], URL]]
     steps: ClassVar[int] = 0
@@ -220,10 +220,12 @@ class Exposure(RuleBasedStateMachine):
             server = chance.randrange(2)
             pending = self._run(self._ask(gadget, self.servers[server]))
             self._hear(pending, self._run(self._answer(pending)))
+            self.bounded()
             if gadget.tasks and chance.random() < 0.8:
                 self._work(gadget, chance.choice(["ok"] * 8 + ["boot", "fetch"]))
             while gadget.outbox and chance.random() < 0.9:
                 self._deliver(gadget, gadget.outbox[0], server)
+                self.bounded()
         self.flush(chance.randrange(2))
         self.tick(chance.randrange(2), 5)
 
@@ -275,9 +277,8 @@ class Exposure(RuleBasedStateMachine):
         if isinstance(decision, Install):
             rollout = decision.rollout
             assert rollout is not None, "offered without a rollout"
-            phase = decision.phase
-            if not decision.fresh and gadget.id not in model.campaigns[rollout.id].told:
-                phase = self._phase_in_database(rollout.id, gadget.id)  # that answer was lost
+            # Of all that it belongs to, the first with room: only the grant knows.
+            phase = self._phase_in_database(rollout.id, gadget.id)
             self._look()
             model.told(
                 gadget, rollout.id, decision.release, phase, fresh=decision.fresh, now=one.at
@@ -513,6 +514,7 @@ class Exposure(RuleBasedStateMachine):
             elif gadget is not None and what == "poll":
                 pending = self._run(self._ask(gadget, one))
                 self._showed(pending)
+                self.model.doubtful.add(gadget.id)
                 self._run(self._answer(pending))
             elif gadget is not None and gadget.outbox:
                 # Its answer never came: the device will send it again.

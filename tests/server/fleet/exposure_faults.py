@@ -54,7 +54,7 @@ FAULTS = (
     Fault(
         "an offer is granted without a look at its phase's limit",
         attempts,
-        "grant",
+        "_count_in",
         "sa.or_(phases.c.limit.is_(None), phases.c.offered < phases.c.limit)",
         "sa.true()",
     ),
@@ -155,8 +155,8 @@ FAULTS = (
         "a phase takes one device more than its share",
         order,
         "open_phase",
-        "for stratum, place in ranked[:wanted]:",
-        "for stratum, place in ranked[:wanted + 1]:",
+        "max(0, wanted - taken)",
+        "max(0, wanted - taken) + 1",
     ),
     Fault(
         "what a poll was decided on is not asked of the database",

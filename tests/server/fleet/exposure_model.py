@@ -73,6 +73,7 @@ class Model:
     budget: int  # devices of one site on their way at once
     gadgets: dict[str, Gadget] = field(default_factory=dict)
     campaigns: dict[int, Campaign] = field(default_factory=dict)
+    doubtful: set[str] = field(default_factory=set)  # an answer to them was lost
     refused: set[tuple[str, str]] = field(default_factory=set)  # (device, release)
     away: dict[tuple[int, str], str] = field(default_factory=dict)  # (rollout, device): site
 
@@ -101,18 +102,23 @@ class Model:
         phase, plan = one.plan.phases[index], one.plan
         if index:
             self._proved(one, index - 1)
-        fitting = [
-            gadget
+        # Those that were offered it, wherever they are now, and those that still may be.
+        whole = sum(
+            gadget.id in one.told
+            or gadget.id in self.doubtful
+            or (
+                FILTERS[plan.filter](gadget)
+                and COUNTERS.get(gadget.written or "", 0) < plan.counter
+            )
             for gadget in self.gadgets.values()
-            if FILTERS[plan.filter](gadget) and COUNTERS.get(gadget.written or "", 0) < plan.counter
-        ]
+        )
         if phase.selector is not None or phase.percent == 100:
             one.allowed.append(None)
         elif phase.count is not None:
             one.allowed.append(phase.count)
         else:
             assert phase.percent is not None
-            one.allowed.append(math.ceil(phase.percent * len(fitting) / 100))
+            one.allowed.append(math.ceil(phase.percent * whole / 100))
         one.rows.append(row)
 
     def _proved(self, one: Campaign, index: int) -> None:

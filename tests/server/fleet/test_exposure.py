@@ -11,8 +11,8 @@ from tests.server.fleet.exposure import Exposure, sqlite_machine
 from tests.server.fleet.exposure_faults import FAULTS
 
 SETTINGS = settings(
-    max_examples=36,
-    stateful_step_count=150,
+    max_examples=42,
+    stateful_step_count=120,
     deadline=None,
     derandomize=True,
     database=None,
