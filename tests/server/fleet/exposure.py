@@ -564,6 +564,7 @@ class Exposure(RuleBasedStateMachine):
     def _phase_in_database(self, rollout: int, device: str) -> int:
         query = f"SELECT phase FROM attempts WHERE rollout = {rollout} AND device = '{device}'"
         (rows,) = self._run(self._select(query))
+        assert rows, "an offer was said that was never written down"
         return int(rows[0][0])
 
     def _write(self, server: int, act: Any) -> Any:
