@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benches.poll_load import Connection, at_a_rate, back_to_back, connect, poll_bytes, post_bytes
 from benches.serve import CHILD, free_port, processor_seconds
-from slipstream.server.rollout.plan import Phase, Plan
+from slipstream.server.rollout.plan import AbortRule, Phase, Plan
 from slipstream.server.rollout.record import Status
 from slipstream.server.store import rollouts
 from slipstream.server.store.database import Database, parse_url
@@ -201,7 +201,9 @@ async def measure_rollout(server: Server, row: Row) -> None:
 async def create(server: Server, name: str, status: Status) -> None:
     """A rollout, made beside the server by a process of its own."""
     phases = (Phase(count=MEMBERS), Phase(percent=100))
-    plan = Plan(name, "gateway", "2.0", 2, phases, filter="release==1.0")
+    # The usual rules would pause it when one of the first three fails, as they should.
+    rules = (AbortRule(count=50),)
+    plan = Plan(name, "gateway", "2.0", 2, phases, filter="release==1.0", abort=rules)
     database = Database.connect(parse_url(f"sqlite:///{server.database}"))
     made = await database.write(
         lambda connection: rollouts.create(connection, plan, status, int(time.time()))

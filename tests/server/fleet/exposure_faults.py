@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from slipstream.server.fleet import hear, offers
-from slipstream.server.fleet.engine import Engine
-from slipstream.server.rollout import judge, order, track
+from slipstream.server.fleet import engine, hear, polls
+from slipstream.server.rollout import judge
 from slipstream.server.store import attempts, holds, rollouts
 
 
@@ -24,7 +23,7 @@ class Fault:
     """One guard that is missing."""
 
     words: str
-    owner: Any  # the module or class that the function is looked up in
+    owner: Any  # the module in which its caller looks the function up
     name: str
     old: str
     new: str
@@ -153,17 +152,16 @@ FAULTS = (
     ),
     Fault(
         "a phase takes one device more than its share",
-        order,
+        engine,
         "open_phase",
         "max(0, wanted - taken)",
         "max(0, wanted - taken) + 1",
     ),
     Fault(
         "what a poll was decided on is not asked of the database",
-        offers,
+        polls,
         "make_offer",
         "if decision.fresh or",
         "if not decision.fresh and",
     ),
 )
-_ = (Engine, track)

@@ -35,9 +35,12 @@ def test_exposure_is_bounded_on_sqlite():
 
 def test_a_missing_guard_is_found():
     """One of them; `make bench-exposure` seeds them all."""
-    with sqlite_machine(Exposure) as machine, FAULTS[-1].seeded():
-        with pytest.raises(AssertionError, match="never written down"):
-            run_state_machine_as_test(machine, settings=SETTINGS)
+    with (
+        sqlite_machine(Exposure) as machine,
+        FAULTS[-1].seeded(),
+        pytest.raises(AssertionError, match="never written down"),
+    ):
+        run_state_machine_as_test(machine, settings=SETTINGS)
 
 
 def main() -> None:
