@@ -2,7 +2,7 @@
 
 It is most of what a fleet asks of its database, so it goes past the pools and layers that
 everything else uses: one prepared statement, no transaction around it (one statement is consistent
-by itself), and rows as the driver gives them. Measured in docs/server-load.md.
+by itself), and rows as the driver gives them. benches/fleet.py measures it.
 
 SQLite answers on the event loop. In a write-ahead log a reader waits for nobody, and the rows of
 one device are in memory or one page away: a thread's hand-over costs more than the answer.
