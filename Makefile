@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: setup test e2e e2e-full check demo corpus bench bench-large bench-matrix bench-report crash lint
-.PHONY: format clean screenshots
+.PHONY: format clean screenshots bench-exposure bench-server
 
 setup: $(STAMP)
 
@@ -83,6 +83,15 @@ crash: setup
 screenshots: setup
 	scripts/packages test
 	$(BIN)/python -m tests.server.pages.screenshots
+
+# Servers, devices and operators in any order, STEPS of them with other chances each time, then every
+# seeded fault of tests/server/fleet/exposure_faults.py.
+bench-exposure: setup
+	$(BIN)/python -m tests.server.fleet.test_exposure --steps $(STEPS)
+
+# A simulated fleet against a real server process. Writes docs/server-load.md.
+bench-server: setup
+	$(BIN)/python -m benches.fleet --report
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ and at shutdown; a kill loses at most that, and the device says it again at its 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, assert_never
 
 import msgspec
@@ -18,13 +18,12 @@ from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import DENIED_RELEASES_MAX, POLL_BYTES_MAX, POLL_FLUSH_S, SLOTS_MAX
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.fleet.board import Board
-from slipstream.server.fleet.hear import hear_poll
-from slipstream.server.fleet.offers import make_offer
+from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.metrics import Metrics
-from slipstream.server.rollout.offer import Decision, Install, Standing, Stay
+from slipstream.server.rollout.offer import Decision, Install, Stay
 from slipstream.server.store import devices
 from slipstream.server.store.database import Database
-from slipstream.server.store.devices import Device, Known, Seen
+from slipstream.server.store.devices import Device, Seen
 from slipstream.server.tokens import bearer_token, hash_token
 from slipstream.server.wire import (
     Body,
@@ -141,9 +140,7 @@ class PollHandler:
 
     async def handle(self, request: web.Request) -> web.Response:
         now = self.now()
-        condition = devices.by_token(sent_digest(request), now)
-        async with self.database.reading() as connection:
-            known = await devices.know(connection, condition)
+        known = await self.database.lookup.know(sent_digest(request), now)
         if known is None:
             raise _stranger()
         poll = await read_json(request, Poll, POLL_BYTES_MAX)
@@ -153,24 +150,10 @@ class PollHandler:
                 web.HTTPBadRequest,
                 f"registered as {known.device.product!r}, not {poll.product!r} - at `$.product`",
             )
-        seen = _seen(poll, now)
-        self.polls.note(seen)
+        said = _said(poll, now)
+        self.polls.note(said.seen)
         catalog = await self.catalog.read()
-        standing = _standing(known, seen, poll)
-        if await hear_poll(
-            self.database,
-            self.board.view,
-            catalog,
-            standing.facts,
-            known.attempts,
-            {one.release: one.reason for one in poll.failed},
-            now,
-            trial=poll.trial,
-        ):
-            async with self.database.reading() as connection:
-                known = await devices.know(connection, devices.by_id(poll.device)) or known
-            standing = _standing(known, seen, poll)
-        decision = await make_offer(self.database, self.board, catalog, standing, now)
+        decision = await answer_poll(self.database, self.board, catalog, known, said, now)
         answer = _answer(decision, now)
         self.metrics.count_poll(answer["action"])
         return answer_json({**answer, "interval_s": self.interval_s})
@@ -178,12 +161,10 @@ class PollHandler:
 
 async def authenticate(request: web.Request, database: Database, now: int) -> Device:
     """The device whose token the request carries; 401 otherwise."""
-    digest = sent_digest(request)
-    async with database.reading() as connection:
-        device = await devices.find_by_token(connection, digest, now)
-    if device is None:
+    known = await database.lookup.know(sent_digest(request), now)
+    if known is None:
         raise _stranger()
-    return device
+    return known.device
 
 
 def sent_digest(request: web.Request) -> bytes:
@@ -226,8 +207,8 @@ def _answer(decision: Decision, now: int) -> dict[str, Any]:
             assert_never(decision)
 
 
-def _seen(poll: Poll, now: int) -> Seen:
-    return Seen(
+def _said(poll: Poll, now: int) -> Said:
+    seen = Seen(
         device=poll.device,
         seen_at=now,
         hardware=poll.hardware,
@@ -237,17 +218,5 @@ def _seen(poll: Poll, now: int) -> Seen:
         trial=poll.trial,
         slots=msgspec.json.encode(poll.slots).decode(),
     )
-
-
-def _standing(known: Known, seen: Seen, poll: Poll) -> Standing:
-    device = devices.after_poll(known.device, seen)
-    if poll.channel is not None:
-        device = replace(device, channel=poll.channel)
-    refused = {one.release: one.reason for one in poll.failed}
-    return Standing(
-        facts=device.facts(),
-        floor=poll.floor,
-        trial=poll.trial,
-        refused={**refused, **known.quarantined},
-        attempts=known.attempts,
-    )
+    failed = {one.release: one.reason for one in poll.failed}
+    return Said(seen, poll.channel, poll.floor, failed)

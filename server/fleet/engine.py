@@ -29,7 +29,7 @@ from slipstream.server.rollout.judge import Advance, Finish, Halt, PhaseRecord, 
 from slipstream.server.rollout.plan import Halting
 from slipstream.server.rollout.record import Act, Rollout, Status
 from slipstream.server.rollout.track import Event
-from slipstream.server.store import attempts, census, leases, rollouts
+from slipstream.server.store import attempts, census, holds, leases, rollouts
 from slipstream.server.store.database import Database
 
 _log: Any = structlog.get_logger(__name__)
@@ -97,6 +97,7 @@ class Engine:
             self._hour = census.hour_of(now)
         await self.board.refresh()
         moved = [await self._move(one, now, elapsed_s) for one in self.board.view.by_id.values()]
+        await self._free_places(now)
         if any(moved):
             await self.board.refresh()
 
@@ -139,6 +140,21 @@ class Engine:
 
         for one in found:
             await self.database.write(partial(act, one))
+
+    async def _free_places(self, now: int) -> None:
+        """Take back the places in budgets of devices that are not heard of any more."""
+        async with self.database.reading() as connection:
+            holding = await holds.list_holders(connection)
+            found = await rollouts.load(connection, ids=holding) if holding else ()
+            idle = {
+                one.id: await holds.idle(connection, one.id, now - one.plan.silent_after_s)
+                for one in found
+            }
+        for one in found:
+            if one.status is Status.ABORTED:
+                await self._time_out(one, now)  # nobody else looks at its offers
+            for device in idle[one.id]:
+                await self.database.write(partial(holds.release, device=device, rollout=one.id))
 
     async def _judge(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
         opened = await self._records(rollout)

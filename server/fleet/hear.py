@@ -76,19 +76,25 @@ async def hear_poll(
     `failed`: the releases that the device will not try again, and why.
     """
     seen: dict[int, Heard] = {}
+    gone: list[int] = []
     for rollout, state in states.items():
         known = view.by_id.get(rollout)
         if known is None:
+            if state in (State.OFFERED, State.FETCHING):
+                gone.append(rollout)
             continue
         heard = _shown(known.plan, catalog, device, state, failed, trial=trial)
         if heard is not None and step(state, heard[0]) is not state:
             seen[rollout] = heard
-    if not seen:
+    if not seen and not gone:
         return False
 
     async def act(connection: AsyncConnection) -> bool:
         if not await attempts.lock(connection, device.id):
             return False
+        # Whoever polls is told that there is nothing (more) to install: that takes an offer back.
+        for rollout in await rollouts.aborted(connection, gone):
+            seen[rollout] = Event.CANCELLED, None, "the rollout was aborted"
         for one in await attempts.of_device(connection, device.id):
             if one.rollout in seen:
                 event, said, reason = seen[one.rollout]

@@ -22,7 +22,8 @@ async def make_offer(
 
     (Other updaters have no word for what they run: they are offered what a rollout has for them.)
 
-    A new offer is durable, counted against its phase and its budgets, before this returns it.
+    A new offer is durable, counted against its phase and its budgets, before this returns it; one
+    that was made before is looked at again.
     """
     device, view = standing.facts, board.view
     line = (device.product, device.channel)
@@ -34,19 +35,20 @@ async def make_offer(
     if not catalog.has(device.product, decision.release):
         return Stay(f"{decision.release} is not in the repository")
     rollout = decision.rollout
-    if not decision.fresh or rollout is None:
+    if rollout is None:
         return decision
     wanted = attempts.Request(
         rollout=rollout.id,
         phases=decision.phases,
-        device=device.id,
+        device=device,
         release=decision.release,
         labels=_labels(rollout, device, view),
         max_downloads=rollout.plan.max_downloads,
         source=device.release,
     )
     try:
-        await database.write(lambda connection: attempts.grant(connection, wanted, now))
+        if decision.fresh or not await _stands(database, wanted):
+            await database.write(lambda connection: attempts.grant(connection, wanted, now))
     except attempts.NoRoom as error:
         return Stay(f"{decision.release} has to wait: {error}")
     return decision
@@ -67,6 +69,11 @@ def _has_part_for(standing: Standing, release: Release | None) -> bool:
     if release is None:
         return True  # nobody knows what it has
     return bool(release.artifacts) if standing.foreign else not release.foreign
+
+
+async def _stands(database: Database, wanted: attempts.Request) -> bool:
+    async with database.reading() as connection:
+        return await attempts.stands(connection, wanted)
 
 
 def newest(standing: Standing, catalog: Catalog) -> Decision:

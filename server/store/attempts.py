@@ -5,28 +5,35 @@ transaction that writes it down, and only what was written down is ever said to 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import SlipstreamError
+from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.plan import FailureClass
 from slipstream.server.rollout.record import OFFERING
 from slipstream.server.rollout.track import IN_FLIGHT, QUARANTINED, Event, State, class_of, step
-from slipstream.server.store import events, holds
+from slipstream.server.store import events
+from slipstream.server.store import holds as places
 from slipstream.server.store.database import insert_into
+from slipstream.server.store.devices import described
 from slipstream.server.store.tables import (
     attempts,
     controllers,
     devices,
+    holds,
     phases,
     quarantines,
     rollouts,
 )
 
 _FETCHING = (State.OFFERED.value, State.FETCHING.value)
+_OFFERING = tuple(status.value for status in OFFERING)
+# After these a device is not on its way, whatever its offer has been before.
+_ENDS = frozenset({Event.FAILED, Event.CONFIRMED, Event.FELL_BACK, Event.CANCELLED})
 
 
 class NoRoom(SlipstreamError):
@@ -72,17 +79,15 @@ class Quarantine:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An offer that shall be made."""
+    """An offer that shall be made: to a device as it was when that was decided."""
 
     rollout: int
-    phases: tuple[
-        int, ...
-    ]  # open ones that the device belongs to; it counts in the first with room
-    device: str
+    # open ones that the device belongs to: it counts in the first with room
+    phases: tuple[int, ...]
+    device: Facts
     release: str
-    labels: Mapping[
-        tuple[str, str], int
-    ]  # (label, the device's value): devices unavailable at once
+    # (label, the device's value): devices unavailable at once
+    labels: Mapping[tuple[str, str], int] = field(default_factory=dict)
     max_downloads: int | None = None
     source: str | None = None  # the release that it runs
 
@@ -95,23 +100,30 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
     """Write an offer down: its id. One that stands already is the same offer; one that lapsed
     stands again, in the phase that it was counted in.
 
-    Raises NoRoom where the rollout does not offer, the phase is full, or a budget is used up; then
-    the transaction has to be rolled back.
+    Raises NoRoom where the rollout does not offer, the device is not what it was or must not have
+    the release, the phase is full, or a budget is used up; then the transaction has to be rolled
+    back.
     """
+    name = wanted.device.id
+    await _lock_as_decided(connection, wanted.device)
     # The row that all offers of a rollout queue on, and everything that pauses it.
     turn = await connection.execute(
         sa.update(rollouts)
-        .where(
-            rollouts.c.id == wanted.rollout,
-            rollouts.c.status.in_([status.value for status in OFFERING]),
-        )
+        .where(rollouts.c.id == wanted.rollout, rollouts.c.status.in_(_OFFERING))
         .values(grants=rollouts.c.grants + 1)
     )
     if turn.rowcount == 0:
         raise NoRoom("the rollout does not offer now")
+    refused = sa.select(quarantines.c.reason).where(
+        quarantines.c.device == name, quarantines.c.release == wanted.release
+    )
+    if (why := (await connection.execute(refused)).scalar_one_or_none()) is not None:
+        raise NoRoom(f"it is quarantined on this device: {why}")
+    if not wanted.phases:
+        return await _grant_again(connection, wanted, await _of(connection, wanted), now)
     statement = insert_into(connection, attempts).values(
         rollout=wanted.rollout,
-        device=wanted.device,
+        device=name,
         phase=wanted.phases[0],
         release=wanted.release,
         state=State.OFFERED.value,
@@ -128,10 +140,9 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
     made: int | None = result.scalar_one_or_none()
     if made is None:
         before = await _of(connection, wanted)
-        made = before.id
-        if not before.lapsed:
-            return made
-        phase = before.phase
+        if before is None or not before.lapsed:
+            return await _grant_again(connection, wanted, before, now)
+        made, phase = before.id, before.phase
         await _renew(connection, before, wanted.source, now)
     else:
         phase = await _count_in(connection, wanted)
@@ -145,18 +156,13 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
         )
         if (await connection.execute(busy)).scalar_one() > wanted.max_downloads:
             raise NoRoom(f"{wanted.max_downloads} devices are downloading")
-    # In one order everywhere: two transactions that wait for each other's turn never end.
-    for (label, value), most in sorted(wanted.labels.items()):
-        if not await holds.take(
-            connection, label, value, wanted.device, most, now, rollout=wanted.rollout
-        ):
-            raise NoRoom(f"{most} devices with {label} {value or '(none)'} are on their way")
+    await _take_places(connection, wanted, now)
     await events.add(
         connection,
         now,
         "offered",
         f"offered {wanted.release}, phase {phase + 1}",
-        device=wanted.device,
+        device=name,
         rollout=wanted.rollout,
     )
     return made
@@ -180,11 +186,22 @@ async def _count_in(connection: AsyncConnection, wanted: Request) -> int:
     raise NoRoom(f"phase {full} has offered to as many devices as it may")
 
 
-async def _of(connection: AsyncConnection, wanted: Request) -> Attempt:
+async def _of(connection: AsyncConnection, wanted: Request) -> Attempt | None:
     query = sa.select(*COLUMNS).where(
-        attempts.c.rollout == wanted.rollout, attempts.c.device == wanted.device
+        attempts.c.rollout == wanted.rollout, attempts.c.device == wanted.device.id
     )
-    return of_row((await connection.execute(query)).one())
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else of_row(row)
+
+
+async def _grant_again(
+    connection: AsyncConnection, wanted: Request, before: Attempt | None, now: int
+) -> int:
+    """An offer that was made before: the device may need its places in the budgets again."""
+    if before is None or before.state is State.CANCELLED:
+        raise NoRoom("the offer was taken back")
+    await _take_places(connection, wanted, now)
+    return before.id
 
 
 async def _renew(
@@ -207,6 +224,70 @@ async def _renew(
     )
 
 
+async def stands(connection: AsyncConnection, wanted: Request) -> bool:
+    """Whether an offer that was made before may be said again as it is.
+
+    False: it has to be granted again, because the device holds no place in some budget. Raises
+    NoRoom where it must not be said. What a poll found out some time ago is looked at once more:
+    an answer may be slow, and an operator or a report at another server quick.
+    """
+    name = wanted.device.id
+    refused = sa.and_(
+        quarantines.c.device == attempts.c.device, quarantines.c.release == attempts.c.release
+    )
+    held = sa.and_(holds.c.device == attempts.c.device, holds.c.rollout == attempts.c.rollout)
+    query = (
+        sa.select(
+            attempts.c.state,
+            rollouts.c.status,
+            quarantines.c.reason,
+            holds.c.label,
+            holds.c.value,
+        )
+        .join(rollouts, rollouts.c.id == attempts.c.rollout)
+        .outerjoin(quarantines, refused)
+        .outerjoin(holds, held)
+        .where(attempts.c.rollout == wanted.rollout, attempts.c.device == name)
+    )
+    rows = (await connection.execute(query)).all()
+    if not rows or rows[0].state == State.CANCELLED:
+        raise NoRoom("the offer was taken back")
+    if rows[0].status not in _OFFERING:
+        raise NoRoom("the rollout does not offer now")
+    if rows[0].reason is not None:
+        raise NoRoom(f"it is quarantined on this device: {rows[0].reason}")
+    return wanted.labels.keys() <= {(row.label, row.value) for row in rows}
+
+
+async def _lock_as_decided(connection: AsyncConnection, device: Facts) -> None:
+    """Lock the device, if operators still say of it what the decision was made on."""
+    found = (
+        await connection.execute(
+            sa.update(devices)
+            .where(devices.c.id == device.id)
+            .values(id=device.id)
+            .returning(devices.c.group_name, devices.c.tags, devices.c.attributes)
+        )
+    ).one_or_none()
+    if found is None:
+        raise NoRoom("the device was removed")
+    group, tags, attributes = found
+    if (group, described(tags, attributes)) != (
+        device.group,
+        (device.tags, device.attributes),
+    ):
+        raise NoRoom("what is known of the device has just changed")
+
+
+async def _take_places(connection: AsyncConnection, wanted: Request, now: int) -> None:
+    # In one order everywhere: two transactions that wait for each other's turn never end.
+    for (label, value), most in sorted(wanted.labels.items()):
+        if not await places.take(
+            connection, label, value, wanted.device.id, most, now, rollout=wanted.rollout
+        ):
+            raise NoRoom(f"{most} devices with {label} {value or '(none)'} are on their way")
+
+
 async def move(
     connection: AsyncConnection,
     attempt: Attempt,
@@ -222,6 +303,8 @@ async def move(
     """
     state = step(attempt.state, event)
     if state is attempt.state:
+        if event in _ENDS:  # of another try: it has given up again, or come through again
+            await places.release(connection, attempt.device, rollout=attempt.rollout)
         return state
     failure = class_of(state, said)
     await connection.execute(
@@ -235,7 +318,7 @@ async def move(
         )
     )
     if state not in IN_FLIGHT:
-        await holds.release(connection, attempt.device, rollout=attempt.rollout)
+        await places.release(connection, attempt.device, rollout=attempt.rollout)
     if state in QUARANTINED:
         await quarantine(connection, attempt.device, attempt.release, reason or state.value, now)
     words = state.value.replace("_", " ") + (f": {reason}" if reason else "")

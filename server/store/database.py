@@ -14,28 +14,31 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
 from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX
+from slipstream.server.store import dialect
+from slipstream.server.store.errors import FAILURES, translated
+from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLookup
 from slipstream.server.store.tables import devices
 
 BUSY_TIMEOUT_S = 10
+insert_into = dialect.insert_into  # for the modules that write
 _SQLITE: Final = "sqlite+aiosqlite"
 _POSTGRESQL: Final = "postgresql+asyncpg"
 _MIGRATING: Final = 0x51195712EA  # key of the advisory lock: any number that nobody else uses
@@ -62,7 +65,8 @@ class _Job(Generic[_T]):
 class Database:
     """One open database. Use `open`, and `close` at the end."""
 
-    def __init__(self, readers: AsyncEngine, writer: AsyncEngine) -> None:
+    def __init__(self, readers: AsyncEngine, writer: AsyncEngine, lookup: Lookup) -> None:
+        self.lookup = lookup
         self._readers = readers
         self._writer = writer
         self._jobs: asyncio.Queue[_Job[Any]] = asyncio.Queue()
@@ -78,11 +82,16 @@ class Database:
         url = parse_url(database_url)
         with translated():
             await upgrade(url)
+        return cls.connect(url)
+
+    @classmethod
+    def connect(cls, url: URL) -> "Database":
+        """A database whose tables are this version's. Needs a running loop; asks nothing yet."""
         if url.drivername == _POSTGRESQL:
             engine = create_async_engine(url, pool_size=DATABASE_READERS, pool_pre_ping=True)
-            return cls(engine, engine)
+            return cls(engine, engine, PostgresqlLookup(url))
         readers = _sqlite_engine(url, "BEGIN", DATABASE_READERS)
-        return cls(readers, _sqlite_engine(url, "BEGIN IMMEDIATE", 1))
+        return cls(readers, _sqlite_engine(url, "BEGIN IMMEDIATE", 1), SqliteLookup(url))
 
     async def close(self) -> None:
         """Write what waits, then close."""
@@ -91,6 +100,7 @@ class Database:
         self._writing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._writing
+        await self.lookup.close()
         await self._readers.dispose()
         await self._writer.dispose()
 
@@ -139,12 +149,12 @@ class Database:
                         settled.append(partial(job.succeed, result))
                     except IntegrityError as error:
                         settled.append(partial(job.fail, error))
-                    except (SQLAlchemyError, sqlite3.Error, OSError):
+                    except FAILURES:
                         raise
                     except Exception as error:  # whatever an act raises is its caller's
                         settled.append(partial(job.fail, error))
         # A full disk may have undone the whole transaction, not just this savepoint.
-        except (SQLAlchemyError, sqlite3.Error, OSError):
+        except FAILURES:
             return False
         for tell in settled:
             tell()
@@ -159,25 +169,6 @@ class Database:
             job.fail(error)
         else:
             job.succeed(result)
-
-
-def insert_into(connection: AsyncConnection, table: sa.Table) -> sqlite.Insert:
-    """INSERT with `on_conflict_do_...`, which both dialects spell alike."""
-    if connection.dialect.name == "postgresql":
-        return cast(sqlite.Insert, postgresql.insert(table))
-    return sqlite.insert(table)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """A database's errors become Unavailable, but for a broken constraint."""
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise Unavailable(f"the database does not answer: {cause}") from error
 
 
 def parse_url(text: str) -> URL:

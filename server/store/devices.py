@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.track import State
-from slipstream.server.store.database import insert_into
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import attempts, devices, quarantines
 
 
@@ -34,6 +35,7 @@ class Device:
 
     def facts(self) -> Facts:
         """The same, for filters and phases."""
+        tags, attributes = described(self.tags, self.attributes)
         return Facts(
             id=self.id,
             product=self.product,
@@ -43,8 +45,8 @@ class Device:
             counter=self.counter,
             booted_root=self.booted_root,
             group=self.group_name,
-            tags=frozenset(msgspec.json.decode(self.tags, type=list[str])),
-            attributes=msgspec.json.decode(self.attributes, type=dict[str, str]),
+            tags=tags,
+            attributes=attributes,
             seen_at=self.seen_at,
             created_at=self.created_at,
         )
@@ -87,6 +89,16 @@ class Known:
 
 
 _ROWS_AT_ONCE = 500  # of eight values each: SQLite takes 32766 in a statement
+
+
+def described(tags: str, attributes: str) -> tuple[frozenset[str], Mapping[str, str]]:
+    """Tags and attributes from the JSON of their columns."""
+    return (
+        frozenset(msgspec.json.decode(tags, type=list[str])),
+        msgspec.json.decode(attributes, type=dict[str, str]),
+    )
+
+
 COLUMNS = tuple(devices.c[name] for name in Device.__dataclass_fields__)
 
 
@@ -195,16 +207,21 @@ async def find(connection: AsyncConnection, device: str) -> Device | None:
 
 async def find_by_token(connection: AsyncConnection, digest: bytes, now: int) -> Device | None:
     """The device that has this token."""
-    query = sa.select(*COLUMNS).where(_has_token(digest, now))
+    query = sa.select(*COLUMNS).where(by_token(digest, now))
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else Device(*row)
 
 
 async def know(connection: AsyncConnection, condition: sa.ColumnElement[bool]) -> Known | None:
-    """The device that fits, and what decides about its offers. One statement: a poll's only one."""
+    """The device that fits, and what decides about its offers, in one statement."""
+    return read_known((await connection.execute(known(condition))).all())
+
+
+def known(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The query of `know`; a poll's own goes through lookup.py."""
     joined = devices.outerjoin(quarantines, quarantines.c.device == devices.c.id)
     joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
-    query = (
+    return (
         sa.select(
             *COLUMNS,
             quarantines.c.release.label("refused"),
@@ -215,19 +232,23 @@ async def know(connection: AsyncConnection, condition: sa.ColumnElement[bool]) -
         .select_from(joined)
         .where(condition)
     )
-    rows = (await connection.execute(query)).all()
+
+
+def read_known(rows: Sequence[Sequence[Any]]) -> Known | None:
+    """The rows of `known`: one for each pair of a quarantine and an offer."""
     if not rows:
         return None
+    width = len(COLUMNS)
     return Known(
-        Device(*rows[0][: len(COLUMNS)]),
-        {row.refused: row.reason for row in rows if row.refused is not None},
-        {row.rollout: State(row.state) for row in rows if row.rollout is not None},
+        Device(*rows[0][:width]),
+        {row[width]: row[width + 1] for row in rows if row[width] is not None},
+        {row[width + 2]: State(row[width + 3]) for row in rows if row[width + 2] is not None},
     )
 
 
 def by_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:
     """For `know`: the device that has this token."""
-    return _has_token(digest, now)
+    return has_token(sa.literal(digest), sa.literal(now))
 
 
 def by_id(device: str) -> sa.ColumnElement[bool]:
@@ -280,7 +301,8 @@ async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> Non
     """Write what polls said; removed devices are passed over."""
     rows = [
         {("of_device" if key == "device" else key): value for key, value in asdict(one).items()}
-        for one in polls
+        # In one order everywhere: two servers write the same devices at the same time.
+        for one in sorted(polls, key=lambda one: one.device)
     ]
     if not rows:
         return
@@ -343,6 +365,9 @@ def _dump_attributes(attributes: Mapping[str, str]) -> str:
     return msgspec.json.encode(dict(sorted(attributes.items()))).decode()
 
 
-def _has_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:
+def has_token(
+    digest: sa.ColumnElement[bytes], now: sa.ColumnElement[int]
+) -> sa.ColumnElement[bool]:
+    """Its token's digest, or the one before the last rotation while that is taken."""
     old = sa.and_(devices.c.old_digest == digest, devices.c.old_until > now)
     return sa.or_(devices.c.token_digest == digest, old)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.store.database import insert_into
-from slipstream.server.store.tables import budgets, hold_queues, holds
+from slipstream.server.store.tables import budgets, devices, hold_queues, holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,27 @@ async def list_of_device(connection: AsyncConnection, device: str) -> tuple[Hold
     query = sa.select(*_COLUMNS).where(holds.c.device == device)
     rows = await connection.execute(query.order_by(holds.c.label, holds.c.value))
     return tuple(Hold(*row) for row in rows)
+
+
+async def idle(connection: AsyncConnection, rollout: int, since: int) -> tuple[str, ...]:
+    """Devices that hold a place for a rollout and have said nothing since `since`."""
+    query = (
+        sa.select(holds.c.device)
+        .join(devices, devices.c.id == holds.c.device)
+        .where(
+            holds.c.rollout == rollout,
+            holds.c.since < since,
+            sa.or_(devices.c.seen_at.is_(None), devices.c.seen_at < since),
+        )
+        .distinct()
+    )
+    return tuple(row[0] for row in await connection.execute(query))
+
+
+async def list_holders(connection: AsyncConnection) -> frozenset[int]:
+    """The rollouts that devices hold a place for."""
+    query = sa.select(holds.c.rollout).where(holds.c.rollout.is_not(None)).distinct()
+    return frozenset(row[0] for row in await connection.execute(query))
 
 
 async def count(connection: AsyncConnection) -> Mapping[tuple[str, str], int]:

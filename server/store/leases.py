@@ -23,7 +23,12 @@ async def take(
         statement.on_conflict_do_update(
             index_elements=["name"],
             set_={"holder": holder, "until": now + length_s, "token": changes},
-            where=sa.or_(leases.c.holder == holder, leases.c.until <= now),
+            # One that ends later than any lease could was taken by a clock that was ahead.
+            where=sa.or_(
+                leases.c.holder == holder,
+                leases.c.until <= now,
+                leases.c.until > now + 2 * length_s,
+            ),
         ).returning(leases.c.token)
     )
     token: int | None = result.scalar_one_or_none()

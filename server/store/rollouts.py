@@ -159,6 +159,16 @@ async def plans(connection: AsyncConnection, ids: Collection[int]) -> Mapping[in
     return {row[0]: msgspec.json.decode(row[1], type=Plan) for row in rows}
 
 
+async def aborted(connection: AsyncConnection, ids: Collection[int]) -> frozenset[int]:
+    """Those of `ids` that were aborted."""
+    if not ids:
+        return frozenset()
+    query = sa.select(rollouts.c.id).where(
+        rollouts.c.id.in_(ids), rollouts.c.status == Status.ABORTED.value
+    )
+    return frozenset(row[0] for row in await connection.execute(query))
+
+
 async def open_phases(
     connection: AsyncConnection, ids: Sequence[int]
 ) -> Mapping[int, tuple[OpenPhase, ...]]:

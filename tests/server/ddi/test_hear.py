@@ -14,6 +14,7 @@ from slipstream.server.ddi.hear import (
     hear_feedback,
     hear_reply,
 )
+from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.order import Opening
 from slipstream.server.rollout.plan import Phase, Plan, Proof
 from slipstream.server.rollout.record import Status
@@ -24,7 +25,7 @@ from slipstream.server.store.controllers import AutoConfirm
 PLAN = Plan("p", "gateway", "2.0", 2, (Phase(count=1),), proof=Proof.REPORT)
 DONE = Feedback(Execution.CLOSED, Finished.SUCCESS, ("done",))
 STOPPED = Feedback(Execution.CLOSED, Finished.SUCCESS, ("stopped",))
-WANTED = attempts.Request(1, (0,), "d1", "2.0", {("group", "g"): 1})
+WANTED = attempts.Request(1, (0,), Facts("d1", "gateway"), "2.0", {("group", "g"): 1})
 
 
 async def set_up(database):

@@ -16,7 +16,7 @@ from slipstream.server.rollout.order import phase_of
 from slipstream.server.rollout.plan import AbortRule, Budget, FailureClass, Phase, Plan
 from slipstream.server.rollout.record import Act, Status
 from slipstream.server.rollout.track import State
-from slipstream.server.store import attempts, devices, events, rollouts
+from slipstream.server.store import attempts, devices, events, holds, leases, rollouts
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Seen
 from slipstream.server.store.reports import Report
@@ -333,6 +333,69 @@ def test_budgets_bound_what_is_on_its_way(with_rollout):
     with_rollout(test)
 
 
+def test_who_tries_again_needs_a_place_again(with_rollout):
+    async def test(fleet):
+        budget = Budget("product", 1)
+        plan = Plan("b", "gateway", "2.0", 2, (Phase(percent=100),), abort=(), budgets=(budget,))
+        await fleet.start(plan)
+        (one,) = await fleet.poll_all()
+        await fleet.report(one, "failed")
+        other = next(name for name in sorted(fleet.runs) if name != one)
+        assert isinstance(await fleet.poll(other), Install)
+        answer = await fleet.poll(one)
+        assert "has to wait: 1 devices with product gateway are on their way" in answer.reason
+        await fleet.confirm(other)
+        assert isinstance(await fleet.poll(one), Install)
+        await fleet.report(one, "failed")  # it gives up once more, and its place with it
+        third = next(name for name in sorted(fleet.runs) if name not in (one, other))
+        assert isinstance(await fleet.poll(third), Install)
+
+    with_rollout(test)
+
+
+def test_an_aborted_rollout_gives_its_places_back(with_rollout):
+    async def test(fleet):
+        budget = Budget("product", 2)
+        plan = Plan("b", "gateway", "2.0", 2, (Phase(percent=100),), budgets=(budget,))
+        await fleet.start(plan)
+        one, _silent = await fleet.poll_all()
+        assert await fleet.engine.change(await fleet.look(), Act.ABORT, "", fleet.now)
+        await fleet.tick()
+        assert isinstance(await fleet.poll(one), Stay)
+        assert await fleet.state(one) is State.CANCELLED
+        async with fleet.database.reading() as connection:
+            assert await holds.count(connection) == {("product", "gateway"): 1}
+        fleet.now += PLAN.silent_after_s + 1
+        await fleet.tick()
+        async with fleet.database.reading() as connection:
+            assert await holds.count(connection) == {}
+
+    with_rollout(test)
+
+
+def test_an_answer_that_is_slow_does_not_undo_a_pause_elsewhere(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        one, _ = await fleet.poll_all()
+        other = Engine(fleet.database, Board(fleet.database), lambda: fleet.now, "two")
+        assert await other.change(await fleet.look(), Act.PAUSE, "", fleet.now)
+        answer = await fleet.poll(one)  # this server has not heard of it
+        assert "the rollout does not offer now" in answer.reason
+
+    with_rollout(test)
+
+
+def test_a_duty_taken_by_a_clock_that_was_ahead_does_not_last(with_rollout):
+    async def test(fleet):
+        ahead = fleet.now + 1_000_000
+        take = leases.take
+        assert await fleet.database.write(lambda c: take(c, "x", "one", ahead, 15)) == 1
+        assert await fleet.database.write(lambda c: take(c, "x", "two", fleet.now, 15)) == 2
+        assert await fleet.database.write(lambda c: take(c, "x", "one", fleet.now, 15)) is None
+
+    with_rollout(test)
+
+
 def test_two_servers_advance_once(with_rollout):
     async def test(fleet):
         await fleet.start()
@@ -358,7 +421,7 @@ def test_a_full_phase_offers_to_nobody_else(with_rollout):
         await fleet.start()
         first = await fleet.poll_all()
         stranger = next(name for name in sorted(fleet.runs) if name not in first)
-        wanted = attempts.Request(1, (0,), stranger, "2.0", {})
+        wanted = attempts.Request(1, (0,), Facts(stranger, "gateway"), "2.0")
         with pytest.raises(attempts.NoRoom, match="phase 1 has offered"):
             await fleet.database.write(lambda c: attempts.grant(c, wanted, fleet.now))
         async with fleet.database.reading() as connection:
