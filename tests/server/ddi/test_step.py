@@ -73,7 +73,12 @@ def test_what_is_installed_can_always_be_reported_on(status):
 
 
 @pytest.mark.parametrize(
-    "state", set(State) - {State.OFFERED, State.FETCHING, State.SILENT, State.INSTALLED}
+    "state",
+    [
+        one
+        for one in State
+        if one not in (State.OFFERED, State.FETCHING, State.SILENT, State.INSTALLED)
+    ],
 )
 def test_what_is_not_on_its_way_is_not_cancelled(state):
     assert not is_stopping(replace(OFFER, state=state, recalled_at=1), None)

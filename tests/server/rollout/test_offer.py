@@ -69,7 +69,8 @@ def rollout(base: Rollout = ROLLOUT, **more: object) -> Rollout:
         ),
         *(
             (DEVICE, [rollout(status=status)], [], f"is {status.value.replace('_', ' ')}")
-            for status in set(Status) - OFFERING
+            for status in Status
+            if status not in OFFERING
         ),
     ],
 )
