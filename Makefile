@@ -2,6 +2,7 @@
 # make crash   power cuts, 100,000 states        (docs/crash-safety.md)
 # make setup   .venv with the slipstream command  make check   lint, types, tests
 # make bench   figures beside the peers        make corpus  the images for it
+# make screenshots  the pages, drawn      (docs/screenshots)
 # make e2e     on real firmware, in QEMU       make e2e-full  all of its cases
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: setup test e2e e2e-full check demo corpus bench bench-large bench-matrix bench-report crash lint
-.PHONY: format clean
+.PHONY: format clean screenshots bench-exposure bench-server
 
 setup: $(STAMP)
 
@@ -77,6 +78,20 @@ STATES ?= 100000
 crash: setup
 	scripts/packages crash
 	$(BIN)/python -m tests.crash --states $(STATES)
+
+# Every page of a synthetic fleet as Chromium draws it: docs/screenshots.
+screenshots: setup
+	scripts/packages test
+	$(BIN)/python -m tests.server.pages.screenshots
+
+# Servers, devices and operators in any order, STEPS of them with other chances each time, then every
+# seeded fault of tests/server/fleet/exposure_faults.py.
+bench-exposure: setup
+	$(BIN)/python -m tests.server.fleet.test_exposure --steps $(STEPS)
+
+# A simulated fleet against a real server process. Writes docs/server-load.md.
+bench-server: setup
+	$(BIN)/python -m benches.fleet --report
 
 lint: setup
 	$(BIN)/ruff format --check .

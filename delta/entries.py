@@ -13,9 +13,15 @@ import msgspec
 from slipstream.delta.digest import Digest
 from slipstream.delta.errors import FormatError
 from slipstream.delta.fields import check_name, check_range
-from slipstream.delta.limits import COUNTER_MAX, DELTA_LIBRARIES_CHARS_MAX, IMAGE_BYTES_MAX
+from slipstream.delta.limits import (
+    COUNTER_MAX,
+    DELTA_LIBRARIES_CHARS_MAX,
+    FILE_NAME_CHARS_MAX,
+    IMAGE_BYTES_MAX,
+)
 
 _LIBRARY = r"[a-z0-9]+ [0-9A-Za-z.+~_-]+"  # as a recipe names it: delta/packing/recipe.py
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*", re.ASCII)
 _LIBRARIES = re.compile(rf"(?:{_LIBRARY}(?:, {_LIBRARY})*)?", re.ASCII)
 
 
@@ -80,6 +86,35 @@ class DeltaEntry:
         return frozenset(self.libraries.split(", ")) if self.libraries else frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class ArtifactEntry:
+    """`custom` of an artifact: a file that another updater installs, .swu or .raucb or any other.
+
+    Three digests of the same bytes: hawkBit's clients check SHA-1 (SWUpdate, RAUC) or SHA-256
+    (Zephyr), and what is signed is SHA-256.
+    """
+
+    artifact: str  # its name in the release; hawkBit's clients see it as the type of a module
+    file_name: str
+    artifact_bytes: int
+    sha256: Digest
+    sha1: str  # hex
+    md5: str  # hex
+
+    def __post_init__(self) -> None:
+        check_name("artifact name", self.artifact)
+        check_range("artifact_bytes", self.artifact_bytes, 1, IMAGE_BYTES_MAX)
+        if len(self.file_name) > FILE_NAME_CHARS_MAX or not _FILE_NAME.fullmatch(self.file_name):
+            raise FormatError(
+                "file name of an artifact cannot stand in a URL",
+                expected=f"1 to {FILE_NAME_CHARS_MAX} of A-Z a-z 0-9 . + _ ~ -, letter or digit first",
+                got=repr(self.file_name[:80]),
+            )
+        for what, text, digits in (("sha1", self.sha1, 40), ("md5", self.md5, 32)):
+            if not re.fullmatch(f"[0-9a-f]{{{digits}}}", text):
+                raise FormatError(f"{what} of an artifact", expected=f"{digits} hexadecimal digits")
+
+
 def parse_release_entry(custom: object) -> ReleaseEntry:
     """Value of a manifest target's `custom`; FormatError for anything else."""
     wire = _convert(custom, _WireRelease)
@@ -105,7 +140,22 @@ def parse_delta_entry(custom: object) -> DeltaEntry:
     )
 
 
-def dump_entry(entry: ReleaseEntry | FullEntry | DeltaEntry) -> dict[str, str | int]:
+def parse_artifact_entry(custom: object) -> ArtifactEntry:
+    """Value of an artifact target's `custom`; FormatError for anything else."""
+    wire = _convert(custom, _WireArtifact)
+    return ArtifactEntry(
+        artifact=wire.artifact,
+        file_name=wire.file_name,
+        artifact_bytes=wire.artifact_bytes,
+        sha256=Digest.parse_hex(wire.sha256),
+        sha1=wire.sha1,
+        md5=wire.md5,
+    )
+
+
+def dump_entry(
+    entry: ReleaseEntry | FullEntry | DeltaEntry | ArtifactEntry,
+) -> dict[str, str | int]:
     """The `custom` object of an entry: digests as hexadecimal, the rest as it is."""
     values = {name: getattr(entry, name) for name in entry.__slots__}
     return {k: v.hex if isinstance(v, Digest) else v for k, v in values.items()}
@@ -125,6 +175,15 @@ class _WireRelease(msgspec.Struct):
 class _WireFull(msgspec.Struct):
     image: str
     root: str
+
+
+class _WireArtifact(msgspec.Struct):
+    artifact: str
+    file_name: str
+    artifact_bytes: int
+    sha256: str
+    sha1: str
+    md5: str
 
 
 class _WireDelta(msgspec.Struct):

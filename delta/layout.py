@@ -22,6 +22,11 @@ def full_path(release: str, image: str) -> str:
     return f"releases/{release}/{image}.full"
 
 
+def artifact_path(release: str, name: str) -> str:
+    """TUF target path of the description of a release's artifact."""
+    return f"releases/{release}/{name}.artifact"
+
+
 def delta_path(release: str, image: str, source_root: Digest) -> str:
     """TUF target path of the index of the delta from the image with `source_root` to `release`.
 
@@ -33,6 +38,11 @@ def delta_path(release: str, image: str, source_root: Digest) -> str:
 def payload_blob(index: Digest) -> str:
     """Path of the payload whose index has this digest."""
     return f"blobs/{index}.payload"
+
+
+def artifact_blob(digest: Digest) -> str:
+    """Path of the artifact with this SHA-256."""
+    return f"blobs/{digest}.artifact"
 
 
 def chunks_blob(chunks: Digest) -> str:

@@ -104,6 +104,8 @@ PARTITIONS_MAX = 256  # GPT tables have 128; the numbers of Linux end at 256
 # --- manifest
 MANIFEST_BYTES_MAX = 256 * KIB
 MANIFEST_IMAGES_MAX = 16
+ARTIFACTS_MAX = 16  # of one release
+FILE_NAME_CHARS_MAX = 64  # of an artifact: Zephyr takes URL paths of up to 199 characters
 NAME_CHARS_MAX = 64  # product, version, image, hardware, channel
 CHUNK_LIST_BYTES_MAX = IMAGE_BYTES_MAX // CHUNK_BYTES * 32
 COUNTER_MAX = (1 << 31) - 1  # release counters and metadata versions
@@ -202,3 +204,87 @@ REASON_CHARS_MAX = 4096  # free text of a report
 SLOTS_MAX = 16  # slots of one device
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page
+CENSUS_RELEASES_MAX = 32  # releases counted by name each hour; the rest is "other"
+CENSUS_KEPT_S = 92 * 86_400  # a quarter: at most 71,000 rows
+CHART_S = 7 * 86_400  # how far back "versions over time" looks
+
+# --- pages
+LIVE_READERS_MAX = 256  # open pages that hear of changes, of one server: each holds a connection
+LIVE_KEEPALIVE_S = 15.0  # a proxy that waits for less cuts the stream; the page opens it again
+LIVE_WRITE_TIMEOUT_S = 30.0  # a page that takes longer to read a line is gone
+FEED_INTERVAL_S = 1.0  # how old what a live page shows may be
+FEED_EVENTS_MAX = 1000  # events read at once
+FEED_LOOK_BACK = 256  # ids looked at again: transactions commit in another order than they count
+FORM_BYTES_MAX = 64 * KIB  # of a submitted form
+TIMELINE_MAX = 100  # lines of a timeline on a page
+ROWS_MAX = 100  # devices or rollouts on one page
+SIMULATED_SHOWN_MAX = 10_000  # devices simulated beside a form that is filled in
+SAMPLE_MAX = 8  # devices shown of those that a filter matches
+
+# --- hawkBit's DDI
+FEEDBACK_DETAILS_MAX = 64  # lines of one feedback that are kept; SWUpdate sends up to 48 at once
+ACTION_HISTORY_MAX = 100  # lines a device may ask for, as hawkBit has it
+ATTRIBUTES_MAX = 500  # of one device; hawkBit's own numbers, as the two below
+ATTRIBUTE_KEY_CHARS_MAX = 128
+ATTRIBUTE_VALUE_CHARS_MAX = 128
+
+# --- rollouts
+FILTER_CHARS_MAX = 4096  # of a target filter: a list of a hundred device ids
+FILTER_DEPTH_MAX = 32  # parentheses in parentheses
+PHASES_MAX = 32  # of a rollout: each costs a row and a bar on the page
+ROLLOUT_RULES_MAX = 16  # abort rules of a phase, budgets of a rollout
+SOAK_S_MAX = 90 * 86_400  # a phase that soaks for longer is another rollout
+SILENT_AFTER_S = 3 * 86_400  # without a word since the offer: a device behind a weekend is not lost
+BUDGET_MAX = 10_000_000  # devices in any count of a plan
+SIMULATED_DEVICES_MAX = 1_000_000  # of a simulated rollout: about 1 GB of memory
+SIMULATED_S_MAX = 365 * 86_400  # simulated time: a rollout that takes longer is not one
+SIMULATED_RUNS_MAX = 1000  # of one plan with different seeds
+CURVE_POINTS_MAX = 600  # of a curve: a picture has no more columns that one can tell apart
+
+# --- operators
+API_BODY_BYTES_MAX = 256 * KIB  # a plan of 32 phases with all of its rules takes 40 KiB
+IMPORT_BYTES_MAX = 4 * MIB  # a CSV file of devices
+IMPORT_ROWS_MAX = 10_000  # in one transaction, in which nothing else is written
+SCAN_ROWS_MAX = 20_000  # devices that one call looks at for a filter: a tenth of a second
+SAMPLE_ROWS_MAX = 100  # devices that a preview of a filter names
+LABELS_MAX = 64  # tags, and attributes, of one device
+PASSWORD_CHARS_MIN = 12  # NIST SP 800-63B-4 asks for 15 where nothing else is asked for, 8 at least
+PASSWORD_CHARS_MAX = 256  # argon2 hashes any length; a person needs no more
+LOGINS_AT_ONCE_MAX = 2  # each takes 64 MiB and a core for some 50 ms
+LOGIN_FAILURES_MAX = 10  # of one name or one address within LOGIN_WINDOW_S, then 429
+LOGIN_WINDOW_S = 300
+LOGIN_WATCHED_MAX = 10_000  # names and addresses remembered for that
+SESSION_S = 12 * 3600  # a working day: then one logs in again
+TOKEN_DAYS_MAX = 3660
+TOKEN_OVERLAP_S = 7 * 86_400  # a rotated device token's predecessor is taken for so long
+ANSWERS_KEPT_S = 86_400  # a call with an Idempotency-Key may be sent again for so long
+AUDIT_SUMMARY_CHARS_MAX = 16_384  # of what was there before or after, in one row of the audit log
+WEBHOOKS_MAX = 32
+WEBHOOK_TIMEOUT_S = 10.0
+WEBHOOK_TRIES_MAX = 17  # 5 s, doubled up to 6 h: given up after 29 hours
+WEBHOOK_DELAY_S = 5
+WEBHOOK_DELAY_S_MAX = 6 * 3600
+WEBHOOK_BATCH_MAX = 50  # looked at in one turn
+WEBHOOK_TICK_S = 1.0
+WEBHOOK_ROUND_S = 10.0  # a webhook's turn: nothing is begun later than this, ...
+WEBHOOK_LEASE_S = 30  # ... so that a turn is over before the lease is
+DELIVERIES_KEPT_S = 7 * 86_400
+FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
+
+# --- the fleet's database
+DATABASE_READERS = 8  # connections that read at the same time, of one server
+WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
+BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
+ENGINE_TICK_S = 1.0  # a verdict comes at most so long after the report that decides it
+ENGINE_SPACING_S = 0.2  # between looks that reports ask for
+ENGINE_LEASE_S = 15  # a server that died is followed by another within this
+SOAK_NOTE_S = 5.0  # soak that a kill may lose: the phase soaks for so much longer
+TIMEOUTS_MAX = 500  # silent devices looked at in one tick
+
+# --- deltas planned from the fleet
+DELTA_SHARE_ASSUMED = 0.25  # of a full payload, where the repository has no delta to learn from
+DELTA_TRIES_MAX = 3
+DELTA_LEASE_S = 60  # a builder that died is followed by another within this
+DELTA_AGAIN_S = 300  # before a build that failed is tried again; doubled each time
+DELTA_PLAN_S = 60  # the fleet is counted so often
+LINE_CHARS_MAX = 500  # of a reason taken from a program's output

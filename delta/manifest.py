@@ -99,7 +99,7 @@ class Manifest:
     hardware: tuple[str, ...]  # empty: any
     issued: int  # seconds since 1970
     notes: str
-    images: tuple[ImageEntry, ...]
+    images: tuple[ImageEntry, ...]  # empty: it has artifacts alone, which are targets beside it
     boot: BootEntryTemplate
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class Manifest:
         check_range("length of notes", len(self.notes), 0, NOTES_CHARS_MAX)
         if _NOTES_FORBIDDEN.search(self.notes):
             raise FormatError("notes hold control characters", expected="text and line feeds")
-        check_range("number of images", len(self.images), 1, MANIFEST_IMAGES_MAX)
+        check_range("number of images", len(self.images), 0, MANIFEST_IMAGES_MAX)
         check_unique("image name", tuple(image.name for image in self.images))
         self._check_boot()
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import HEALTH_TIMEOUT_S_MAX, MIB, WINDOWS_MAX
+from slipstream.delta.maintenance import LENGTH_MINUTES_MAX, Schedule, Window
 from slipstream.installer.holds import Policy, Step
 from slipstream.installer.section import Section
-from slipstream.installer.windows import LENGTH_MINUTES_MAX, Schedule, Window
 
 CONFIG_BYTES_MAX = MIB
 SLOTS_MIN = 2

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from slipstream.delta.limits import CLOCK_S_MIN
-from slipstream.installer.windows import Schedule
+from slipstream.delta.maintenance import Schedule
 
 CHECK_S = 60.0  # inhibitors and the command are asked again after so long
 WINDOW_SHARE = 0.9  # of an open window, for turns: the last one still has time to reboot

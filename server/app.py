@@ -1,25 +1,47 @@
 """The application: which path is answered by what, and what must be open meanwhile."""
 
+import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
+from argon2 import PasswordHasher
 
 from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import POLL_INTERVAL_S
+from slipstream.server.api.call import World
+from slipstream.server.api.door import Door
+from slipstream.server.api.openapi import document
+from slipstream.server.api.passwords import Passwords
+from slipstream.server.api.table import ROUTES
 from slipstream.server.blobs import Files
 from slipstream.server.catalog import CatalogReader
+from slipstream.server.ddi.actions import Actions
+from slipstream.server.ddi.door import DdiDoor
+from slipstream.server.ddi.downloads import Downloads
+from slipstream.server.ddi.settings import DdiSettings
+from slipstream.server.ddi.visit import Reception
+from slipstream.server.deltas.worker import DeltaService, DeltaSettings
 from slipstream.server.devices import PollHandler, PollLog
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.courier import Courier
+from slipstream.server.fleet.engine import Engine
+from slipstream.server.fleetlock import FleetLockHandler
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
 from slipstream.server.operators import OperatorHandler, check_operator
-from slipstream.server.pages import PageHandler
+from slipstream.server.pages.desk import Desk
+from slipstream.server.pages.feed import Feed
+from slipstream.server.pages.handler import Pages
 from slipstream.server.reports import ReportHandler
-from slipstream.server.store import Store
+from slipstream.server.store import devices
+from slipstream.server.store.database import Database
 from slipstream.server.tokens import hash_token
-from slipstream.server.wire import answer_json
+from slipstream.server.wire import answer_json, describe_error
 
 _log: Any = structlog.get_logger(__name__)
 _RETRY_AFTER_S = 30
@@ -36,34 +58,76 @@ class Settings:
     now: Callable[[], int]  # seconds since 1970
     poll_interval_s: int = POLL_INTERVAL_S
     open_metrics: bool = False  # /metrics without the operator's token
+    deltas: DeltaSettings | None = None  # None: none are built here
+    secure_cookies: bool = False  # browsers send sessions over HTTPS only
+    password_hasher: PasswordHasher = field(default_factory=PasswordHasher)
+    ddi: DdiSettings = field(default_factory=DdiSettings)
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 CATALOG: web.AppKey[CatalogReader] = web.AppKey("catalog", CatalogReader)
-STORE: web.AppKey[Store] = web.AppKey("store", Store)
+DATABASE: web.AppKey[Database] = web.AppKey("database", Database)
+BOARD: web.AppKey[Board] = web.AppKey("board", Board)
+ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
+COURIER: web.AppKey[Courier] = web.AppKey("courier", Courier)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
+FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 
 
-def make_app(settings: Settings, store: Store) -> web.Application:
-    """The application over an open store, which it closes when it ends."""
+def make_app(settings: Settings, database: Database) -> web.Application:
+    """The application over an open database, which it closes when it ends."""
     app = web.Application(middlewares=[_observe, _explain])
     app[SETTINGS] = settings
-    app[STORE] = store
+    app[DATABASE] = database
+    app[BOARD] = board = Board(database)
     app[METRICS] = metrics = Metrics()
     app[CATALOG] = catalog = CatalogReader(settings.public)
-    app[POLLS] = polls = PollLog(store)
-    app.cleanup_ctx.extend((_store, _poll_log))
+    app[POLLS] = polls = PollLog(database)
+    holder = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"
+    app[ENGINE] = engine = Engine(database, board, settings.now, holder)
+    app[COURIER] = Courier(database, settings.now, holder)
+    app[FEED] = feed = Feed(database)
+    app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed))
+    app.on_shutdown.append(_end_streams)
+    if settings.deltas is not None:
+        service = DeltaService(database, board, catalog, settings.deltas, settings.now, holder)
+        app.cleanup_ctx.append(partial(_deltas, service))
 
     digest, now = hash_token(settings.operator_token), settings.now
-    poll = PollHandler(store, polls, catalog, metrics, now, settings.poll_interval_s)
+    interval_s = settings.poll_interval_s
+    poll = PollHandler(database, board, polls, catalog, metrics, now, interval_s)
+    report = ReportHandler(database, catalog, engine, metrics, now)
+    world = World(
+        database,
+        board,
+        engine,
+        catalog,
+        polls,
+        Passwords(settings.password_hasher),
+        now,
+        digest,
+        settings.secure_cookies,
+    )
+    desk = Desk(world, interval_s)
+    files = Files(settings.public, metrics)
+    reception = Reception(database, settings.ddi, now)
+    actions = Actions(database, board, catalog, reception)
+    downloads = Downloads(catalog, files, reception)
+    ddi = DdiDoor(
+        database, board, engine, polls, catalog, metrics, reception, actions, downloads, interval_s
+    )
     app.add_routes(
         [
             web.post("/v1/poll", poll.handle),
-            web.post("/v1/report", ReportHandler(store, metrics, now).handle),
-            *OperatorHandler(store, polls, catalog, digest, now).routes(),
-            *Files(settings.public, metrics).routes(),
-            *PageHandler(store, polls, catalog, digest, now).routes(),
+            web.post("/v1/report", report.handle),
+            *FleetLockHandler(database, now).routes(),
+            *Door(world, ROUTES).routes(),
+            *OperatorHandler(database, polls, catalog, digest, now).routes(),
+            *files.routes(),
+            *ddi.routes(),
+            *Pages(desk, feed).routes(),
+            web.get("/api/v1/openapi.json", _openapi),
             web.get("/healthz", _health),
             web.get("/metrics", _metrics),
         ]
@@ -71,9 +135,14 @@ def make_app(settings: Settings, store: Store) -> web.Application:
     return app
 
 
-async def _store(app: web.Application) -> AsyncIterator[None]:
+async def _database(app: web.Application) -> AsyncIterator[None]:
     yield
-    await app[STORE].close()
+    await app[DATABASE].close()
+
+
+async def _rollouts(app: web.Application) -> AsyncIterator[None]:
+    async with app[BOARD].following(), app[ENGINE].running(), app[COURIER].running():
+        yield
 
 
 async def _poll_log(app: web.Application) -> AsyncIterator[None]:
@@ -81,11 +150,25 @@ async def _poll_log(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _deltas(service: DeltaService, _app: web.Application) -> AsyncIterator[None]:
+    async with service.running():
+        yield
+
+
+async def _feed(app: web.Application) -> AsyncIterator[None]:
+    async with app[FEED].following():
+        yield
+
+
+async def _end_streams(app: web.Application) -> None:
+    app[FEED].close()
+
+
 async def _health(request: web.Request) -> web.Response:
     """200 when devices can be served: the database answers and the metadata can be read."""
     checks: dict[str, str] = {}
     for name, check in (
-        ("database", request.app[STORE].check),
+        ("database", request.app[DATABASE].check),
         ("repository", request.app[CATALOG].read),
     ):
         try:
@@ -99,17 +182,23 @@ async def _health(request: web.Request) -> web.Response:
     )
 
 
+async def _openapi(_request: web.Request) -> web.Response:
+    """What this server can be asked: no secret, and the same for everybody."""
+    return answer_json(document(), headers={"Cache-Control": "no-cache"})
+
+
 async def _metrics(request: web.Request) -> web.Response:
     settings = request.app[SETTINGS]
     if not settings.open_metrics:
         check_operator(request, hash_token(settings.operator_token), basic=True)
     await request.app[POLLS].flush()
-    devices = await request.app[STORE].count_devices()
+    async with request.app[DATABASE].reading() as connection:
+        counts = await devices.count_by_release(connection)
     try:
         catalog = await request.app[CATALOG].read()
     except Unavailable:
         catalog = None  # /healthz says so; the counters are still worth having
-    body = request.app[METRICS].dump(devices, catalog)
+    body = request.app[METRICS].dump(counts, catalog)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -133,7 +222,8 @@ async def _explain(request: web.Request, handler: _Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except web.HTTPError as error:
-        response = answer_json({"error": error.reason}, status=error.status, headers=_kept(error))
+        body = describe_error(error.status, error.reason)
+        response = answer_json(body, status=error.status, headers=_kept(error))
         if error.content_type == "application/json":
             response.body = error.body
         if error.status in {408, 413}:
@@ -142,12 +232,12 @@ async def _explain(request: web.Request, handler: _Handler) -> web.StreamRespons
     except Unavailable as error:
         _log.error("unavailable", path=request.path, reason=str(error))
         retry = {"Retry-After": str(_RETRY_AFTER_S)}
-        return answer_json({"error": str(error)}, status=503, headers=retry)
+        return answer_json(describe_error(503, str(error)), status=503, headers=retry)
     except (ConnectionError, TimeoutError):
         raise  # the client is gone, or too slow to be served; aiohttp closes the connection
     except Exception:
         _log.exception("internal error", path=request.path)
-        return answer_json({"error": "internal error"}, status=500)
+        return answer_json(describe_error(500, "internal error"), status=500)
 
 
 def _kept(error: web.HTTPError) -> dict[str, str]:

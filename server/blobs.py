@@ -45,6 +45,7 @@ _SMALL_BYTES = 64 * 1024  # below, one read and one write cost less than sendfil
 _DIGESTS_MAX = 1024  # files whose digest is remembered
 _BINARY = "application/octet-stream"
 _IMMUTABLE = "public, max-age=31536000, immutable"
+_PRIVATE = "private, max-age=31536000, immutable"  # asked for with credentials
 _CHANGING = "no-cache"
 
 
@@ -52,6 +53,10 @@ _CHANGING = "no-cache"
 class _Opened:
     file: FileIO
     validators: Validators
+    folder: str  # whose bytes they are counted as
+    content_type: str
+    cache_control: str
+    disposition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,27 @@ class Files:
         with opened.file:
             return await self._answer(request, opened)
 
+    async def send_artifact(
+        self, request: web.Request, sha256: str, *, etag: str, size: int, file_name: str
+    ) -> web.StreamResponse:
+        """Answer a GET or HEAD with the artifact of that digest, as `file_name`. 404 without it."""
+        file = open_below(self._public, ("blobs", f"{sha256}.artifact"))
+        if file is None:
+            raise refusal(web.HTTPNotFound, "the artifact is not in the repository")
+        with file:
+            status = os.fstat(file.fileno())
+            if status.st_size != size:
+                raise refusal(web.HTTPNotFound, "the artifact is damaged in the repository")
+            opened = _Opened(
+                file,
+                Validators(size, etag, int(status.st_mtime), immutable=True),
+                "blobs",
+                _BINARY,
+                _PRIVATE,
+                f'attachment; filename="{file_name}"',
+            )
+            return await self._answer(request, opened)
+
     async def _open(self, folder: str, path: str, *, immutable: bool) -> _Opened | None:
         parts = path.split("/")
         if len(parts) > _DEPTH_MAX or not all(map(_COMPONENT.fullmatch, parts)):
@@ -118,7 +144,13 @@ class Files:
         except BaseException:
             file.close()
             raise
-        return _Opened(file, Validators(status.st_size, etag, int(status.st_mtime), immutable))
+        return _Opened(
+            file,
+            Validators(status.st_size, etag, int(status.st_mtime), immutable),
+            folder,
+            "application/json" if path.endswith(".json") else _BINARY,
+            _IMMUTABLE if immutable else _CHANGING,
+        )
 
     async def _digest(self, file: FileIO, status: os.stat_result) -> str:
         key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
@@ -137,11 +169,13 @@ class Files:
             {
                 "ETag": f'"{file.etag}"',
                 "Last-Modified": file.last_modified,
-                "Cache-Control": _IMMUTABLE if file.immutable else _CHANGING,
+                "Cache-Control": opened.cache_control,
                 "Accept-Ranges": "bytes",
                 "X-Content-Type-Options": "nosniff",
             }
         )
+        if opened.disposition is not None:
+            headers["Content-Disposition"] = opened.disposition
         decided = answer(request.method, request.headers, file)
         match decided:
             case NotModified():
@@ -166,7 +200,7 @@ class Files:
         headers: CIMultiDict[str],
     ) -> web.StreamResponse:
         size = opened.validators.size
-        content_type = "application/json" if request.path.endswith(".json") else _BINARY
+        content_type = opened.content_type
         parts = [_Part(b"", span) for span in ranges or (ByteRange(0, size),)]
         if len(ranges) == 1:
             headers["Content-Range"] = _content_range(ranges[0], size)
@@ -183,7 +217,7 @@ class Files:
                 for part in parts:
                     async with asyncio.timeout(SEND_PIECE_TIMEOUT_S):
                         await response.write(part.ours)
-                    await self._send_range(request, response, opened.file, part.span)
+                    await self._send_range(request, response, opened, part.span)
             except TimeoutError:
                 # A close would wait, for ever, until the client takes what is buffered.
                 if request.transport is not None:
@@ -196,9 +230,10 @@ class Files:
         self,
         request: web.Request,
         response: web.StreamResponse,
-        file: FileIO,
+        opened: _Opened,
         span: ByteRange,
     ) -> None:
+        file = opened.file
         offset = span.offset
         while offset < span.end:
             count = min(SEND_PIECE_BYTES, span.end - offset)
@@ -213,7 +248,7 @@ class Files:
                         raise ConnectionResetError("the client is gone")
                     loop = asyncio.get_running_loop()
                     sent = await loop.sendfile(request.transport, file, offset, count)
-            self._metrics.count_bytes(request.path.split("/", 2)[1], sent)
+            self._metrics.count_bytes(opened.folder, sent)
             if sent != count:
                 # The length is already promised; only a cut tells the client that it is wrong.
                 raise ConnectionAbortedError("the file became shorter while it was sent")

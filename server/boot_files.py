@@ -59,6 +59,8 @@ def check_boot_files(
             expected="an image uki",
             hint="No signature covers an initrd and a command line that stand beside the kernel",
         )
+    if not manifest.images:
+        return BootFiles(())  # artifacts alone: what boots is their updater's business
     if uki is None and Place.LINUX not in places:
         return BootFiles(
             ("neither a uki nor a linux image: a device with systemd-boot refuses this release",)

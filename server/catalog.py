@@ -15,7 +15,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from slipstream.delta.errors import Unavailable
+from slipstream.delta.entries import parse_artifact_entry
+from slipstream.delta.errors import FormatError, Unavailable
 from slipstream.delta.limits import (
     COUNTER_MAX,
     NAME_CHARS_MAX,
@@ -26,6 +27,7 @@ from slipstream.delta.limits import (
 
 _MANIFEST = re.compile(r"releases/([^/]+)/manifest\.json")
 _FULL = re.compile(r"releases/([^/]+)/([^/]+)\.full")
+_ARTIFACT = re.compile(r"releases/([^/]+)/[^/]+\.artifact")
 _DELTA = re.compile(r"deltas/([^/]+)/([^/]+)/[^/]+\.delta")
 _HEX = r"^[0-9a-f]{64}$"
 
@@ -101,6 +103,18 @@ class DeltaOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactOffer:
+    """One file of a release for another updater."""
+
+    artifact: str
+    file_name: str
+    size_bytes: int
+    sha256: str  # hex, as the other two
+    sha1: str
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """A release as the repository's metadata describes it."""
 
@@ -110,6 +124,12 @@ class Release:
     channel: str
     images: tuple[ImageOffer, ...] = ()
     deltas: tuple[DeltaOffer, ...] = ()
+    artifacts: tuple[ArtifactOffer, ...] = ()
+
+    @property
+    def foreign(self) -> bool:
+        """It has nothing for our installer: artifacts alone."""
+        return bool(self.artifacts) and not self.images
 
     @property
     def roots(self) -> frozenset[str]:
@@ -125,11 +145,22 @@ class Catalog:
     skipped: int  # entries that made no sense
 
     def newest(self, product: str, channel: str) -> Release | None:
-        """The release with the highest counter of a product's channel."""
+        """The release with the highest counter of a product's channel, but for foreign ones."""
         for release in self.releases:
-            if (release.product, release.channel) == (product, channel):
+            if (release.product, release.channel) == (product, channel) and not release.foreign:
                 return release
         return None
+
+    def find(self, product: str, release: str) -> Release | None:
+        """The release of that name."""
+        for one in self.releases:
+            if (one.product, one.release) == (product, release):
+                return one
+        return None
+
+    def has(self, product: str, release: str) -> bool:
+        """Whether the repository has the release."""
+        return self.find(product, release) is not None
 
 
 class CatalogReader:
@@ -180,6 +211,7 @@ def _make_catalog(targets: Mapping[str, _Target], expires: str, blobs: Path) -> 
     found: dict[str, _ReleaseCustom] = {}
     images: dict[str, list[ImageOffer]] = {}
     deltas: dict[str, list[_DeltaCustom]] = {}
+    artifacts: dict[str, list[ArtifactOffer]] = {}
     skipped = 0
     for path, target in targets.items():
         try:
@@ -193,10 +225,12 @@ def _make_catalog(targets: Mapping[str, _Target], expires: str, blobs: Path) -> 
                 full = msgspec.json.decode(target.custom, type=_FullCustom)
                 size = _payload_bytes(blobs, target.hashes.get("sha256", ""))
                 images.setdefault(match[1], []).append(ImageOffer(full.image, full.root, size))
+            elif match := _ARTIFACT.fullmatch(path):
+                artifacts.setdefault(match[1], []).append(_artifact(target.custom))
             elif match := _DELTA.fullmatch(path):
                 delta = msgspec.json.decode(target.custom, type=_DeltaCustom)
                 deltas.setdefault(match[1], []).append(delta)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except (msgspec.MsgspecError, FormatError, ValueError, RecursionError):
             skipped += 1
     names = {(one.image, one.root): name for name, ones in images.items() for one in ones}
     releases = [
@@ -215,11 +249,24 @@ def _make_catalog(targets: Mapping[str, _Target], expires: str, blobs: Path) -> 
                 )
                 for one in deltas.get(name, ())
             ),
+            tuple(sorted(artifacts.get(name, ()), key=lambda one: one.artifact)),
         )
         for name, custom in found.items()
     ]
     releases.sort(key=lambda one: (-one.counter, one.release))
     return Catalog(tuple(releases), expires, skipped)
+
+
+def _artifact(custom: msgspec.Raw) -> ArtifactOffer:
+    entry = parse_artifact_entry(msgspec.json.decode(custom))
+    return ArtifactOffer(
+        entry.artifact,
+        entry.file_name,
+        entry.artifact_bytes,
+        entry.sha256.hex,
+        entry.sha1,
+        entry.md5,
+    )
 
 
 def _payload_bytes(blobs: Path, index_digest: str) -> int | None:

@@ -17,9 +17,13 @@ from aiohttp import web
 from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import DENIED_RELEASES_MAX, POLL_BYTES_MAX, POLL_FLUSH_S, SLOTS_MAX
 from slipstream.server.catalog import CatalogReader
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.metrics import Metrics
-from slipstream.server.offer import Decision, Install, Standing, Stay, decide_offer
-from slipstream.server.store import Device, Seen, Store
+from slipstream.server.rollout.offer import Decision, Install, Stay
+from slipstream.server.store import devices
+from slipstream.server.store.database import Database
+from slipstream.server.store.devices import Device, Seen
 from slipstream.server.tokens import bearer_token, hash_token
 from slipstream.server.wire import (
     Body,
@@ -71,20 +75,31 @@ class Poll(Body, frozen=True):
 class PollLog:
     """What devices said since it was last written: at most one entry a device."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._seen: dict[str, Seen] = {}
+        self._touched: dict[str, int] = {}
 
     def note(self, seen: Seen) -> None:
         self._seen[seen.device] = seen
 
+    def touch(self, device: str, at: int) -> None:
+        """A device polled, and said nothing else by it."""
+        self._touched[device] = at
+
     async def flush(self) -> None:
         """Write what is there; what cannot be written stays for the next time. Unavailable."""
         seen, self._seen = self._seen, {}
+        touched, self._touched = self._touched, {}
         try:
-            await self._store.write_polls(seen.values())
+            if seen:
+                rows = tuple(seen.values())
+                await self._database.write(lambda connection: devices.write_polls(connection, rows))
+            if touched:
+                await self._database.write(lambda connection: devices.touch(connection, touched))
         except BaseException:
             self._seen = seen | self._seen
+            self._touched = touched | self._touched
             raise
 
     @asynccontextmanager
@@ -115,7 +130,8 @@ class PollLog:
 class PollHandler:
     """Answers polls."""
 
-    store: Store
+    database: Database
+    board: Board
     polls: PollLog
     catalog: CatalogReader
     metrics: Metrics
@@ -123,32 +139,32 @@ class PollHandler:
     interval_s: int
 
     async def handle(self, request: web.Request) -> web.Response:
-        found = await self.store.find_standing(sent_digest(request))
-        if found is None:
+        now = self.now()
+        known = await self.database.lookup.know(sent_digest(request), now)
+        if known is None:
             raise _stranger()
-        device, failed = found
         poll = await read_json(request, Poll, POLL_BYTES_MAX)
-        check_device(device, poll.device)
-        if poll.product != device.product:
+        check_device(known.device, poll.device)
+        if poll.product != known.device.product:
             raise refusal(
                 web.HTTPBadRequest,
-                f"registered as {device.product!r}, not {poll.product!r} - at `$.product`",
+                f"registered as {known.device.product!r}, not {poll.product!r} - at `$.product`",
             )
-        self.polls.note(_seen(poll, self.now()))
+        said = _said(poll, now)
+        self.polls.note(said.seen)
         catalog = await self.catalog.read()
-        newest = catalog.newest(device.product, poll.channel or device.channel)
-        decision = decide_offer(_standing(poll, failed), newest)
-        answer = _answer(decision)
+        decision = await answer_poll(self.database, self.board, catalog, known, said, now)
+        answer = _answer(decision, now)
         self.metrics.count_poll(answer["action"])
         return answer_json({**answer, "interval_s": self.interval_s})
 
 
-async def authenticate(request: web.Request, store: Store) -> Device:
+async def authenticate(request: web.Request, database: Database, now: int) -> Device:
     """The device whose token the request carries; 401 otherwise."""
-    device = await store.find_device(sent_digest(request))
-    if device is None:
+    known = await database.lookup.know(sent_digest(request), now)
+    if known is None:
         raise _stranger()
-    return device
+    return known.device
 
 
 def sent_digest(request: web.Request) -> bytes:
@@ -177,18 +193,22 @@ def _stranger() -> web.HTTPError:
     )
 
 
-def _answer(decision: Decision) -> dict[str, Any]:
+def _answer(decision: Decision, now: int) -> dict[str, Any]:
     match decision:
-        case Install(release, counter, reason):
-            return {"action": "install", "release": release, "counter": counter, "reason": reason}
+        case Install(release, counter, reason, rollout):
+            answer = {"action": "install", "release": release, "counter": counter}
+            if rollout is not None:
+                answer["forced"] = rollout.plan.forced(now)
+                answer["download_only"] = rollout.plan.download_only
+            return {**answer, "reason": reason}
         case Stay(reason):
             return {"action": "none", "release": None, "counter": None, "reason": reason}
         case _:
             assert_never(decision)
 
 
-def _seen(poll: Poll, now: int) -> Seen:
-    return Seen(
+def _said(poll: Poll, now: int) -> Said:
+    seen = Seen(
         device=poll.device,
         seen_at=now,
         hardware=poll.hardware,
@@ -198,14 +218,5 @@ def _seen(poll: Poll, now: int) -> Seen:
         trial=poll.trial,
         slots=msgspec.json.encode(poll.slots).decode(),
     )
-
-
-def _standing(poll: Poll, failed: frozenset[str]) -> Standing:
-    return Standing(
-        release=poll.release,
-        counter=poll.counter,
-        booted_root=poll.booted_root,
-        floor=poll.floor,
-        trial=poll.trial,
-        failed=failed | {one.release for one in poll.failed},
-    )
+    failed = {one.release: one.reason for one in poll.failed}
+    return Said(seen, poll.channel, poll.floor, failed)

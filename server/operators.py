@@ -21,7 +21,10 @@ from aiohttp import web
 from slipstream.delta.limits import PAGE_ROWS_MAX, POLL_BYTES_MAX
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.devices import PollLog
-from slipstream.server.store import Device, Report, Store
+from slipstream.server.store import devices, reports
+from slipstream.server.store.database import Database
+from slipstream.server.store.devices import Device
+from slipstream.server.store.reports import Report
 from slipstream.server.tokens import (
     WrongToken,
     basic_password,
@@ -43,7 +46,7 @@ from slipstream.server.wire import (
 _log: Any = structlog.get_logger(__name__)
 
 
-class NewDevice(Body, frozen=True):
+class DeviceEntry(Body, frozen=True):
     """The body of POST /v1/devices."""
 
     id: DeviceId
@@ -55,7 +58,7 @@ class NewDevice(Body, frozen=True):
 class OperatorHandler:
     """Answers the operator."""
 
-    store: Store
+    database: Database
     polls: PollLog
     catalog: CatalogReader
     token_digest: bytes
@@ -72,10 +75,13 @@ class OperatorHandler:
 
     async def _add_device(self, request: web.Request) -> web.Response:
         check_operator(request, self.token_digest)
-        new = await read_json(request, NewDevice, POLL_BYTES_MAX)
+        new = await read_json(request, DeviceEntry, POLL_BYTES_MAX)
         token = make_token()
-        if not await self.store.add_device(
-            new.id, new.product, new.channel, hash_token(token), self.now()
+        digest, now = hash_token(token), self.now()
+        if not await self.database.write(
+            lambda connection: devices.add(
+                connection, new.id, new.product, new.channel, digest, now
+            )
         ):
             raise refusal(web.HTTPConflict, f"device {new.id!r} exists")
         _log.info("device added", device=new.id, product=new.product, channel=new.channel)
@@ -84,7 +90,7 @@ class OperatorHandler:
     async def _remove_device(self, request: web.Request) -> web.Response:
         check_operator(request, self.token_digest)
         device = request.match_info["id"]
-        if not await self.store.remove_device(device):
+        if not await self.database.write(lambda connection: devices.remove(connection, device)):
             raise refusal(web.HTTPNotFound, f"no device {device!r}")
         _log.info("device removed", device=device)
         return web.Response(status=204)
@@ -93,7 +99,7 @@ class OperatorHandler:
         check_operator(request, self.token_digest)
         limit = query_integer(request, "limit", PAGE_ROWS_MAX, 1, PAGE_ROWS_MAX)
         await self.polls.flush()
-        rows = await self.store.list_devices(after=request.query.get("after", ""), limit=limit)
+        rows = await list_with_reports(self.database, request.query.get("after", ""), limit)
         return answer_json(
             {
                 "devices": [
@@ -107,13 +113,26 @@ class OperatorHandler:
     async def _list_reports(self, request: web.Request) -> web.Response:
         check_operator(request, self.token_digest)
         limit = query_integer(request, "limit", 50, 1, PAGE_ROWS_MAX)
-        found = await self.store.list_reports(request.match_info["id"], limit=limit)
+        async with self.database.reading() as connection:
+            found = await reports.list_of(connection, request.match_info["id"], limit=limit)
         return answer_json({"reports": [_report(one) for one in found]})
 
     async def _list_releases(self, request: web.Request) -> web.Response:
         check_operator(request, self.token_digest)
         catalog = await self.catalog.read()
         return answer_json(asdict(catalog))
+
+
+async def list_with_reports(
+    database: Database, after: str, limit: int
+) -> tuple[tuple[Device, Report | None], ...]:
+    """Up to `limit` devices behind the id `after`, by id, each with its newest report."""
+    async with database.reading() as connection:
+        found = await devices.list_page(connection, after=after, limit=limit)
+        if not found:
+            return ()
+        newest = await reports.newest_between(connection, found[0].id, found[-1].id)
+    return tuple((device, newest.get(device.id)) for device in found)
 
 
 def check_operator(request: web.Request, digest: bytes, *, basic: bool = False) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tuf.api.metadata import TargetFile, Targets
 
 from slipstream.delta.digest import Digest
-from slipstream.delta.entries import DeltaEntry, FullEntry, ReleaseEntry, dump_entry
+from slipstream.delta.entries import ArtifactEntry, DeltaEntry, FullEntry, ReleaseEntry, dump_entry
 from slipstream.delta.errors import Rejected, UsageError
 from slipstream.delta.layout import (
     chunks_blob,
@@ -25,6 +25,7 @@ from slipstream.delta.layout import (
 )
 from slipstream.delta.manifest import ImageEntry, Manifest, PayloadRef, dump_manifest
 from slipstream.delta.payload import Index
+from slipstream.server.artifacts import describe
 from slipstream.server.build import build_payload
 from slipstream.server.metadata import target_file
 from slipstream.server.progress import Progress
@@ -146,7 +147,7 @@ class Payloads:
         index = self._checked(built.index, image)
         if source is not None:
             full = published_index(self.repo, source[1].full.index)
-            _check_digest(source_path, full.target_digest, index.source_digest)
+            check_digest(source_path, full.target_digest, index.source_digest)
         if source is not None and built.payload_size >= image.full.payload_size:
             self.record.payloads[path] = None
         else:
@@ -163,7 +164,7 @@ class Payloads:
         """The payload must make the very bytes that the tree was made of."""
         scanned = self.scanned[image.name]
         scanned.check_unchanged()
-        _check_digest(scanned.path, scanned.digest, index.target_digest)
+        check_digest(scanned.path, scanned.digest, index.target_digest)
         return index
 
     def _reuse(self, image: ImageEntry, before: Manifest | None) -> Path | None:
@@ -179,7 +180,8 @@ class Payloads:
             self.repo.disk.write(blob, self.scanned[image.name].tree.chunk_list)
 
 
-def _check_digest(path: Path | None, expected: Digest, got: Digest | None) -> None:
+def check_digest(path: Path | None, expected: Digest, got: Digest | None) -> None:
+    """UsageError where a payload names another image than the one at `path`."""
     if got != expected:
         raise UsageError(
             "payload was not built from the image it names", where=path, expected=expected, got=got
@@ -187,7 +189,11 @@ def _check_digest(path: Path | None, expected: Digest, got: Digest | None) -> No
 
 
 def write_targets(
-    repo: Repository, current: InForce, manifest: Manifest, deltas: Sequence[DeltaMade]
+    repo: Repository,
+    current: InForce,
+    manifest: Manifest,
+    deltas: Sequence[DeltaMade],
+    artifacts: Sequence[ArtifactEntry] = (),
 ) -> tuple[Targets | None, Targets | None]:
     """Write the TUF target files, and return the contents that name them.
 
@@ -204,6 +210,8 @@ def write_targets(
                 target_file(full_path(manifest.release, image.name), raw, custom),
                 raw,
             )
+        for target, raw in describe(manifest.release, artifacts):
+            _add(repo, targets, target, raw)
         raw = dump_manifest(manifest)
         entry = ReleaseEntry(manifest.product, manifest.release, manifest.counter, manifest.channel)
         _add(

@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from slipstream.delta.digest import Digest
+from slipstream.delta.entries import ArtifactEntry
 from slipstream.delta.errors import FormatError, UsageError
 from slipstream.delta.layout import DELTAS_ROLE
 from slipstream.delta.manifest import BootEntryTemplate, ImageEntry, Manifest, PayloadRef
+from slipstream.server.artifacts import keep, list_artifacts, take_in
 from slipstream.server.boot_files import BootFiles, check_boot_files
 from slipstream.server.image_names import check_image_names, read_last
 from slipstream.server.keys import KeyRing, Passphrases
@@ -48,6 +50,7 @@ class Published:
     already: bool
     deltas: tuple[DeltaMade, ...]
     notes: tuple[str, ...] = ()
+    artifacts: tuple[ArtifactEntry, ...] = ()
 
 
 def publish(
@@ -76,6 +79,7 @@ def publish(
         shutil.rmtree(repo.work, ignore_errors=True)  # what a killed publish left
         repo.disk.make_folder(repo.work)
         scanned = _scan_images(repo, request, on_progress)
+        artifacts = take_in(repo, request, on_progress)
         record = take_up_record(repo, request.version, scanned, request.settings, now)
         newest = _newest(repo, current, request.channel)
         draft = _draft(
@@ -83,18 +87,21 @@ def publish(
         )
         if published is not None:
             _check_same(published, draft)
+            _check_same_artifacts(current, request.version, artifacts)
         boots = _check_boot_files(repo, current, request, draft, first=last is None)
         record.menu = boots.key
         _check_keys(signing, current, new=published is None, deltas=bool(sources))
 
+        if published is None:
+            keep(repo, artifacts)
         payloads = Payloads(repo, record, scanned, request, on_progress)
         manifest = published or payloads.build_full(draft, newest)
         deltas = payloads.build_deltas(manifest, sources, current.deltas.signed)
         if published is None or any(made.published for made in deltas):
-            targets, delta_targets = write_targets(repo, current, manifest, deltas)
+            targets, delta_targets = write_targets(repo, current, manifest, deltas, artifacts)
             put_in_force(signing, current, targets=targets, deltas=delta_targets)
         shutil.rmtree(repo.work, ignore_errors=True)
-        return Published(manifest, published is not None, tuple(deltas), boots.notes)
+        return Published(manifest, published is not None, tuple(deltas), boots.notes, artifacts)
 
 
 def _read_sources(repo: Repository, current: InForce, request: ReleaseRequest) -> list[Manifest]:
@@ -216,6 +223,19 @@ def _check_same(published: Manifest, draft: Manifest) -> None:
         raise UsageError(
             f"release {draft.release} is published with other contents",
             expected="the same " + ", ".join(fields),
+            hint="A version never changes: publish under a new one",
+        )
+
+
+def _check_same_artifacts(
+    current: InForce, version: str, artifacts: tuple[ArtifactEntry, ...]
+) -> None:
+    published = list_artifacts(current.targets.signed, version)
+    if published != artifacts:
+        names = ", ".join(f"{one.artifact}={one.file_name}" for one in published)
+        raise UsageError(
+            f"release {version} is published with other artifacts",
+            expected=f"the same bytes as {names}" if names else "none",
             hint="A version never changes: publish under a new one",
         )
 

@@ -161,17 +161,19 @@ def published_index(repo: Repository, digest: Digest) -> Index:
     return index
 
 
-def find_source(repo: Repository, version: str, image: ImageEntry) -> Path:
+def find_source(
+    repo: Repository, version: str, image: ImageEntry, folder: Path | None = None
+) -> Path:
     """A file with the bytes of a published image: the one it was published from, or one made again.
 
-    What is made again stands in REPO/work/ and is gone with the next publish. Rejected or OSError
-    when the full payload is damaged, or is another image's.
+    What is made again stands in `folder`; without one in REPO/work/, and is gone with the next
+    publish. Rejected or OSError when the full payload is damaged, or is another image's.
     """
     record = read_record(repo, version)
     path = Path(record.paths[image.name]) if record and image.name in record.paths else None
     if path is not None and _holds(path, image):
         return path
-    made = repo.work / f"{version}.{image.name}.img"
+    made = (folder or repo.work) / f"{version}.{image.name}.img"
     blob = repo.blob(payload_blob(image.full.index))
     apply_payload(None, blob, made)
     if not _holds(made, image):

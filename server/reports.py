@@ -8,10 +8,15 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import REPORT_BYTES_MAX
+from slipstream.server.catalog import Catalog, CatalogReader
 from slipstream.server.devices import authenticate, check_device
+from slipstream.server.fleet.engine import Engine
+from slipstream.server.fleet.hear import hear_report
 from slipstream.server.metrics import Metrics
-from slipstream.server.store import Report, Store
+from slipstream.server.store.database import Database
+from slipstream.server.store.reports import Report
 from slipstream.server.wire import (
     Body,
     Counter,
@@ -48,12 +53,15 @@ class ReportBody(Body, frozen=True):
 class ReportHandler:
     """Keeps reports."""
 
-    store: Store
+    database: Database
+    catalog: CatalogReader
+    engine: Engine
     metrics: Metrics
     now: Callable[[], int]  # seconds since 1970
 
     async def handle(self, request: web.Request) -> web.Response:
-        device = await authenticate(request, self.store)
+        now = self.now()
+        device = await authenticate(request, self.database, now)
         body = await read_json(request, ReportBody, REPORT_BYTES_MAX)
         check_device(device, body.device)
         report = Report(
@@ -66,12 +74,17 @@ class ReportHandler:
             reason=body.reason or "",
             details=msgspec.json.encode(body.details or {}).decode(),
             at=_whole_seconds(body.at),
-            received_at=self.now(),
+            received_at=now,
         )
         try:
-            added = await self.store.add_report(report)
+            catalog: Catalog | None = await self.catalog.read()
+        except Unavailable:
+            catalog = None  # the report is kept; without root hashes it confirms nothing
+        try:
+            added = await hear_report(self.database, catalog, report)
         except KeyError as error:
             raise refusal(web.HTTPUnauthorized, "the device was removed") from error
+        self.engine.wake()
         self.metrics.count_report(body.kind, duplicate=not added)
         if added and body.kind in ("fell_back", "failed"):
             _log.warning(

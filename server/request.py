@@ -1,12 +1,12 @@
 """What an operator asks for when publishing, as a value."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slipstream.delta.errors import FormatError, UsageError
-from slipstream.delta.fields import check_name
-from slipstream.delta.limits import MIB
+from slipstream.delta.fields import check_name, check_range
+from slipstream.delta.limits import ARTIFACTS_MAX, MIB
 from slipstream.delta.manifest import Place
 
 
@@ -16,6 +16,7 @@ class ReleaseRequest:
 
     version: str
     images: Mapping[str, tuple[Place, Path]]
+    artifacts: Mapping[str, Path] = field(default_factory=dict)  # for other updaters
     delta_from: Sequence[str] = ()  # versions
     channel: str = "stable"
     hardware: Sequence[str] = ()  # empty: any
@@ -38,10 +39,16 @@ class ReleaseRequest:
             check_name("channel", self.channel)
             for name in self.images:
                 check_name("image name", name)
+            for name in self.artifacts:
+                check_name("artifact name", name)
+            check_range("number of artifacts", len(self.artifacts), 0, ARTIFACTS_MAX)
         except FormatError as error:
             raise UsageError(str(error)) from error
-        if not self.images:
-            raise UsageError("a release needs an image", hint="Name one: --image rootfs=FILE")
+        if not self.images and not self.artifacts:
+            raise UsageError(
+                "a release needs an image or an artifact",
+                hint="Name one: --image rootfs=FILE or --artifact os=FILE.swu",
+            )
 
     @property
     def settings(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from aiohttp import web
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import POLL_INTERVAL_S, SHUTDOWN_GRACE_S
 from slipstream.server.app import Settings, make_app
-from slipstream.server.store import Store
-from slipstream.server.tokens import load_operator_token
+from slipstream.server.ddi.settings import DdiSettings
+from slipstream.server.deltas.worker import DeltaSettings
+from slipstream.server.store.database import Database
+from slipstream.server.tokens import hash_token, load_token
 
 LISTEN = "127.0.0.1:8480"
 _log: Any = structlog.get_logger(__name__)
@@ -31,13 +34,18 @@ def serve(
     operator_token_file: Path | None = None,
     poll_interval_s: int = POLL_INTERVAL_S,
     open_metrics: bool = False,
+    secure_cookies: bool = False,
+    deltas: DeltaSettings | None = None,
+    ddi: DdiSettings | None = None,
+    gateway_token_file: Path | None = None,
     grace_s: float = SHUTDOWN_GRACE_S,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the repository folder `public` and its fleet until SIGTERM or SIGINT.
 
     `listen` is HOST:PORT (port 0: any free one). The database and the operator's token stand
-    in the folder `server` beside `public` unless named. `on_ready` hears the URL once
+    in the folder `server` beside `public` unless named. `ddi`: what is set for hawkBit's clients;
+    the gateway token is made, in its file, if that is named and missing. `on_ready` hears the URL once
     connections are accepted. After the signal, running requests get `grace_s` seconds.
     Raises UsageError for settings that cannot work, Unavailable for a database that fails.
     """
@@ -56,10 +64,13 @@ def serve(
     settings = Settings(
         public=public.absolute(),
         database_url=database_url or f"sqlite+aiosqlite:///{folder / 'fleet.sqlite'}",
-        operator_token=load_operator_token(operator_token_file or folder / "operator.token"),
+        operator_token=load_token(operator_token_file or folder / "operator.token"),
         now=lambda: int(time.time()),
         poll_interval_s=poll_interval_s,
         open_metrics=open_metrics,
+        secure_cookies=secure_cookies,
+        deltas=deltas,
+        ddi=_with_gateway(ddi or DdiSettings(), gateway_token_file),
     )
     asyncio.run(run(settings, host, port, grace_s=grace_s, on_ready=on_ready))
 
@@ -77,7 +88,7 @@ async def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    app = make_app(settings, await Store.open(settings.database_url))
+    app = make_app(settings, await Database.open(settings.database_url))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace_s, auto_decompress=False)
     await runner.setup()
     try:
@@ -126,6 +137,12 @@ def configure_log() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _with_gateway(ddi: DdiSettings, token_file: Path | None) -> DdiSettings:
+    if token_file is None:
+        return ddi
+    return replace(ddi, gateway_digest=hash_token(load_token(token_file, "the gateway token")))
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> str:

@@ -61,8 +61,8 @@ def basic_password(header: str | None) -> str | None:
     return text.partition(":")[2] or None
 
 
-def load_operator_token(path: Path) -> str:
-    """The operator's token from its file; a missing file is made, 0600, with a fresh token.
+def load_token(path: Path, what: str = "the operator's token") -> str:
+    """A token from its file; a missing file is made, 0600, with a fresh token.
 
     Raises UsageError if the file can be read by others, is empty, or cannot be read at all.
     """
@@ -76,12 +76,10 @@ def load_operator_token(path: Path) -> str:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UsageError(
-            f"cannot read the operator's token: {error.strerror}", where=path
-        ) from error
+        raise UsageError(f"cannot read {what}: {error.strerror}", where=path) from error
     if mode & 0o077:
         raise UsageError(
-            "others can read the operator's token",
+            f"others can read {what}",
             where=path,
             expected="mode 0600",
             got=f"{mode:04o}",
@@ -89,7 +87,7 @@ def load_operator_token(path: Path) -> str:
         )
     if len(text) < TOKEN_BYTES:
         raise UsageError(
-            "the operator's token is too short",
+            f"{what} is too short",
             where=path,
             expected=f"at least {TOKEN_BYTES} characters",
             got=len(text),

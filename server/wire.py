@@ -1,7 +1,9 @@
 """JSON over HTTP: bodies read with a limit and parsed strictly, answers and errors as JSON."""
 
 import asyncio
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
@@ -25,6 +27,23 @@ Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX, pattern=r"^[^\
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 _T = TypeVar("_T")
+AT_FIELD = re.compile(r" - at (?:`key` in )?`([^`]+)`$")  # how msgspec ends what it says
+CODES = {
+    400: "invalid",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    409: "conflict",
+    412: "changed_meanwhile",
+    413: "too_large",
+    415: "unsupported",
+    422: "key_used",
+    429: "too_many",
+    500: "internal",
+    503: "unavailable",
+}
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -43,13 +62,44 @@ def answer_json(
     )
 
 
+def describe_error(status: int, reason: str, field: str | None = None) -> dict[str, str | None]:
+    """The body of every error: the reason in words, its kind for programs, the field at fault.
+
+    A field stands in JSON's own path (`$.phases[0].percent`), as `?name` or as a header's name.
+    """
+    if field is None and (found := AT_FIELD.search(reason)) is not None:
+        field = found[1]
+    return {"error": reason, "code": CODES.get(status, "failed"), "field": field}
+
+
+def answer_tagged(request: web.Request, value: object) -> web.Response:
+    """A JSON answer with an ETag; 304 for a client that has it, and says so."""
+    body = msgspec.json.encode(value)
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-store"}
+    if request.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, content_type="application/json", headers=headers)
+
+
 def refusal(
-    kind: type[web.HTTPError], reason: str, headers: Mapping[str, str] | None = None
+    kind: type[web.HTTPError],
+    reason: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    field: str | None = None,
 ) -> web.HTTPError:
-    """An HTTP error, to be raised, that carries `{"error": reason}`."""
-    return kind(
-        text=json.dumps({"error": reason}), content_type="application/json", headers=headers
-    )
+    """An HTTP error, to be raised, that carries what describe_error says."""
+    body = describe_error(kind.status_code, reason, field)
+    return kind(text=json.dumps(body), content_type="application/json", headers=headers)
+
+
+def error_of(error: web.HTTPError) -> str:
+    """The reason that a refusal carries, or its status in words."""
+    try:
+        return str(json.loads(error.text or "")["error"])
+    except (ValueError, KeyError, TypeError):
+        return error.reason
 
 
 def too_large(size_max: int, size: int) -> web.HTTPError:
@@ -57,16 +107,24 @@ def too_large(size_max: int, size: int) -> web.HTTPError:
     return web.HTTPRequestEntityTooLarge(
         size_max,
         size,
-        text=json.dumps({"error": f"body larger than {size_max} bytes"}),
+        text=json.dumps(describe_error(413, f"body larger than {size_max} bytes")),
         content_type="application/json",
     )
 
 
 async def read_json(request: web.Request, kind: type[_T], size_max: int) -> _T:
-    """The request's body as a `kind`, read up to `size_max` bytes.
+    """The request's body as a `kind`.
 
-    Refuses with 400 and the reason and field, 408 when it does not arrive in time, 413 as soon
-    as it is known to be too large, 415 when it is compressed.
+    Refuses with 400 and the reason and field, and like read_body.
+    """
+    return parse_json(await read_body(request, size_max), kind)
+
+
+async def read_body(request: web.Request, size_max: int) -> bytes:
+    """The request's body, up to `size_max` bytes.
+
+    Refuses with 408 when it does not arrive in time, 413 as soon as it is known to be too large,
+    415 when it is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise refusal(web.HTTPUnsupportedMediaType, "compressed bodies are not taken")
@@ -82,7 +140,7 @@ async def read_json(request: web.Request, kind: type[_T], size_max: int) -> _T:
     except TimeoutError as error:
         reason = f"body not complete after {BODY_TIMEOUT_S:g} s"
         raise refusal(web.HTTPRequestTimeout, reason) from error
-    return parse_json(bytes(raw), kind)
+    return bytes(raw)
 
 
 def parse_json(raw: bytes, kind: type[_T]) -> _T:

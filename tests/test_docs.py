@@ -1,20 +1,25 @@
 """The documents say what the code is: commands, settings, files."""
 
 import re
+import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from slipstream.cli.rollout import rollout
 from slipstream.installer.doctor.finding import Check
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_command_line_page_is_current() -> None:
+@pytest.mark.parametrize("script", ["cli-docs", "rollout-tables"])
+def test_what_is_written_from_the_code_is_current(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/cli-docs", "--check"],
+        [sys.executable, ROOT / "scripts" / script, "--check"],
         capture_output=True,
         text=True,
         check=False,
@@ -25,7 +30,21 @@ def test_command_line_page_is_current() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["delta", "delta/filesystem", "installer", "installer/boot", "installer/doctor", "server"],
+    [
+        "delta",
+        "delta/filesystem",
+        "installer",
+        "installer/boot",
+        "installer/doctor",
+        "server",
+        "server/api",
+        "server/ddi",
+        "server/deltas",
+        "server/pages",
+        "server/rollout",
+        "server/fleet",
+        "server/store",
+    ],
 )
 def test_every_file_is_on_the_map(package: str) -> None:
     text = (ROOT / "docs/architecture.md").read_text()
@@ -35,6 +54,20 @@ def test_every_file_is_on_the_map(package: str) -> None:
 
     assert files
     assert [name for name in sorted(files) if f"| {name} |" not in section] == []
+
+
+def test_the_simulation_on_the_page_is_what_it_prints(tmp_path: Path) -> None:
+    page = (ROOT / "docs/rollouts.md").read_text()
+    begin = page.index("    slipstream rollout simulate --name spring")
+    command, shown = page[begin : page.index("![Devices")].split("\n\n", 1)
+    _, _, *words = shlex.split(command.replace("\\\n", " "))
+    picture = tmp_path / "rollout.svg"
+    words[words.index("rollout.svg")] = str(picture)
+
+    told = CliRunner().invoke(rollout, words, catch_exceptions=False).output
+
+    assert shown.rstrip() == textwrap.indent(told, "    ").rstrip()
+    assert picture.read_text() == (ROOT / "docs/rollout.svg").read_text()
 
 
 def test_every_finding_has_its_paragraph() -> None:

@@ -28,6 +28,18 @@ COMMANDS = (
     ),
     ("Build machine", "repo", "repo:repo", "Make a repository, publish releases, rotate keys."),
     ("Server", "serve", "serve:serve", "Serve a repository to a fleet."),
+    (
+        "Server",
+        "rollout",
+        "rollout:rollout",
+        "Roll releases out in phases: try out, create, show, pause, abort.",
+    ),
+    (
+        "Server",
+        "device-admin",
+        "device_admin:device_admin",
+        "Register, describe, find and remove a fleet's devices.",
+    ),
     ("Device", "device", "device:device", "Check, plan, install, confirm, roll back, run."),
     ("Everything at once", "demo", "demo:demo", "The main job, end to end, on this machine."),
 )
@@ -47,7 +59,9 @@ EXTRAS = {
     "rich": "device",
     "sqlalchemy": "server",
     "structlog": "server",
+    "argon2": "server",
     "jinja2": "server",
+    "lark": "server",
     "prometheus_client": "server",
 }
 

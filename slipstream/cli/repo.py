@@ -11,7 +11,7 @@ from slipstream.cli.passphrase import FILE, Passphrase, passphrase_option
 from slipstream.cli.progress import Steps, megabytes
 from slipstream.cli.sizes import SIZE, UNITS_HELP
 from slipstream.cli.uki import secure_boot_keys, uki
-from slipstream.delta.errors import Interrupted, UsageError
+from slipstream.delta.errors import Interrupted, NothingToDo, UsageError
 from slipstream.delta.manifest import Place
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -115,8 +115,14 @@ def init(
     "images",
     metavar="NAME=FILE",
     multiple=True,
-    required=True,
     help="An image. uki, linux and initrd are boot files; any other name is that partition of the slot. Repeatable.",
+)
+@click.option(
+    "--artifact",
+    "artifacts",
+    metavar="NAME=FILE",
+    multiple=True,
+    help="A file for another updater, .swu or .raucb or any; hawkBit's clients see NAME as the type of a module. Repeatable.",
 )
 @click.option(
     "--delta-from", metavar="V", multiple=True, help="Make a delta from this release. Repeatable."
@@ -172,6 +178,7 @@ def publish(
     path: Path,
     version: str,
     images: tuple[str, ...],
+    artifacts: tuple[str, ...],
     delta_from: tuple[str, ...],
     change_images: bool,
     channel: str,
@@ -200,6 +207,7 @@ def publish(
     request = ReleaseRequest(
         version=version,
         images=dict(_image(word) for word in images),
+        artifacts=dict(_artifact(word) for word in artifacts),
         delta_from=delta_from,
         channel=channel,
         hardware=hardware,
@@ -247,6 +255,14 @@ def publish(
                         }
                         for image in manifest.images
                     },
+                    "artifacts": {
+                        one.artifact: {
+                            "file_name": one.file_name,
+                            "artifact_bytes": one.artifact_bytes,
+                            "sha256": one.sha256.hex,
+                        }
+                        for one in published.artifacts
+                    },
                     "deltas": [
                         {
                             "image": made.image,
@@ -269,9 +285,95 @@ def publish(
         click.echo(
             f"  {image.name}: {megabytes(image.tree.image_size)}, full payload {megabytes(image.full.payload_size)}"
         )
+    for one in published.artifacts:
+        click.echo(f"  {one.artifact}: {one.file_name}, {megabytes(one.artifact_bytes)}")
     for made in published.deltas:
         size = megabytes(made.index.payload_size) if made.index else f"none: {made.why}"
         click.echo(f"  {made.image}: delta from {made.source}, {size}")
+
+
+@repo.command("add-delta")
+@click.argument("path", metavar="REPO", type=FOLDER)
+@click.option("--from", "source", metavar="V", required=True, help="The release devices run.")
+@click.option("--to", "target", metavar="V", required=True, help="The release they shall run.")
+@click.option(
+    "--profile",
+    type=click.Choice(["small", "balanced", "fast"]),
+    default="balanced",
+    show_default=True,
+)
+@click.option(
+    "--memory",
+    type=SIZE,
+    default="96MiB",
+    show_default=True,
+    help=f"What a device's installer may use. {UNITS_HELP}",
+)
+@click.option("--jobs", type=click.IntRange(1, 256), help="Processes; all cores by default.")
+@click.option(
+    "--work",
+    type=FOLDER,
+    help="Folder to build in, on the repository's file system; REPO/server/deltas/FROM-TO by default.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@keys_option
+@passphrase_option
+def add_delta(
+    path: Path,
+    source: str,
+    target: str,
+    profile: str,
+    memory: int,
+    jobs: int | None,
+    work: Path | None,
+    as_json: bool,
+    keys: tuple[Path, ...],
+    passphrase_file: Path | None,
+) -> None:
+    """Make a delta between two releases of REPO that are published.
+
+    Needs the online keys only. Releases can be published meanwhile. Killed and called again it goes on.
+    """
+    from slipstream.server.late_deltas import LateDelta  # noqa: PLC0415
+    from slipstream.server.late_deltas import add_delta as add  # noqa: PLC0415
+    from slipstream.server.repo import open_repo  # noqa: PLC0415
+
+    repository = open_repo(path)
+    folder = work or repository.path / "server" / "deltas" / f"{source}-{target}"
+    wanted = LateDelta(source, target, folder, profile=profile, memory_bytes=memory, jobs=jobs)
+    with Steps(quiet=as_json) as steps:
+        made = add(
+            repository,
+            wanted,
+            passphrases=Passphrase(passphrase_file),
+            now=datetime.now(UTC),
+            keys=keys,
+            on_progress=steps.report,
+        )
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "from": source,
+                    "to": target,
+                    "deltas": [
+                        {
+                            "image": one.image,
+                            "payload_bytes": one.index.payload_size if one.index else None,
+                            "published": one.published,
+                            "why": one.why,
+                        }
+                        for one in made
+                    ],
+                }
+            )
+        )
+        return
+    if not made:
+        raise NothingToDo(f"every image of {target} that differs has its delta from {source}")
+    for one in made:
+        size = megabytes(one.index.payload_size) if one.index else f"none: {one.why}"
+        click.echo(f"{one.image}: delta from {source} to {target}, {size}")
 
 
 @repo.command("root-hash")
@@ -367,6 +469,13 @@ def _image(word: str) -> tuple[str, tuple[Place, Path]]:
         raise UsageError("--image takes NAME=FILE", got=word)
     place = Place(name) if name in {Place.UKI, Place.LINUX, Place.INITRD} else Place.PARTITION
     return name, (place, Path(file))
+
+
+def _artifact(word: str) -> tuple[str, Path]:
+    name, equals, file = word.partition("=")
+    if not (name and equals and file):
+        raise UsageError("--artifact takes NAME=FILE", got=word)
+    return name, Path(file)
 
 
 def _by_role(option: str, words: Iterable[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipstream.delta.maintenance import Schedule, Window
 from slipstream.installer.holds import (
     CHECK_S,
     CLOCK_CHECK_S,
@@ -20,7 +21,6 @@ from slipstream.installer.holds import (
     span_words,
     stop_after_s,
 )
-from slipstream.installer.windows import Schedule, Window
 
 INSTALL, REBOOT = Step.INSTALL, Step.REBOOT
 SCHEDULE = Schedule((Window(frozenset({5}), time(23, 30), 60),), UTC, "UTC")

@@ -3,21 +3,27 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from argon2 import PasswordHasher
 
 from slipstream.server.app import Settings, make_app
-from slipstream.server.store import Store
+from slipstream.server.store.database import Database
+from tests.server import postgres
 
 OPERATOR_TOKEN = "an operator's token of enough length"
 NOW = 1_800_000_000
+QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # a test hashes many
+_NUMBERS = count(1)  # of databases
 
 
 @dataclass
@@ -40,6 +46,20 @@ class Folder:
         target = _target({"image": image, "root": root}, index)
         self.targets[f"releases/{version}/{image}.full"] = target
         return index
+
+    def artifact(self, version: str, name: str, file_name: str, data: bytes) -> dict[str, Any]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        (self.public / "blobs" / f"{sha256}.artifact").write_bytes(data)
+        custom = {
+            "artifact": name,
+            "file_name": file_name,
+            "artifact_bytes": len(data),
+            "sha256": sha256,
+            "sha1": hashlib.sha1(data).hexdigest(),
+            "md5": hashlib.md5(data).hexdigest(),
+        }
+        self.targets[f"releases/{version}/{name}.artifact"] = _target(custom)
+        return custom
 
     def delta(self, version: str, image: str, source: str, target: str, size: int) -> None:
         custom = {"image": image, "source_root": source, "target_root": target}
@@ -74,7 +94,7 @@ class Fleet:
 
     client: TestClient[Any, Any]
     folder: Folder
-    store: Store
+    database: Database
     operator: dict[str, str] = field(
         default_factory=lambda: {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
     )
@@ -87,6 +107,32 @@ class Fleet:
         assert response.status == 201, await response.text()
         return {"Authorization": f"Bearer {(await response.json())['token']}"}
 
+    async def api(
+        self, method: str, path: str, body: Any = None, *, token: Any = None, **headers: str
+    ) -> tuple[int, Any]:
+        """A call of /api/v1: status and JSON. Header names are spelled with underscores."""
+        more = {name.replace("_", "-"): value for name, value in headers.items()}
+        who = self.operator if token is None else token
+        data = body if isinstance(body, str | None) else json.dumps(body)
+        response = await self.client.request(
+            method, f"/api/v1{path}", data=data, headers={**who, **more}
+        )
+        text = await response.text()
+        return response.status, json.loads(text) if text else None
+
+    async def user(self, name: str, role: str) -> dict[str, str]:
+        """Add a user with a token of that role; the header it authenticates with."""
+        await self.api("POST", "/users", {"name": name, "role": role})
+        body = {"name": "test", "role": role, "user": name}
+        status, made = await self.api("POST", "/tokens", body)
+        assert status == 201, made
+        return {"Authorization": f"Bearer {made['secret']}"}
+
+    async def read(self, ask: Callable[..., Awaitable[Any]], *arguments: Any, **more: Any) -> Any:
+        """What a function of server/store/ finds."""
+        async with self.database.reading() as connection:
+            return await ask(connection, *arguments, **more)
+
     async def poll(self, token: dict[str, str], device: str, **more: Any) -> ClientResponse:
         body = {"device": device, "product": "gateway", **more}
         return await self.client.post("/v1/poll", json=body, headers=token)
@@ -94,6 +140,44 @@ class Fleet:
     async def report(self, token: dict[str, str], device: str, **more: Any) -> ClientResponse:
         body = {"key": "k1", "device": device, "kind": "confirmed", "release": "1.0", **more}
         return await self.client.post("/v1/report", json=body, headers=token)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Path]:
+    """The folder of a running PostgreSQL."""
+    with TemporaryDirectory(prefix="slipstream-pg-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)  # its account has to pass
+        with postgres.running(folder / "server") as running:
+            yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
+    running: Path = request.getfixturevalue("postgresql")
+    name = f"t{next(_NUMBERS)}"
+    postgres.execute(running, f"CREATE DATABASE {name}")
+    return postgres.url(running, name)
+
+
+@pytest.fixture
+def with_database(database_url: str) -> Callable[..., None]:
+    """Runs a coroutine function with an open database of each kind."""
+
+    def run(test: Callable[[Database], Awaitable[None]]) -> None:
+        async def main() -> None:
+            database = await Database.open(database_url)
+            try:
+                await test(database)
+            finally:
+                await database.close()
+
+        asyncio.run(main())
+
+    return run
 
 
 @pytest.fixture
@@ -110,15 +194,23 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.fixture
 def with_fleet(folder: Folder, tmp_path: Path) -> Callable[..., None]:
     """Runs a coroutine function with a Fleet; keyword arguments are the application's settings."""
+    return _runner(folder, f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}")
 
+
+@pytest.fixture
+def with_each_fleet(folder: Folder, database_url: str) -> Callable[..., None]:
+    """The same on a database of each kind: where the SQL differs."""
+    return _runner(folder, database_url)
+
+
+def _runner(folder: Folder, url: str) -> Callable[..., None]:
     @asynccontextmanager
     async def start(**settings: Any) -> AsyncIterator[Fleet]:
-        url = f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
-        store = await Store.open(url)
-        known = {"now": lambda: NOW, **settings}
-        app = make_app(Settings(folder.public, url, OPERATOR_TOKEN, **known), store)
+        database = await Database.open(url)
+        known = {"now": lambda: NOW, "password_hasher": QUICK, **settings}
+        app = make_app(Settings(folder.public, url, OPERATOR_TOKEN, **known), database)
         async with TestClient(TestServer(app)) as client:
-            yield Fleet(client, folder, store)
+            yield Fleet(client, folder, database)
 
     def run(test: Callable[[Fleet], Awaitable[None]], **settings: Any) -> None:
         async def main() -> None:

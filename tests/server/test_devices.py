@@ -6,6 +6,7 @@ import json
 import pytest
 
 from slipstream.delta.limits import POLL_BYTES_MAX
+from slipstream.server.store import devices
 
 ROOT_1, ROOT_2 = "1" * 64, "2" * 64
 
@@ -216,7 +217,7 @@ def test_a_poll_is_written_later_and_once(with_fleet):
             await fleet.poll(
                 token, "d1", counter=counter, slots=[{"name": "a", "state": "good"}], trial=True
             )
-        ((device, _),) = await fleet.store.list_devices(limit=1)
+        (device,) = await fleet.read(devices.list_page, limit=1)
         assert device.seen_at is None
         listed = await fleet.client.get("/v1/devices", headers=fleet.operator)
         (shown,) = (await listed.json())["devices"]
@@ -233,7 +234,7 @@ def test_polls_are_written_at_shutdown(with_fleet, tmp_path):
         await fleet.poll(token, "d1", release="1.0")
 
     async def look(fleet):
-        ((device, _),) = await fleet.store.list_devices(limit=1)
+        (device,) = await fleet.read(devices.list_page, limit=1)
         assert device.release == "1.0"
 
     with_fleet(test)

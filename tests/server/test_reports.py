@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from slipstream.delta.limits import REPORT_BYTES_MAX
+from slipstream.server.store import reports
 
 
 def test_a_report_is_accepted_once(with_fleet):
@@ -58,7 +59,7 @@ def test_what_is_wrong_gets_400_with_the_field(with_fleet, change, reason):
         response = await fleet.report(token, "d1", **change)
         assert response.status == 400
         assert reason in (await response.json())["error"]
-        assert await fleet.store.list_reports("d1", limit=9) == ()
+        assert await fleet.read(reports.list_of, "d1", limit=9) == ()
 
     with_fleet(test)
 
@@ -69,7 +70,7 @@ def test_strangers_and_other_devices_get_401(with_fleet):
         other = await fleet.add("d2")
         for token in ({}, other, fleet.operator):
             assert (await fleet.report(token, "d1")).status == 401
-        assert await fleet.store.list_reports("d1", limit=9) == ()
+        assert await fleet.read(reports.list_of, "d1", limit=9) == ()
 
     with_fleet(test)
 

@@ -11,7 +11,7 @@ from slipstream.server.tokens import (
     bearer_token,
     check_token,
     hash_token,
-    load_operator_token,
+    load_token,
     make_token,
 )
 
@@ -66,17 +66,17 @@ def test_basic(header, password):
 
 def test_the_operators_token_is_made_once_and_for_its_owner_alone(tmp_path):
     path = tmp_path / "operator.token"
-    token = load_operator_token(path)
+    token = load_token(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert load_operator_token(path) == token
+    assert load_token(path) == token
 
 
 def test_a_token_that_others_can_read_is_refused(tmp_path):
     path = tmp_path / "operator.token"
-    load_operator_token(path)
+    load_token(path)
     path.chmod(0o640)
     with pytest.raises(UsageError, match="0640"):
-        load_operator_token(path)
+        load_token(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n"])
@@ -85,9 +85,9 @@ def test_a_token_that_can_be_guessed_is_refused(tmp_path, content):
     path.touch(mode=0o600)
     path.write_bytes(content)
     with pytest.raises(UsageError, match="too short"):
-        load_operator_token(path)
+        load_token(path)
 
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
-        load_operator_token(tmp_path / "missing" / "operator.token")
+        load_token(tmp_path / "missing" / "operator.token")

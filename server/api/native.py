@@ -1,0 +1,148 @@
+"""The calls of /v1 as the OpenAPI document tells of them: what devices speak. Types only.
+
+Their handlers: devices.py, reports.py, fleetlock.py, operators.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from slipstream.server.devices import Poll
+from slipstream.server.fleetlock import HEADER, LockError, LockRequest
+from slipstream.server.operators import DeviceEntry
+from slipstream.server.reports import ReportBody
+
+
+class PollAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do, why, and when to ask again. `forced`, `download_only`: only of a rollout."""
+
+    action: Literal["install", "none"]
+    release: str | None
+    counter: int | None
+    reason: str
+    interval_s: int
+    forced: bool | msgspec.UnsetType = msgspec.UNSET
+    download_only: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class ReportAnswer(msgspec.Struct, frozen=True):
+    """It is durable. `duplicate`: this key was there already."""
+
+    accepted: bool
+    duplicate: bool
+
+
+class LockAnswer(msgspec.Struct, frozen=True):
+    """The place is held, or given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCall:
+    """A call of /v1."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    text: str
+    body: Any
+    answer: Any
+    statuses: frozenset[int]
+    error: Any = None  # None: as everywhere
+    header: str | None = None  # that has to say "true"
+    operator: bool = False  # the operator's, of before /api/v1
+
+
+_BODY = frozenset({400, 401, 408, 413, 415, 503})
+CALLS: Final = (
+    NativeCall(
+        "POST",
+        "/v1/poll",
+        "device.poll",
+        "Ask what to install",
+        "A device says where it stands, and hears what to do.",
+        Poll,
+        PollAnswer,
+        _BODY,
+    ),
+    NativeCall(
+        "POST",
+        "/v1/report",
+        "device.report",
+        "Tell how it went",
+        "Durable before it is answered; sent again under the same key, it counts once.",
+        ReportBody,
+        ReportAnswer,
+        _BODY,
+    ),
+    NativeCall(
+        "POST",
+        "/v1/pre-reboot",
+        "fleetlock.take",
+        "May I reboot?",
+        "FleetLock. 200: a place is held; 409: none is free, ask again later.",
+        LockRequest,
+        LockAnswer,
+        _BODY | {409},
+        error=LockError,
+        header=HEADER,
+    ),
+    NativeCall(
+        "POST",
+        "/v1/steady-state",
+        "fleetlock.give_back",
+        "I am healthy again",
+        "FleetLock. Gives the place back; without one it is fine as well.",
+        LockRequest,
+        LockAnswer,
+        _BODY,
+        error=LockError,
+        header=HEADER,
+    ),
+)
+# What /api/v1 has replaced; only the installation's token is taken.
+OLD_CALLS: Final = tuple(
+    NativeCall(
+        method,
+        path,
+        name,
+        summary,
+        f"Use {instead} instead.",
+        body,
+        dict[str, Any] if method != "DELETE" else None,
+        frozenset(statuses),
+        operator=True,
+    )
+    for method, path, name, summary, instead, body, statuses in (
+        ("GET", "/v1/devices", "old.list", "List devices", "/api/v1/devices", None, {400}),
+        (
+            "POST",
+            "/v1/devices",
+            "old.add",
+            "Register a device",
+            "/api/v1/devices",
+            DeviceEntry,
+            {400, 408, 409, 413, 415},
+        ),
+        (
+            "DELETE",
+            "/v1/devices/{device}",
+            "old.remove",
+            "Remove a device",
+            "/api/v1/devices/{device}",
+            None,
+            {404},
+        ),
+        (
+            "GET",
+            "/v1/devices/{device}/reports",
+            "old.reports",
+            "A device's reports",
+            "/api/v1/devices/{device}",
+            None,
+            {400},
+        ),
+        ("GET", "/v1/releases", "old.releases", "List releases", "/api/v1/releases", None, set()),
+    )
+)

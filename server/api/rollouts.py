@@ -1,0 +1,434 @@
+"""Rollouts: written, decided on, moved, and shown with what every rule still allows."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.delta.errors import UsageError
+from slipstream.server.access import authorise_approval
+from slipstream.server.api.call import (
+    Act as Action,
+)
+from slipstream.server.api.call import (
+    Answer,
+    Call,
+    Change,
+    Cursor,
+    Done,
+    Limit,
+    PageQuery,
+    World,
+    missing,
+    number_after,
+    page_of,
+    taken,
+)
+from slipstream.server.api.plans import parse_plan
+from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
+from slipstream.server.rollout.judge import (
+    PhaseRecord,
+    Tally,
+    fires,
+    margin,
+    phase_rules,
+    unmet,
+)
+from slipstream.server.rollout.plan import AbortRule, FailureClass, Plan
+from slipstream.server.rollout.record import Act, Rollout, Status, step
+from slipstream.server.rollout.track import State
+from slipstream.server.store import attempts, events, rollouts
+from slipstream.server.wire import Body, Reason, refusal
+
+
+class RolloutQuery(Body, frozen=True):
+    """Which rollouts, newest first."""
+
+    status: Status | None = None
+    after: Cursor = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+
+
+class AttemptQuery(Body, frozen=True):
+    """Which devices of a rollout."""
+
+    state: State | None = None
+    after: Cursor = ""
+    limit: Limit = 100
+
+
+class Remark(Body, frozen=True):
+    """Why, in words; kept with the rollout, its timeline and the audit log."""
+
+    remark: Reason = ""
+
+
+class ShownRule(msgspec.Struct, frozen=True):
+    """An abort rule over one phase. `margin`: devices on their way that may still fail."""
+
+    rule: AbortRule
+    margin: int
+    fires: str | None  # why, in words
+
+
+class ShownPhase(msgspec.Struct, frozen=True):
+    """A phase. Before it opens only its text is known; `missing`: what its success rule wants."""
+
+    text: str
+    opened_at: int | None = None
+    members: int = 0
+    offered: int = 0
+    in_flight: int = 0
+    confirmed: int = 0
+    failures: dict[FailureClass, int] = msgspec.field(default_factory=dict)
+    missing: str | None = None
+    proved: bool = False
+    soak_s: int = 0
+    soaked_s: int = 0
+    rules: tuple[ShownRule, ...] = ()
+
+
+class RolloutLine(msgspec.Struct, frozen=True):
+    """A rollout in a list. `phase` counts from 1; 0: none is open."""
+
+    id: int
+    name: str
+    product: str
+    channel: str
+    release: str
+    status: Status
+    reason: str
+    version: int
+    phase: int
+    phases: int
+    offered: int
+    confirmed: int
+    failed: int
+    created_at: int
+
+
+class RolloutDetail(msgspec.Struct, frozen=True):
+    """A rollout as it stands."""
+
+    id: int
+    status: Status
+    reason: str
+    version: int
+    author: str
+    decided_by: str
+    remark: str
+    created_at: int
+    changed_at: int
+    phase: int
+    plan: Plan
+    phases: tuple[ShownPhase, ...]
+
+
+async def list_rollouts(world: World, call: Call) -> Answer:
+    """Rollouts, newest first."""
+    query: RolloutQuery = call.query
+    async with world.database.reading() as connection:
+        found = await rollouts.list_page(
+            connection,
+            before=number_after(query.after),
+            limit=query.limit,
+            statuses=None if query.status is None else {query.status},
+        )
+        counted = await rollouts.tallies_of(connection, [one.id for one in found])
+    lines = tuple(_line(one, counted.get(one.id, {})) for one in found)
+    return Answer(value=page_of(lines, query.limit, lambda one: one.id))
+
+
+async def show_rollout(world: World, call: Call) -> Answer:
+    """A rollout: each phase with its tally, each rule with its margin. ETag: its version."""
+    async with world.database.reading() as connection:
+        detail = await describe_rollout(connection, int(call.places["rollout"]), call.now)
+    return Answer(value=detail, headers=_tag(detail.version))
+
+
+async def list_attempts(world: World, call: Call) -> Answer:
+    """The devices that a rollout has made an offer to, and what became of it."""
+    query: AttemptQuery = call.query
+    async with world.database.reading() as connection:
+        found = await attempts.list_of_rollout(
+            connection,
+            int(call.places["rollout"]),
+            states=None if query.state is None else frozenset({query.state}),
+            after=number_after(query.after) or 0,
+            limit=query.limit,
+        )
+    return Answer(value=page_of(found, query.limit, lambda one: one.id))
+
+
+async def list_rollout_events(world: World, call: Call) -> Answer:
+    """A rollout's timeline, newest first."""
+    query: PageQuery = call.query
+    async with world.database.reading() as connection:
+        found = await events.list_of_rollout(
+            connection,
+            int(call.places["rollout"]),
+            before=number_after(query.after),
+            limit=query.limit,
+        )
+    return Answer(value=page_of(found, query.limit, lambda one: one.id))
+
+
+async def create_rollout(world: World, call: Call) -> Action:
+    """Roll a release out. It waits for approval where its plan says so, or for `start_at`.
+
+    Otherwise its first phase opens at once.
+    """
+    plan = parse_plan(call.body)
+    release = (await world.catalog.read()).find(plan.product, plan.release)
+    if release is None:
+        raise refusal(
+            web.HTTPBadRequest,
+            f"the repository has no release {plan.release} of {plan.product}",
+            field="$.release",
+        )
+    if release.counter != plan.counter:
+        raise refusal(
+            web.HTTPBadRequest,
+            f"not the release's counter; expected {release.counter}, got {plan.counter}",
+            field="$.counter",
+        )
+    status = Status.WAITING if plan.needs_approval else Status.SCHEDULED
+    author = call.identity.actor
+
+    async def act(connection: AsyncConnection) -> Done:
+        number = await rollouts.create(connection, plan, status, call.now, author=author)
+        if number is None:
+            raise taken(f"rollout {plan.name!r} exists", "$.name")
+        words = f"created by {author}"
+        await events.add(connection, call.now, "rollout", words, rollout=number)
+        detail = await describe_rollout(connection, number, call.now)
+        return _done(detail, before=None, after=plan)
+
+    return act
+
+
+def decide(act: Act) -> Change:
+    """The handler of an approval or denial."""
+
+    async def handle(world: World, call: Call) -> Action:
+        rollout = await _find(world, call)
+        who, remark = call.identity.actor, call.body.remark
+        async with world.database.reading() as connection:
+            papers = await rollouts.papers(connection, rollout.id)
+        authorise_approval(call.identity, papers.author)
+        reason = _reason(act, who, remark)
+
+        async def write(connection: AsyncConnection) -> Done:
+            await _move(connection, rollout, act, reason, call)
+            await rollouts.sign(connection, rollout.id, who, remark)
+            return await _moved(connection, rollout, call)
+
+        _check(rollout, act)
+        return write
+
+    handle.__doc__ = {
+        Act.APPROVE: "Let a rollout begin, with a remark. Not for its author.",
+        Act.DENY: "Refuse a rollout, with a remark. Not for its author.",
+    }[act]
+    return handle
+
+
+def move(act: Act) -> Change:
+    """The handler of a pause, a resumption or an abort."""
+
+    async def handle(world: World, call: Call) -> Action:
+        rollout = await _find(world, call)
+        reason = _reason(act, call.identity.actor, call.body.remark)
+        _check(rollout, act)
+
+        async def write(connection: AsyncConnection) -> Done:
+            await _move(connection, rollout, act, reason, call)
+            return await _moved(connection, rollout, call)
+
+        return write
+
+    handle.__doc__ = {
+        Act.PAUSE: "Make no new offers until it is resumed.",
+        Act.RESUME: "Go on; the failures until now no longer count for abort rules.",
+        Act.ABORT: "End it. Nothing is offered any more, offers that stand are withdrawn.",
+    }[act]
+    return handle
+
+
+async def start_rollout(world: World, call: Call) -> Action:
+    """Open the first phase of a scheduled rollout, without waiting for its time."""
+    rollout = await _find(world, call)
+    _check(rollout, Act.START)
+    return await _open(
+        world, call, rollout, _reason(Act.START, call.identity.actor, call.body.remark)
+    )
+
+
+async def open_next_phase(world: World, call: Call) -> Action:
+    """Open the next phase of a running rollout, whether or not the one before is proved."""
+    rollout = await _find(world, call)
+    if rollout.status is not Status.RUNNING:
+        raise taken(f"a rollout that is {_words(rollout.status)} opens no phase")
+    if len(rollout.opened) == len(rollout.plan.phases):
+        raise taken("all phases are open")
+    remark = f": {call.body.remark}" if call.body.remark else ""
+    return await _open(world, call, rollout, f"opened by {call.identity.actor}{remark}")
+
+
+async def describe_rollout(connection: AsyncConnection, number: int, now: int) -> RolloutDetail:
+    """A rollout with its phases and rules; 404 if there is none."""
+    found = await rollouts.load(connection, ids=[number])
+    if not found:
+        raise missing(f"rollout {number}")
+    rollout = found[0]
+    papers = await rollouts.papers(connection, number)
+    opened = (await rollouts.open_phases(connection, [number])).get(number, ())
+    records = rollouts.records(opened, await rollouts.tallies(connection, number))
+    phases = tuple(
+        _show_phase(rollout.plan, index, records[index] if index < len(records) else None, now)
+        for index in range(len(rollout.plan.phases))
+    )
+    return RolloutDetail(
+        id=rollout.id,
+        status=rollout.status,
+        reason=rollout.reason,
+        version=rollout.version,
+        author=papers.author,
+        decided_by=papers.decided_by,
+        remark=papers.remark,
+        created_at=rollout.created_at,
+        changed_at=papers.changed_at,
+        phase=rollout.phase + 1,
+        plan=rollout.plan,
+        phases=phases,
+    )
+
+
+async def _find(world: World, call: Call) -> Rollout:
+    """The rollout of a call: 404 if there is none, 412 if it is not at the version of If-Match."""
+    number = int(call.places["rollout"])
+    async with world.database.reading() as connection:
+        found = await rollouts.load(connection, ids=[number])
+    if not found:
+        raise missing(f"rollout {number}")
+    if call.version not in (None, found[0].version):
+        raise _changed(call)
+    return found[0]
+
+
+def _check(rollout: Rollout, act: Act) -> None:
+    try:
+        step(rollout.status, act)
+    except UsageError as error:
+        raise taken(str(error)) from error
+
+
+async def _move(
+    connection: AsyncConnection, rollout: Rollout, act: Act, reason: str, call: Call
+) -> None:
+    if not await carry_out(connection, rollout, act, reason, call.now):
+        raise _changed(call)
+
+
+async def _open(world: World, call: Call, rollout: Rollout, reason: str) -> Action:
+    opening = await draw_phase(world.database, rollout)
+
+    async def write(connection: AsyncConnection) -> Done:
+        if not await open_phase_as(connection, rollout, opening, reason, call.now):
+            raise _changed(call)
+        return await _moved(connection, rollout, call)
+
+    return write
+
+
+async def _moved(connection: AsyncConnection, before: Rollout, call: Call) -> Done:
+    detail = await describe_rollout(connection, before.id, call.now)
+    return _done(
+        detail,
+        before={"status": before.status, "phase": before.phase + 1},
+        after={"status": detail.status, "phase": detail.phase, "reason": detail.reason},
+    )
+
+
+def _done(detail: RolloutDetail, *, before: object, after: object) -> Done:
+    return Done(
+        value=detail,
+        headers=_tag(detail.version),
+        thing=f"rollout {detail.id} {detail.plan.name}",
+        before=before,
+        after=after,
+        moves=True,
+    )
+
+
+def _changed(call: Call) -> web.HTTPError:
+    words = "the rollout has changed meanwhile: look at it again"
+    if call.version is None:
+        return refusal(web.HTTPConflict, words)
+    return refusal(web.HTTPPreconditionFailed, words, field="If-Match")
+
+
+def _tag(version: int) -> Mapping[str, str]:
+    return {"ETag": f'"{version}"'}
+
+
+def _reason(act: Act, who: str, remark: str) -> str:
+    done = {
+        Act.APPROVE: "approved",
+        Act.DENY: "denied",
+        Act.START: "started",
+        Act.PAUSE: "paused",
+        Act.RESUME: "resumed",
+        Act.ABORT: "aborted",
+    }[act]
+    return f"{done} by {who}" + (f": {remark}" if remark else "")
+
+
+def _words(status: Status) -> str:
+    return status.value.replace("_", " ")
+
+
+def _line(rollout: Rollout, counted: Mapping[int, Tally]) -> RolloutLine:
+    return RolloutLine(
+        id=rollout.id,
+        name=rollout.plan.name,
+        product=rollout.plan.product,
+        channel=rollout.plan.channel,
+        release=rollout.plan.release,
+        status=rollout.status,
+        reason=rollout.reason,
+        version=rollout.version,
+        phase=rollout.phase + 1,
+        phases=len(rollout.plan.phases),
+        offered=sum(one.offered for one in counted.values()),
+        confirmed=sum(one.confirmed for one in counted.values()),
+        failed=sum(one.failed for one in counted.values()),
+        created_at=rollout.created_at,
+    )
+
+
+def _show_phase(plan: Plan, index: int, record: PhaseRecord | None, now: int) -> ShownPhase:
+    phase = plan.phases[index]
+    if record is None:
+        return ShownPhase(str(phase), soak_s=phase.soak_s)
+    tally = record.tally
+    rules = tuple(
+        ShownRule(rule, margin(rule, record.counted), fires(rule, record.counted))
+        for rule in phase_rules(plan, phase)
+    )
+    return ShownPhase(
+        text=str(phase),
+        opened_at=record.opened_at,
+        members=record.members,
+        offered=tally.offered,
+        in_flight=tally.in_flight,
+        confirmed=tally.confirmed,
+        failures=dict(tally.failures),
+        missing=unmet(plan, index, record, now),
+        proved=record.proved,
+        soak_s=phase.soak_s,
+        soaked_s=record.soaked_s,
+        rules=rules,
+    )

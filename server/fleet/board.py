@@ -1,0 +1,81 @@
+"""The rollouts that matter now, in memory: no poll reads them from the database.
+
+Refreshed every BOARD_REFRESH_S and whenever this server changes one. What is a moment old here can
+offer nothing wrong: every new offer is granted by the database, which knows.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from slipstream.delta.errors import Unavailable
+from slipstream.delta.limits import BOARD_REFRESH_S
+from slipstream.server.rollout.record import Rollout
+from slipstream.server.rollout.route import Waypoint
+from slipstream.server.store import holds, rollouts
+from slipstream.server.store.database import Database
+
+_log: Any = structlog.get_logger(__name__)
+_Line = tuple[str, str]  # product, channel
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What stood in the database at one moment."""
+
+    rollouts: Mapping[_Line, tuple[Rollout, ...]] = field(default_factory=dict)
+    by_id: Mapping[int, Rollout] = field(default_factory=dict)
+    managed: frozenset[_Line] = frozenset()  # lines that have, or had, a rollout
+    waypoints: Mapping[_Line, tuple[Waypoint, ...]] = field(default_factory=dict)
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+
+class Board:
+    """Keeps a View fresh while `following` is entered."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.view = View()
+
+    async def refresh(self) -> None:
+        """Read everything again. Unavailable."""
+        async with self._database.reading() as connection:
+            found = await rollouts.load(connection)
+            managed = await rollouts.list_lines(connection)
+            waypoints = await rollouts.list_waypoints(connection)
+            budgets = await holds.list_budgets(connection)
+        lines: dict[_Line, list[Rollout]] = {}
+        for one in found:
+            lines.setdefault((one.plan.product, one.plan.channel), []).append(one)
+        self.view = View(
+            {key: tuple(value) for key, value in lines.items()},
+            {one.id: one for one in found},
+            managed,
+            waypoints,
+            budgets,
+        )
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator["Board"]:
+        """Refreshed once, then again and again while inside."""
+        await self.refresh()
+        task = asyncio.create_task(self._follow())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(BOARD_REFRESH_S)
+            try:
+                await self.refresh()
+            except (Unavailable, sa.exc.IntegrityError) as error:
+                _log.error("rollouts not read", reason=str(error))

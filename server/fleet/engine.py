@@ -1,0 +1,207 @@
+"""The engine: one server at a time opens phases, times out, judges, and carries verdicts out.
+
+Every step compares and swaps on the rollout's version, so that two servers which both believe to
+be the one (a clock jumped, a lease was slow) still do everything once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, assert_never
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.limits import (
+    ENGINE_LEASE_S,
+    ENGINE_SPACING_S,
+    ENGINE_TICK_S,
+    SOAK_NOTE_S,
+    TIMEOUTS_MAX,
+)
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
+from slipstream.server.rollout.judge import Advance, Finish, Halt, PhaseRecord, Wait, judge
+from slipstream.server.rollout.plan import Halting
+from slipstream.server.rollout.record import Act, Rollout, Status
+from slipstream.server.rollout.track import Event
+from slipstream.server.store import attempts, census, holds, leases, rollouts
+from slipstream.server.store.database import Database
+
+_log: Any = structlog.get_logger(__name__)
+_DUTY = "engine"
+
+
+@dataclass
+class Engine:
+    """Moves rollouts on. `holder` is this process's own name among servers."""
+
+    database: Database
+    board: Board
+    now: Callable[[], int]  # seconds since 1970
+    holder: str
+    _soaked: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
+    _hour: int = -1  # of the last census
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        """Something was heard: look at once."""
+        self._woken.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Engine"]:
+        """Ticks while inside; gives its duty back at the end."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            with suppress(SlipstreamError):
+                await self.database.write(
+                    lambda connection: leases.give_back(connection, _DUTY, self.holder)
+                )
+
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        last = clock()
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), ENGINE_TICK_S)
+                await asyncio.sleep(ENGINE_SPACING_S)  # reports come in crowds
+            self._woken.clear()
+            try:
+                begun = clock()
+                # A server that slept did not watch: what it slept through is no soak.
+                await self.tick(min(begun - last, 3 * ENGINE_TICK_S))
+                last = begun
+            except (SlipstreamError, sa.exc.IntegrityError) as error:
+                _log.error("rollouts not moved", reason=str(error))
+
+    async def tick(self, elapsed_s: float) -> None:
+        """Look at every rollout once. `elapsed_s`: time since the last look, as it was watched."""
+        now = self.now()
+        mine = await self.database.write(
+            lambda connection: leases.take(connection, _DUTY, self.holder, now, ENGINE_LEASE_S)
+        )
+        if mine is None:
+            self._soaked.clear()
+            return
+        if census.hour_of(now) != self._hour:
+            await self.database.write(lambda connection: census.take(connection, now))
+            self._hour = census.hour_of(now)
+        await self.board.refresh()
+        moved = [await self._move(one, now, elapsed_s) for one in self.board.view.by_id.values()]
+        await self._free_places(now)
+        if any(moved):
+            await self.board.refresh()
+
+    async def _move(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
+        """Do what is due for one rollout; True if it changed."""
+        match rollout.status:
+            case Status.SCHEDULED:
+                due = rollout.plan.start_at is None or rollout.plan.start_at <= now
+                return due and await self.open_next(rollout, "started", now)
+            case Status.RUNNING | Status.FINISHED | Status.PAUSED:
+                await self._time_out(rollout, now)
+                if rollout.status is Status.PAUSED:
+                    return False
+                return await self._judge(rollout, now, elapsed_s)
+            case Status.WAITING | Status.ABORTED | Status.DENIED:
+                return False
+            case _:
+                assert_never(rollout.status)
+
+    async def open_next(self, rollout: Rollout, reason: str, now: int) -> bool:
+        """Open the next phase; False if another has moved the rollout meanwhile."""
+        opening = await draw_phase(self.database, rollout)
+        return await self.database.write(
+            lambda connection: open_phase_as(connection, rollout, opening, reason, now)
+        )
+
+    async def _time_out(self, rollout: Rollout, now: int) -> None:
+        since = now - rollout.plan.silent_after_s
+        async with self.database.reading() as connection:
+            found = await attempts.silent(connection, rollout.id, since, limit=TIMEOUTS_MAX)
+
+        async def act(one: attempts.Attempt, connection: AsyncConnection) -> None:
+            # Read again behind the lock: the device may have spoken meanwhile.
+            if await attempts.lock(connection, one.device):
+                again = await attempts.find(connection, one.id)
+                if again is not None and again.changed_at == one.changed_at:
+                    await attempts.move(
+                        connection, again, Event.TIMED_OUT, now, reason="nothing was heard"
+                    )
+
+        for one in found:
+            await self.database.write(partial(act, one))
+
+    async def _free_places(self, now: int) -> None:
+        """Take back the places in budgets of devices that are not heard of any more."""
+        async with self.database.reading() as connection:
+            holding = await holds.list_holders(connection)
+            found = await rollouts.load(connection, ids=holding) if holding else ()
+            idle = {
+                one.id: await holds.idle(connection, one.id, now - one.plan.silent_after_s)
+                for one in found
+            }
+        for one in found:
+            if one.status is Status.ABORTED:
+                await self._time_out(one, now)  # nobody else looks at its offers
+            for device in idle[one.id]:
+                await self.database.write(partial(holds.release, device=device, rollout=one.id))
+
+    async def _judge(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
+        opened = await self._records(rollout)
+        finished = rollout.status is Status.FINISHED
+        verdict = judge(rollout.plan, opened, now, finished=finished)
+        match verdict:
+            case Wait(_, proved):
+                await self._soak(rollout, opened[-1], elapsed_s, proved=proved)
+                return False
+            case Advance(reason):
+                return not finished and await self.open_next(rollout, reason, now)
+            case Finish(reason):
+                return not finished and await self.change(rollout, Act.FINISH, reason, now)
+            case Halt(halting, _, reason):
+                act = Act.PAUSE if halting is Halting.PAUSE else Act.ABORT
+                return await self.change(rollout, act, reason, now)
+            case _:
+                assert_never(verdict)
+
+    async def change(self, rollout: Rollout, act: Act, reason: str, now: int) -> bool:
+        """Give the rollout the status behind an act; False if it has changed meanwhile.
+
+        Raises UsageError for an act that its status does not have.
+        """
+        return await self.database.write(
+            lambda connection: carry_out(connection, rollout, act, reason, now)
+        )
+
+    async def _records(self, rollout: Rollout) -> tuple[PhaseRecord, ...]:
+        async with self.database.reading() as connection:
+            counted = await rollouts.tallies(connection, rollout.id)
+            opened: Mapping[int, Any] = await rollouts.open_phases(connection, [rollout.id])
+        return rollouts.records(opened.get(rollout.id, ()), counted)
+
+    async def _soak(
+        self, rollout: Rollout, record: PhaseRecord, elapsed_s: float, *, proved: bool
+    ) -> None:
+        """Count what a proved phase soaked; written down every SOAK_NOTE_S, lost with a kill."""
+        waiting = self._soaked.get(rollout.id, 0.0) + elapsed_s if proved else 0.0
+        if proved == record.proved and waiting < SOAK_NOTE_S:
+            if proved:
+                self._soaked[rollout.id] = waiting
+            return
+        self._soaked[rollout.id] = 0.0
+        soaked_s = record.soaked_s + int(waiting) if proved and record.proved else 0
+        await self.database.write(
+            lambda connection: rollouts.note_soak(
+                connection, rollout.id, rollout.phase, proved=proved, soaked_s=soaked_s
+            )
+        )

@@ -1,0 +1,154 @@
+"""What devices say moves their offers: reports, and polls that show what a lost report said.
+
+Each call is one transaction that begins by locking the device, so that two servers that hear of
+one device hear one after the other.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.server.catalog import Catalog
+from slipstream.server.fleet.board import View
+from slipstream.server.rollout.facts import Facts
+from slipstream.server.rollout.plan import FailureClass, Plan, Proof
+from slipstream.server.rollout.track import Event, State, step
+from slipstream.server.store import attempts, reports, rollouts
+from slipstream.server.store.database import Database
+from slipstream.server.store.reports import Report
+
+_EVENTS = {
+    "installed": Event.INSTALLED,
+    "confirmed": Event.CONFIRMED,
+    "fell_back": Event.FELL_BACK,
+    "failed": Event.FAILED,
+    "progress": Event.FETCHING,
+}
+Heard = tuple[Event, FailureClass | None, str]
+
+
+async def hear_report(database: Database, catalog: Catalog | None, report: Report) -> bool:
+    """Keep a report and move the device's offers of that release; False: it was heard before.
+
+    Raises KeyError if the device has been removed meanwhile.
+    """
+
+    async def act(connection: AsyncConnection) -> bool:
+        if not await attempts.lock(connection, report.device):
+            raise KeyError(report.device)
+        if not await reports.add(connection, report):
+            return False
+        if report.release is None:
+            return True
+        found = await attempts.of_device(connection, report.device, release=report.release)
+        plans = await rollouts.plans(connection, [one.rollout for one in found])
+        for one in found:
+            heard = _read(report, plans[one.rollout], catalog)
+            if heard is not None:
+                event, said, reason = heard
+                await attempts.move(
+                    connection, one, event, report.received_at, said=said, reason=reason
+                )
+        if report.kind == "fell_back":
+            reason = report.reason or "it fell back"
+            await attempts.quarantine(
+                connection, report.device, report.release, reason, report.received_at
+            )
+        return True
+
+    return await database.write(act)
+
+
+async def hear_poll(
+    database: Database,
+    view: View,
+    catalog: Catalog,
+    device: Facts,
+    states: Mapping[int, State],
+    failed: Mapping[str, str],
+    now: int,
+    *,
+    trial: bool,
+) -> bool:
+    """Move the offers that a poll says more about than any report did; True if there were any.
+
+    `failed`: the releases that the device will not try again, and why.
+    """
+    seen: dict[int, Heard] = {}
+    gone: list[int] = []
+    for rollout, state in states.items():
+        known = view.by_id.get(rollout)
+        if known is None:
+            if state in (State.OFFERED, State.FETCHING):
+                gone.append(rollout)
+            continue
+        heard = _shown(known.plan, catalog, device, state, failed, trial=trial)
+        if heard is not None and step(state, heard[0]) is not state:
+            seen[rollout] = heard
+    if not seen and not gone:
+        return False
+
+    async def act(connection: AsyncConnection) -> bool:
+        if not await attempts.lock(connection, device.id):
+            return False
+        # Whoever polls is told that there is nothing (more) to install: that takes an offer back.
+        for rollout in await rollouts.aborted(connection, gone):
+            seen[rollout] = Event.CANCELLED, None, "the rollout was aborted"
+        for one in await attempts.of_device(connection, device.id):
+            if one.rollout in seen:
+                event, said, reason = seen[one.rollout]
+                await attempts.move(connection, one, event, now, said=said, reason=reason)
+        return True
+
+    return await database.write(act)
+
+
+def _read(report: Report, plan: Plan, catalog: Catalog | None) -> Heard | None:
+    """What a report says about an offer of its release; None: nothing that counts."""
+    event = _EVENTS[report.kind]
+    if event is Event.CONFIRMED:
+        return _confirmed(plan, catalog, report.booted_root, report.reason)
+    details = msgspec.json.decode(report.details, type=dict[str, object])
+    if event is Event.FETCHING and "waits_for" in details:
+        return None  # a window, a hold: it has not begun
+    said = next((one for one in FailureClass if one == details.get("class")), None)
+    return event, said if event is Event.FAILED else None, report.reason
+
+
+def _shown(
+    plan: Plan,
+    catalog: Catalog,
+    device: Facts,
+    state: State,
+    failed: Mapping[str, str],
+    *,
+    trial: bool,
+) -> Heard | None:
+    """What a poll says about an offer."""
+    if plan.release in failed:
+        return Event.FELL_BACK, FailureClass.BOOT, failed[plan.release] or "the device says so"
+    if device.release == plan.release and not trial:
+        return _confirmed(plan, catalog, device.booted_root, "the device polls with it")
+    lower = device.counter is not None and device.counter < plan.counter
+    if state is State.CONFIRMED and lower:
+        return Event.FELL_BACK, FailureClass.BOOT, f"it runs {device.release} again"
+    return None
+
+
+def _confirmed(
+    plan: Plan, catalog: Catalog | None, booted: str | None, reason: str
+) -> Heard | None:
+    """A device says that it runs the release and is healthy: does its root hash prove it?
+
+    None where that cannot be told: it names no root, or the repository does not have the release.
+    """
+    if plan.proof is Proof.REPORT:
+        return Event.CONFIRMED, None, reason
+    release = None if catalog is None else catalog.find(plan.product, plan.release)
+    if release is None or not booted:
+        return None
+    if booted in release.roots:
+        return Event.CONFIRMED, None, reason
+    wrong = f"it booted root {booted}, which is none of {plan.release}'s"
+    return Event.FAILED, FailureClass.ROOT, wrong

@@ -1,0 +1,68 @@
+"""What moves a rollout, each in one transaction: opening a phase, and an act of its table.
+
+Used by the engine and by operators alike. Each compares and swaps on the rollout's version: False
+means that somebody else moved it meanwhile, and nothing was written.
+"""
+
+import asyncio
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.server.rollout.order import Opening, open_phase
+from slipstream.server.rollout.record import Act, Rollout, step
+from slipstream.server.rollout.rsql import matches
+from slipstream.server.store import attempts, devices, events, rollouts
+from slipstream.server.store.database import Database
+
+_log = structlog.get_logger(__name__)
+
+
+async def draw_phase(database: Database, rollout: Rollout) -> Opening:
+    """The line of the next phase, through the devices as they are now."""
+    plan = rollout.plan
+    async with database.reading() as connection:
+        found = await devices.list_of_channel(connection, plan.product, plan.channel)
+        offered = await attempts.offered_to(connection, rollout.id)
+    return await asyncio.to_thread(_draw, rollout, found, offered)
+
+
+def _draw(rollout: Rollout, found: tuple[devices.Device, ...], offered: frozenset[str]) -> Opening:
+    plan = rollout.plan
+    population = [
+        one
+        for one in (device.facts() for device in found)
+        if matches(plan.condition, one)
+        and not (one.release == plan.release or (one.counter or 0) >= plan.counter)
+    ]
+    return open_phase(plan, rollout.opened, population, offered)
+
+
+async def open_phase_as(
+    connection: AsyncConnection, rollout: Rollout, opening: Opening, reason: str, now: int
+) -> bool:
+    """Open the next phase where draw_phase drew the line."""
+    if not await rollouts.open_next(connection, rollout, opening, reason, now):
+        return False
+    index = len(rollout.opened)
+    words = f"phase {index + 1} ({rollout.plan.phases[index]}) opened"
+    text = f"{words} for {opening.members} devices: {reason}"
+    await events.add(connection, now, "phase", text, rollout=rollout.id)
+    _log.info(words, rollout=rollout.plan.name, devices=opening.members, reason=reason)
+    return True
+
+
+async def carry_out(
+    connection: AsyncConnection, rollout: Rollout, act: Act, reason: str, now: int
+) -> bool:
+    """Give the rollout the status behind an act. UsageError for one that its status does not have."""
+    status = step(rollout.status, act)
+    if not await rollouts.change(connection, rollout, status, reason, now):
+        return False
+    if act is Act.RESUME:
+        counted = await rollouts.tallies(connection, rollout.id)
+        await rollouts.forgive(connection, rollout.id, counted)
+    words = f"{status.value.replace('_', ' ')}: {reason}" if reason else status.value
+    await events.add(connection, now, "rollout", words, rollout=rollout.id)
+    _log.info(status.value, rollout=rollout.plan.name, reason=reason)
+    return True

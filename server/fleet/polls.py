@@ -1,0 +1,57 @@
+"""A poll from what it says to what it is answered, whatever protocol it came by."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from slipstream.server.catalog import Catalog
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.hear import hear_poll
+from slipstream.server.fleet.offers import make_offer
+from slipstream.server.rollout.offer import Decision, Standing
+from slipstream.server.store import devices
+from slipstream.server.store.database import Database
+from slipstream.server.store.devices import Known, Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a poll says."""
+
+    seen: Seen
+    channel: str | None = None  # None: the one it was registered for
+    floor: int = 0  # lowest counter that the device accepts
+    failed: Mapping[str, str] = field(default_factory=dict)  # releases it will not try again: why
+
+
+async def answer_poll(
+    database: Database, board: Board, catalog: Catalog, known: Known, said: Said, now: int
+) -> Decision:
+    """Hear what a poll says of offers, then decide. `known`: the device before this poll."""
+    standing = _standing(known, said)
+    if await hear_poll(
+        database,
+        board.view,
+        catalog,
+        standing.facts,
+        known.attempts,
+        said.failed,
+        now,
+        trial=said.seen.trial,
+    ):
+        async with database.reading() as connection:
+            again = await devices.know(connection, devices.by_id(known.device.id))
+        standing = _standing(again or known, said)
+    return await make_offer(database, board, catalog, standing, now)
+
+
+def _standing(known: Known, said: Said) -> Standing:
+    device = devices.after_poll(known.device, said.seen)
+    if said.channel is not None:
+        device = replace(device, channel=said.channel)
+    return Standing(
+        facts=device.facts(),
+        floor=said.floor,
+        trial=said.seen.trial,
+        refused={**said.failed, **known.quarantined},
+        attempts=known.attempts,
+    )

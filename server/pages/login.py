@@ -1,0 +1,71 @@
+"""GET and POST /login, POST /logout: sessions of users who have a password."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import web
+
+from slipstream.server.access import Deed, Identity, Role
+from slipstream.server.api.accounts import Login
+from slipstream.server.pages.desk import Desk, lead_to
+from slipstream.server.pages.form import read_form
+from slipstream.server.pages.visitor import Visitor, check_site
+from slipstream.server.wire import error_of
+
+
+@dataclass(frozen=True, slots=True)
+class LoginHandler:
+    """Lets people in and out."""
+
+    desk: Desk
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/login", self._ask),
+            web.post("/login", self._enter),
+            self.desk.post("/logout", self._leave, Deed.KEEP_OWN),
+        ]
+
+    async def _ask(self, request: web.Request) -> web.Response:
+        return self._form(request, local(request.query.get("to", "")))
+
+    async def _enter(self, request: web.Request) -> web.Response:
+        to = "/"
+        try:
+            check_site(request)
+            fields = await read_form(request)
+            to = local(fields.get("to", ""))
+            login = msgspec.convert(
+                {"user": fields.get("user", ""), "password": fields.get("password", "")}, Login
+            )
+            answer = await self.desk.carry_out(
+                "session.begin", Identity("", Role.VIEWER), {}, login, address=request.remote or ""
+            )
+        except msgspec.ValidationError:
+            return self._form(request, to, 401, "unknown user or wrong password")
+        except web.HTTPError as error:
+            return self._form(request, to, error.status, error_of(error))
+        response = lead_to(to)
+        response.headers["Set-Cookie"] = answer.headers["Set-Cookie"]
+        return response
+
+    async def _leave(
+        self, _request: web.Request, visitor: Visitor, _fields: Mapping[str, str]
+    ) -> web.StreamResponse:
+        response = lead_to("/login")
+        if visitor.identity.session is not None:
+            answer = await self.desk.carry_out("session.end", visitor.identity, {}, None)
+            response.headers["Set-Cookie"] = answer.headers["Set-Cookie"]
+        return response
+
+    def _form(
+        self, request: web.Request, to: str, status: int = 200, problem: str = ""
+    ) -> web.Response:
+        return self.desk.render(request, None, "login.html", status=status, to=to, problem=problem)
+
+
+def local(path: str) -> str:
+    """The path to go on to after a login: of this server, whatever a link said."""
+    inside = path.startswith("/") and not path.startswith(("//", "/\\", "/login", "/live"))
+    return path if inside and path.isprintable() and path.isascii() else "/"

@@ -1,0 +1,71 @@
+"""What is known of a device, as filters, phases and budgets ask for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from slipstream.delta.errors import UsageError
+from slipstream.delta.limits import NAME_CHARS_MAX
+
+SELECTORS = (
+    "id",
+    "product",
+    "channel",
+    "hardware",
+    "release",
+    "counter",
+    "group",
+    "tag",
+    "seen",
+    "created",
+    "attribute.KEY",
+)
+
+
+def check_selector(text: str) -> None:
+    """Raise UsageError unless `text` is a selector."""
+    key = text.removeprefix("attribute.")
+    known = 0 < len(key) <= NAME_CHARS_MAX if key != text else text in SELECTORS[:-1]
+    if not known:
+        raise UsageError(f"no selector {text!r}", expected=", ".join(SELECTORS))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A device as the fleet knows it. Times in seconds since 1970; None: never said."""
+
+    id: str
+    product: str
+    channel: str = "stable"
+    hardware: str | None = None
+    release: str | None = None
+    counter: int | None = None
+    booted_root: str | None = None  # hex
+    group: str | None = None
+    tags: frozenset[str] = frozenset()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    seen_at: int | None = None
+    created_at: int = 0
+
+    def values(self, selector: str) -> tuple[str, ...]:
+        """All values of a selector, none where nothing is known. KeyError: no such selector."""
+        if selector.startswith("attribute."):
+            value = self.attributes.get(selector.removeprefix("attribute."))
+            return () if value is None else (value,)
+        if selector == "tag":
+            return tuple(sorted(self.tags))
+        found = {
+            "id": self.id,
+            "product": self.product,
+            "channel": self.channel,
+            "hardware": self.hardware,
+            "release": self.release,
+            "counter": self.counter,
+            "group": self.group,
+            "seen": self.seen_at,
+            "created": self.created_at,
+        }[selector]
+        return () if found is None else (str(found),)
+
+    def label(self, selector: str) -> str:
+        """The one value of a selector, by which devices are counted; "" where none is known."""
+        return next(iter(self.values(selector)), "")

@@ -1,0 +1,373 @@
+"""Devices: who they are, what their last poll said, what operators say of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.server.rollout.facts import Facts
+from slipstream.server.rollout.track import State
+from slipstream.server.store.dialect import insert_into
+from slipstream.server.store.tables import attempts, devices, quarantines
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device as registered, and what its last poll said."""
+
+    id: str
+    product: str
+    channel: str
+    created_at: int
+    seen_at: int | None = None
+    hardware: str | None = None
+    release: str | None = None
+    counter: int | None = None
+    booted_root: str | None = None
+    trial: bool | None = None
+    slots: str | None = None  # JSON
+    group_name: str | None = None
+    tags: str = "[]"  # JSON
+    attributes: str = "{}"  # JSON
+
+    def facts(self) -> Facts:
+        """The same, for filters and phases."""
+        tags, attributes = described(self.tags, self.attributes)
+        return Facts(
+            id=self.id,
+            product=self.product,
+            channel=self.channel,
+            hardware=self.hardware,
+            release=self.release,
+            counter=self.counter,
+            booted_root=self.booted_root,
+            group=self.group_name,
+            tags=tags,
+            attributes=attributes,
+            seen_at=self.seen_at,
+            created_at=self.created_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one poll said; written in batches."""
+
+    device: str
+    seen_at: int
+    hardware: str | None
+    release: str | None
+    counter: int | None
+    booted_root: str | None
+    trial: bool
+    slots: str  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A device that is registered together with others."""
+
+    id: str
+    product: str
+    channel: str
+    token_digest: bytes
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A device as a poll meets it, with what decides about its offers."""
+
+    device: Device
+    quarantined: Mapping[str, str]  # release: reason
+    attempts: Mapping[int, State]  # by rollout
+
+
+_ROWS_AT_ONCE = 500  # of eight values each: SQLite takes 32766 in a statement
+
+
+def described(tags: str, attributes: str) -> tuple[frozenset[str], Mapping[str, str]]:
+    """Tags and attributes from the JSON of their columns."""
+    return (
+        frozenset(msgspec.json.decode(tags, type=list[str])),
+        msgspec.json.decode(attributes, type=dict[str, str]),
+    )
+
+
+COLUMNS = tuple(devices.c[name] for name in Device.__dataclass_fields__)
+
+
+async def add(
+    connection: AsyncConnection,
+    device: str,
+    product: str,
+    channel: str,
+    token_digest: bytes,
+    at: int,
+) -> bool:
+    """Register a device; False, and nothing changed, if the id is taken."""
+    statement = insert_into(connection, devices).values(
+        id=device, product=product, channel=channel, token_digest=token_digest, created_at=at
+    )
+    result = await connection.execute(statement.on_conflict_do_nothing())
+    return result.rowcount == 1
+
+
+async def add_all(
+    connection: AsyncConnection, newcomers: Sequence[Newcomer], at: int
+) -> tuple[str, ...]:
+    """Register devices: the ids that were taken, which the caller then rolls back for."""
+    for start in range(0, len(newcomers), _ROWS_AT_ONCE):
+        some = newcomers[start : start + _ROWS_AT_ONCE]
+        values = [
+            {
+                "id": one.id,
+                "product": one.product,
+                "channel": one.channel,
+                "token_digest": one.token_digest,
+                "created_at": at,
+                "group_name": one.group,
+                "tags": _dump_tags(one.tags),
+                "attributes": _dump_attributes(one.attributes),
+            }
+            for one in some
+        ]
+        statement = insert_into(connection, devices).values(values).on_conflict_do_nothing()
+        result = await connection.execute(statement.returning(devices.c.id))
+        made = set(result.scalars())
+        if len(made) < len(some):
+            return tuple(one.id for one in some if one.id not in made)
+    return ()
+
+
+async def remove(connection: AsyncConnection, device: str) -> bool:
+    """Forget a device, its token, its reports and its offers; False if there is none."""
+    result = await connection.execute(sa.delete(devices).where(devices.c.id == device))
+    return result.rowcount == 1
+
+
+async def describe(
+    connection: AsyncConnection,
+    device: str,
+    *,
+    channel: str | None = None,
+    group: str | None = None,
+    tags: Iterable[str] | None = None,
+    attributes: Mapping[str, str] | None = None,
+) -> bool:
+    """Change what operators say of a device; None leaves it, "" takes the group away."""
+    values: dict[str, object] = {}
+    if channel is not None:
+        values["channel"] = channel
+    if group is not None:
+        values["group_name"] = group or None
+    if tags is not None:
+        values["tags"] = _dump_tags(tags)
+    if attributes is not None:
+        values["attributes"] = _dump_attributes(attributes)
+    # Nothing to change is a write as well: it tells whether the device is there.
+    statement = sa.update(devices).where(devices.c.id == device)
+    result = await connection.execute(statement.values(values or {"id": device}))
+    return result.rowcount == 1
+
+
+async def rotate_token(
+    connection: AsyncConnection, device: str, token_digest: bytes, old_until: int
+) -> bool:
+    """Give a device another token; the one before is taken until `old_until`."""
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == device)
+        .values(old_digest=devices.c.token_digest, old_until=old_until, token_digest=token_digest)
+    )
+    return (await connection.execute(statement)).rowcount == 1
+
+
+async def revoke_token(connection: AsyncConnection, device: str, nobodys: bytes) -> bool:
+    """Take a device's tokens away: it is `nobodys` digest that it has until it is given another."""
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == device)
+        .values(token_digest=nobodys, old_digest=None, old_until=None)
+    )
+    return (await connection.execute(statement)).rowcount == 1
+
+
+async def find(connection: AsyncConnection, device: str) -> Device | None:
+    """The device of that id."""
+    query = sa.select(*COLUMNS).where(devices.c.id == device)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else Device(*row)
+
+
+async def find_by_token(connection: AsyncConnection, digest: bytes, now: int) -> Device | None:
+    """The device that has this token."""
+    query = sa.select(*COLUMNS).where(by_token(digest, now))
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else Device(*row)
+
+
+async def know(connection: AsyncConnection, condition: sa.ColumnElement[bool]) -> Known | None:
+    """The device that fits, and what decides about its offers, in one statement."""
+    return read_known((await connection.execute(known(condition))).all())
+
+
+def known(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The query of `know`; a poll's own goes through lookup.py."""
+    joined = devices.outerjoin(quarantines, quarantines.c.device == devices.c.id)
+    joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
+    return (
+        sa.select(
+            *COLUMNS,
+            quarantines.c.release.label("refused"),
+            quarantines.c.reason,
+            attempts.c.rollout,
+            attempts.c.state,
+        )
+        .select_from(joined)
+        .where(condition)
+    )
+
+
+def read_known(rows: Sequence[Sequence[Any]]) -> Known | None:
+    """The rows of `known`: one for each pair of a quarantine and an offer."""
+    if not rows:
+        return None
+    width = len(COLUMNS)
+    return Known(
+        Device(*rows[0][:width]),
+        {row[width]: row[width + 1] for row in rows if row[width] is not None},
+        {row[width + 2]: State(row[width + 3]) for row in rows if row[width + 2] is not None},
+    )
+
+
+def by_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:
+    """For `know`: the device that has this token."""
+    return has_token(sa.literal(digest), sa.literal(now))
+
+
+def by_id(device: str) -> sa.ColumnElement[bool]:
+    """For `know`: the device of that id."""
+    return devices.c.id == device
+
+
+async def list_page(
+    connection: AsyncConnection, *, after: str = "", limit: int
+) -> tuple[Device, ...]:
+    """Up to `limit` devices behind the id `after`, by id."""
+    query = sa.select(*COLUMNS).where(devices.c.id > after).order_by(devices.c.id).limit(limit)
+    return tuple(Device(*row) for row in await connection.execute(query))
+
+
+async def list_of_channel(
+    connection: AsyncConnection, product: str, channel: str
+) -> tuple[Device, ...]:
+    """Every device of a product's channel: the population that a filter is applied to."""
+    query = sa.select(*COLUMNS).where(devices.c.product == product, devices.c.channel == channel)
+    return tuple(Device(*row) for row in await connection.execute(query))
+
+
+async def count_by_release(connection: AsyncConnection) -> Mapping[str | None, int]:
+    """How many devices run each release; None stands for those that never said."""
+    query = sa.select(devices.c.release, sa.func.count()).group_by(devices.c.release)
+    return {row[0]: row[1] for row in await connection.execute(query)}
+
+
+async def count_by_line(
+    connection: AsyncConnection,
+) -> Mapping[tuple[str, str], int]:
+    """How many devices follow each product's channel."""
+    query = sa.select(devices.c.product, devices.c.channel, sa.func.count()).group_by(
+        devices.c.product, devices.c.channel
+    )
+    return {(row[0], row[1]): row[2] for row in await connection.execute(query)}
+
+
+async def count_seen(connection: AsyncConnection, since: int) -> tuple[int, int, int]:
+    """All devices; of them those heard of at `since` or later; and those never heard of."""
+    whole = (await connection.execute(sa.select(sa.func.count(devices.c.id)))).scalar_one()
+    recent = sa.select(sa.func.count()).where(devices.c.seen_at >= since)
+    never = sa.select(sa.func.count()).where(devices.c.seen_at.is_(None))
+    heard, unheard = [(await connection.execute(one)).scalar_one() for one in (recent, never)]
+    return int(whole), int(heard), int(unheard)
+
+
+async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> None:
+    """Write what polls said; removed devices are passed over."""
+    rows = [
+        {("of_device" if key == "device" else key): value for key, value in asdict(one).items()}
+        # In one order everywhere: two servers write the same devices at the same time.
+        for one in sorted(polls, key=lambda one: one.device)
+    ]
+    if not rows:
+        return
+    names = [name for name in Seen.__dataclass_fields__ if name != "device"]
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == sa.bindparam("of_device"))
+        .values({name: sa.bindparam(name) for name in names})
+    )
+    await connection.execute(statement, rows)
+
+
+async def touch(connection: AsyncConnection, seen: Mapping[str, int]) -> None:
+    """Write when devices were last heard of, by id, for those whose polls say nothing else."""
+    if not seen:
+        return
+    statement = (
+        sa.update(devices)
+        .where(devices.c.id == sa.bindparam("of_device"))
+        .values(seen_at=sa.bindparam("at"))
+    )
+    rows = [{"of_device": device, "at": at} for device, at in sorted(seen.items())]
+    await connection.execute(statement, rows)
+
+
+async def note_release(
+    connection: AsyncConnection,
+    device: str,
+    release: str,
+    counter: int | None,
+    booted_root: str | None,
+) -> None:
+    """Write which release a device runs, where it does not say so in every poll."""
+    await connection.execute(
+        sa.update(devices)
+        .where(devices.c.id == device)
+        .values(release=release, counter=counter, booted_root=booted_root, trial=False)
+    )
+
+
+def after_poll(device: Device, seen: Seen) -> Device:
+    """The device as its poll says it is, before that is written."""
+    return replace(
+        device,
+        seen_at=seen.seen_at,
+        hardware=seen.hardware,
+        release=seen.release,
+        counter=seen.counter,
+        booted_root=seen.booted_root,
+        trial=seen.trial,
+        slots=seen.slots,
+    )
+
+
+def _dump_tags(tags: Iterable[str]) -> str:
+    return msgspec.json.encode(sorted(set(tags))).decode()
+
+
+def _dump_attributes(attributes: Mapping[str, str]) -> str:
+    return msgspec.json.encode(dict(sorted(attributes.items()))).decode()
+
+
+def has_token(
+    digest: sa.ColumnElement[bytes], now: sa.ColumnElement[int]
+) -> sa.ColumnElement[bool]:
+    """Its token's digest, or the one before the last rotation while that is taken."""
+    old = sa.and_(devices.c.old_digest == digest, devices.c.old_until > now)
+    return sa.or_(devices.c.token_digest == digest, old)

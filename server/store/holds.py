@@ -1,0 +1,132 @@
+"""Holds: which devices are out of service or on their way, by label, and how many may be.
+
+Rollouts and FleetLock take from the same budget. Whoever counts first takes a turn in the queue of
+that label's value, a row that the transaction locks: two that count at the same time would both
+find room.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.server.store.database import insert_into
+from slipstream.server.store.tables import budgets, devices, hold_queues, holds
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A place that a device holds; `rollout` None: for FleetLock."""
+
+    label: str
+    value: str
+    device: str
+    rollout: int | None
+    since: int
+
+
+_COLUMNS = tuple(holds.c[name] for name in Hold.__dataclass_fields__)
+
+
+async def take(
+    connection: AsyncConnection,
+    label: str,
+    value: str,
+    device: str,
+    max_unavailable: int,
+    at: int,
+    *,
+    rollout: int | None = None,
+) -> bool:
+    """Hold a place for the device; one that it holds already stays. False: there is no room.
+
+    A place that FleetLock took becomes the rollout's that asks for it: a device that is healthy
+    again gives FleetLock's back, while the rollout's own lasts until the device has settled.
+    """
+    turn = insert_into(connection, hold_queues).values(label=label, value=value, turns=1)
+    await connection.execute(
+        turn.on_conflict_do_update(
+            index_elements=["label", "value"], set_={"turns": hold_queues.c.turns + 1}
+        )
+    )
+    others = sa.select(sa.func.count()).where(
+        holds.c.label == label, holds.c.value == value, holds.c.device != device
+    )
+    if (await connection.execute(others)).scalar_one() >= max_unavailable:
+        return False
+    statement = insert_into(connection, holds).values(
+        label=label, value=value, device=device, rollout=rollout, since=at
+    )
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["label", "value", "device"],
+            set_={"rollout": sa.func.coalesce(holds.c.rollout, statement.excluded.rollout)},
+        )
+    )
+    return True
+
+
+async def release(connection: AsyncConnection, device: str, *, rollout: int | None = None) -> bool:
+    """Give back what the device holds for a rollout, or for FleetLock; False: it held nothing."""
+    whose = holds.c.rollout.is_(None) if rollout is None else holds.c.rollout == rollout
+    gone = await connection.execute(sa.delete(holds).where(holds.c.device == device, whose))
+    return gone.rowcount > 0
+
+
+async def list_of_device(connection: AsyncConnection, device: str) -> tuple[Hold, ...]:
+    """The places that a device holds."""
+    query = sa.select(*_COLUMNS).where(holds.c.device == device)
+    rows = await connection.execute(query.order_by(holds.c.label, holds.c.value))
+    return tuple(Hold(*row) for row in rows)
+
+
+async def idle(connection: AsyncConnection, rollout: int, since: int) -> tuple[str, ...]:
+    """Devices that hold a place for a rollout and have said nothing since `since`."""
+    query = (
+        sa.select(holds.c.device)
+        .join(devices, devices.c.id == holds.c.device)
+        .where(
+            holds.c.rollout == rollout,
+            holds.c.since < since,
+            sa.or_(devices.c.seen_at.is_(None), devices.c.seen_at < since),
+        )
+        .distinct()
+    )
+    return tuple(row[0] for row in await connection.execute(query))
+
+
+async def list_holders(connection: AsyncConnection) -> frozenset[int]:
+    """The rollouts that devices hold a place for."""
+    query = sa.select(holds.c.rollout).where(holds.c.rollout.is_not(None)).distinct()
+    return frozenset(row[0] for row in await connection.execute(query))
+
+
+async def count(connection: AsyncConnection) -> Mapping[tuple[str, str], int]:
+    """How many devices hold a place, by label and value."""
+    query = sa.select(holds.c.label, holds.c.value, sa.func.count()).group_by(
+        holds.c.label, holds.c.value
+    )
+    return {(row[0], row[1]): row[2] for row in await connection.execute(query)}
+
+
+async def list_budgets(connection: AsyncConnection) -> Mapping[str, int]:
+    """The fleet's budgets: how many devices with one value of a label may be unavailable."""
+    rows = await connection.execute(sa.select(budgets.c.label, budgets.c.max_unavailable))
+    return {row[0]: row[1] for row in rows}
+
+
+async def set_budget(connection: AsyncConnection, label: str, max_unavailable: int | None) -> bool:
+    """Set a budget of the fleet; None takes it away. False: there was none to take away."""
+    if max_unavailable is None:
+        gone = await connection.execute(sa.delete(budgets).where(budgets.c.label == label))
+        return gone.rowcount == 1
+    statement = insert_into(connection, budgets).values(
+        label=label, max_unavailable=max_unavailable
+    )
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["label"], set_={"max_unavailable": max_unavailable}
+        )
+    )
+    return True

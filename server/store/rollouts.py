@@ -1,0 +1,355 @@
+"""Rollouts and their phases. Every change names the version it was decided on, and raises it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from slipstream.server.rollout.judge import PhaseRecord, Tally
+from slipstream.server.rollout.order import Opening
+from slipstream.server.rollout.plan import FailureClass, Plan
+from slipstream.server.rollout.record import OVER, Rollout, Status
+from slipstream.server.rollout.route import Waypoint
+from slipstream.server.rollout.track import FAILURES, State
+from slipstream.server.store.database import insert_into
+from slipstream.server.store.tables import attempts, phases, rollouts, waypoints
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPhase:
+    """A row of `phases`."""
+
+    opening: Opening
+    opened_at: int
+    offered: int
+    proved: bool
+    soaked_s: int
+    forgiven: Mapping[FailureClass, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """Who wrote a rollout and who decided on it; what the engine does not look at."""
+
+    author: str
+    decided_by: str  # "": nobody
+    remark: str
+    changed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A rollout that was approved or denied."""
+
+    id: int
+    name: str
+    release: str
+    status: str
+    author: str
+    decided_by: str
+    remark: str
+
+
+async def create(
+    connection: AsyncConnection, plan: Plan, status: Status, now: int, *, author: str = ""
+) -> int | None:
+    """Write a rollout down: its id, or None where the name is taken. No device is looked at."""
+    statement = insert_into(connection, rollouts).values(
+        name=plan.name,
+        product=plan.product,
+        channel=plan.channel,
+        release=plan.release,
+        plan=msgspec.json.encode(plan).decode(),
+        status=status.value,
+        reason="",
+        version=1,
+        grants=0,
+        created_at=now,
+        changed_at=now,
+        author=author,
+    )
+    result = await connection.execute(
+        statement.on_conflict_do_nothing(index_elements=["name"]).returning(rollouts.c.id)
+    )
+    found: int | None = result.scalar_one_or_none()
+    return found
+
+
+async def load(
+    connection: AsyncConnection, *, ids: Collection[int] | None = None
+) -> tuple[Rollout, ...]:
+    """Rollouts by id, newest first; without `ids` all that are not over."""
+    over = [status.value for status in OVER]
+    which = rollouts.c.status.not_in(over) if ids is None else rollouts.c.id.in_(ids)
+    rows = (
+        await connection.execute(sa.select(rollouts).where(which).order_by(rollouts.c.id.desc()))
+    ).all()
+    opened = await open_phases(connection, [row.id for row in rows])
+    return tuple(
+        Rollout(
+            id=row.id,
+            plan=msgspec.json.decode(row.plan, type=Plan),
+            status=Status(row.status),
+            opened=tuple(phase.opening for phase in opened.get(row.id, ())),
+            version=row.version,
+            created_at=row.created_at,
+            reason=row.reason,
+        )
+        for row in rows
+    )
+
+
+async def papers(connection: AsyncConnection, rollout: int) -> Papers:
+    """Who wrote and who decided. The rollout is there."""
+    query = sa.select(*(rollouts.c[name] for name in Papers.__dataclass_fields__))
+    return Papers(*(await connection.execute(query.where(rollouts.c.id == rollout))).one())
+
+
+async def sign(connection: AsyncConnection, rollout: int, decided_by: str, remark: str) -> None:
+    """Note who decided on a rollout, with which words."""
+    await connection.execute(
+        sa.update(rollouts)
+        .where(rollouts.c.id == rollout)
+        .values(decided_by=decided_by, remark=remark)
+    )
+
+
+async def list_page(
+    connection: AsyncConnection,
+    *,
+    before: int | None,
+    limit: int,
+    statuses: Collection[Status] | None = None,
+) -> tuple[Rollout, ...]:
+    """Up to `limit` rollouts with ids below `before`, newest first."""
+    query = sa.select(rollouts.c.id).order_by(rollouts.c.id.desc()).limit(limit)
+    if statuses is not None:
+        query = query.where(rollouts.c.status.in_([one.value for one in statuses]))
+    if before is not None:
+        query = query.where(rollouts.c.id < before)
+    return await load(connection, ids=[row[0] for row in await connection.execute(query)])
+
+
+async def decisions(connection: AsyncConnection, *, limit: int) -> tuple[Decided, ...]:
+    """The newest rollouts that somebody approved or denied, newest first."""
+    columns = (rollouts.c[name] for name in Decided.__dataclass_fields__)
+    query = sa.select(*columns).where(rollouts.c.decided_by != "")
+    rows = await connection.execute(query.order_by(rollouts.c.id.desc()).limit(limit))
+    return tuple(Decided(*row) for row in rows)
+
+
+async def count_of_status(connection: AsyncConnection) -> Mapping[Status, int]:
+    """How many rollouts there are in each state."""
+    query = sa.select(rollouts.c.status, sa.func.count()).group_by(rollouts.c.status)
+    return {Status(row[0]): row[1] for row in await connection.execute(query)}
+
+
+async def list_lines(connection: AsyncConnection) -> frozenset[tuple[str, str]]:
+    """Products and channels that have, or had, a rollout."""
+    query = sa.select(rollouts.c.product, rollouts.c.channel).distinct()
+    return frozenset((row[0], row[1]) for row in await connection.execute(query))
+
+
+async def plans(connection: AsyncConnection, ids: Collection[int]) -> Mapping[int, Plan]:
+    """The plans of rollouts, whatever their status."""
+    query = sa.select(rollouts.c.id, rollouts.c.plan).where(rollouts.c.id.in_(ids))
+    rows = await connection.execute(query)
+    return {row[0]: msgspec.json.decode(row[1], type=Plan) for row in rows}
+
+
+async def aborted(connection: AsyncConnection, ids: Collection[int]) -> frozenset[int]:
+    """Those of `ids` that were aborted."""
+    if not ids:
+        return frozenset()
+    query = sa.select(rollouts.c.id).where(
+        rollouts.c.id.in_(ids), rollouts.c.status == Status.ABORTED.value
+    )
+    return frozenset(row[0] for row in await connection.execute(query))
+
+
+async def open_phases(
+    connection: AsyncConnection, ids: Sequence[int]
+) -> Mapping[int, tuple[OpenPhase, ...]]:
+    """The open phases of rollouts, in their order."""
+    query = sa.select(phases).where(phases.c.rollout.in_(ids)).order_by(phases.c.phase)
+    found: dict[int, list[OpenPhase]] = {}
+    for row in await connection.execute(query):
+        # JSON numbers above 2^53 are not safe everywhere: positions are kept as text.
+        cuts = {key: int(cut) for key, cut in msgspec.json.decode(row.cuts).items()}
+        opening = Opening(row.members, row.limit, cuts, row.everyone)
+        found.setdefault(row.rollout, []).append(
+            OpenPhase(
+                opening,
+                row.opened_at,
+                row.offered,
+                row.proved,
+                row.soaked_s,
+                msgspec.json.decode(row.forgiven, type=dict[FailureClass, int]),
+            )
+        )
+    return {key: tuple(value) for key, value in found.items()}
+
+
+async def change(
+    connection: AsyncConnection, rollout: Rollout, status: Status, reason: str, now: int
+) -> bool:
+    """Give a rollout another status; False if it has changed since it was read."""
+    return await _raise_version(connection, rollout, now, status=status.value, reason=reason)
+
+
+async def open_next(
+    connection: AsyncConnection, rollout: Rollout, opening: Opening, reason: str, now: int
+) -> bool:
+    """Open the phase behind the newest open one; False if the rollout has changed since."""
+    if not await _raise_version(
+        connection, rollout, now, status=Status.RUNNING.value, reason=reason
+    ):
+        return False
+    cuts = {key: str(cut) for key, cut in opening.cuts.items()}
+    await connection.execute(
+        sa.insert(phases).values(
+            rollout=rollout.id,
+            phase=len(rollout.opened),
+            opened_at=now,
+            members=opening.members,
+            limit=opening.limit,
+            cuts=msgspec.json.encode(cuts).decode(),
+            everyone=opening.everyone,
+            offered=0,
+            proved=False,
+            soaked_s=0,
+            forgiven="{}",
+        )
+    )
+    return True
+
+
+async def note_soak(
+    connection: AsyncConnection, rollout: int, phase: int, *, proved: bool, soaked_s: int
+) -> None:
+    """Remember how far a phase has soaked; 0 where it is not proved (any more)."""
+    await connection.execute(
+        sa.update(phases)
+        .where(phases.c.rollout == rollout, phases.c.phase == phase)
+        .values(proved=proved, soaked_s=soaked_s if proved else 0)
+    )
+
+
+async def forgive(connection: AsyncConnection, rollout: int, counted: Mapping[int, Tally]) -> None:
+    """From now on, abort rules do not count the failures that there are: somebody resumed."""
+    for phase, tally in counted.items():
+        await connection.execute(
+            sa.update(phases)
+            .where(phases.c.rollout == rollout, phases.c.phase == phase)
+            .values(forgiven=msgspec.json.encode(tally.failures).decode())
+        )
+
+
+async def tallies(connection: AsyncConnection, rollout: int) -> Mapping[int, Tally]:
+    """What became of a rollout's offers, by phase."""
+    return (await tallies_of(connection, [rollout])).get(rollout, {})
+
+
+async def tallies_of(
+    connection: AsyncConnection, ids: Collection[int]
+) -> Mapping[int, Mapping[int, Tally]]:
+    """What became of the offers of several rollouts, by rollout and phase."""
+    kinds = (attempts.c.rollout, attempts.c.phase, attempts.c.state, attempts.c.failure)
+    query = sa.select(*kinds, sa.func.count()).where(attempts.c.rollout.in_(ids)).group_by(*kinds)
+    offered: dict[tuple[int, int], int] = {}
+    confirmed: dict[tuple[int, int], int] = {}
+    failures: dict[tuple[int, int], dict[FailureClass, int]] = {}
+    for rollout, phase, state, failure, number in await connection.execute(query):
+        if state == State.CANCELLED:
+            continue
+        place = (rollout, phase)
+        offered[place] = offered.get(place, 0) + number
+        if state == State.CONFIRMED:
+            confirmed[place] = confirmed.get(place, 0) + number
+        elif state in FAILURES:
+            kind = FailureClass(failure)
+            of_phase = failures.setdefault(place, {})
+            of_phase[kind] = of_phase.get(kind, 0) + number
+    found: dict[int, dict[int, Tally]] = {}
+    for (rollout, phase), total in offered.items():
+        place = (rollout, phase)
+        tally = Tally(total, confirmed.get(place, 0), failures.get(place, {}))
+        found.setdefault(rollout, {})[phase] = tally
+    return found
+
+
+def records(opened: Sequence[OpenPhase], counted: Mapping[int, Tally]) -> tuple[PhaseRecord, ...]:
+    """Open phases with their tallies, as the engine judges them."""
+    return tuple(
+        PhaseRecord(
+            members=one.opening.members,
+            opened_at=one.opened_at,
+            proved=one.proved,
+            soaked_s=one.soaked_s,
+            tally=counted.get(index, Tally()),
+            forgiven=one.forgiven,
+        )
+        for index, one in enumerate(opened)
+    )
+
+
+async def list_waypoints(
+    connection: AsyncConnection,
+) -> Mapping[tuple[str, str], tuple[Waypoint, ...]]:
+    """All waypoints, by product and channel."""
+    found: dict[tuple[str, str], list[Waypoint]] = {}
+    for row in await connection.execute(sa.select(waypoints)):
+        found.setdefault((row.product, row.channel), []).append(
+            Waypoint(
+                row.release, row.counter, row.barrier, row.dead_end, row.min_source, row.reason
+            )
+        )
+    return {key: tuple(value) for key, value in found.items()}
+
+
+async def set_waypoint(
+    connection: AsyncConnection, product: str, channel: str, waypoint: Waypoint
+) -> None:
+    """Say of a release that it is a barrier, a dead end, or wants a lowest source."""
+    values = {
+        "counter": waypoint.counter,
+        "barrier": waypoint.barrier,
+        "dead_end": waypoint.dead_end,
+        "min_source": waypoint.min_source,
+        "reason": waypoint.reason,
+    }
+    statement = insert_into(connection, waypoints).values(
+        product=product, channel=channel, release=waypoint.release, **values
+    )
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["product", "channel", "release"], set_=values
+        )
+    )
+
+
+async def remove_waypoint(
+    connection: AsyncConnection, product: str, channel: str, release: str
+) -> bool:
+    """Say nothing of a release any more; False where nothing was said."""
+    result = await connection.execute(
+        sa.delete(waypoints).where(
+            waypoints.c.product == product,
+            waypoints.c.channel == channel,
+            waypoints.c.release == release,
+        )
+    )
+    return result.rowcount == 1
+
+
+async def _raise_version(
+    connection: AsyncConnection, rollout: Rollout, now: int, **values: object
+) -> bool:
+    result = await connection.execute(
+        sa.update(rollouts)
+        .where(rollouts.c.id == rollout.id, rollouts.c.version == rollout.version)
+        .values(version=rollout.version + 1, changed_at=now, **values)
+    )
+    return result.rowcount == 1

@@ -1,0 +1,191 @@
+"""A client of /api/v1 for commands: one call after the other, repeated safely, errors as ours."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+import click
+import msgspec
+
+from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
+
+SERVER: Final = "http://127.0.0.1:8480"
+TRIES_MAX: Final = 3
+RETRY_S: Final = 1.0
+TIMEOUT_S: Final = 60.0
+_TOKEN_CHARS_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the server answered. `version`: for If-Match, of what has one."""
+
+    value: Any
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Speaks for an operator."""
+
+    server: str
+    token: str
+
+    def get(self, path: str, **query: object) -> Any:
+        """The value at a path."""
+        return self.look(path, **query).value
+
+    def look(self, path: str, **query: object) -> Said:
+        """The value at a path, with its version."""
+        words = {name: str(value) for name, value in query.items() if value is not None}
+        return asyncio.run(self._call("GET", path, {}, query=words))
+
+    def pages(self, path: str, **query: object) -> Iterator[Any]:
+        """Every item of a list, page after page."""
+        after = ""
+        while True:
+            page = self.get(path, after=after, **query)
+            yield from page["items"]
+            if page["next"] is None:
+                return
+            after = page["next"]
+
+    def change(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        version: str | None = None,
+        text: str | None = None,
+    ) -> Any:
+        """Carry a change out, once, however often it has to be sent."""
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        if version is not None:
+            headers["If-Match"] = version
+        data = msgspec.json.encode(body) if text is None and body is not None else None
+        if text is not None:
+            headers["Content-Type"] = "text/csv"
+            data = text.encode()
+        return asyncio.run(self._call(method, path, headers, data=data)).value
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        query: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+    ) -> Said:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        every = {"Authorization": f"Bearer {self.token}", **headers}
+        url = f"{self.server.rstrip('/')}/api/v1{path}"
+        async with aiohttp.ClientSession(timeout=timeout, headers=every) as session:
+            for left in reversed(range(TRIES_MAX)):
+                try:
+                    async with session.request(
+                        method, url, params=query, data=data, allow_redirects=False
+                    ) as response:
+                        raw = await response.read()
+                    if response.status != 503 or not left:
+                        return _read(response, raw, self.server)
+                except aiohttp.InvalidURL as error:
+                    raise UsageError("not an address", where="--server", got=self.server) from error
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    if not left:
+                        reason = str(error) or type(error).__name__
+                        raise Unavailable(reason, where=self.server) from error
+                await asyncio.sleep(RETRY_S)
+        raise AssertionError("the last try returns or raises")
+
+
+def operator_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--server, --token-file and --json; the command is called with a client."""
+
+    @wraps(command)
+    def with_client(*arguments: Any, server: str, token_file: Path | None, **rest: Any) -> None:
+        command(*arguments, client=Client(server, _read_token(token_file)), **rest)
+
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
+        click.option(
+            "--token-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="SLIPSTREAM_TOKEN_FILE",
+            show_envvar=True,
+            metavar="FILE",
+            help="Holds an API token, or the installation's; else the variable SLIPSTREAM_TOKEN does.",
+        ),
+        click.option(
+            "--server",
+            envvar="SLIPSTREAM_SERVER",
+            show_envvar=True,
+            default=SERVER,
+            show_default=True,
+            metavar="URL",
+            help="Where slipstream serve answers.",
+        ),
+    ):
+        with_client = option(with_client)
+    return with_client
+
+
+def place(text: str) -> str:
+    """A name as a part of a path."""
+    return quote(text, safe="@:+~")
+
+
+def echo_json(value: object) -> None:
+    """A value for a program."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def _read_token(file: Path | None) -> str:
+    if file is None:
+        token = os.environ.get("SLIPSTREAM_TOKEN", "").strip()
+        if not token:
+            raise UsageError(
+                "a token is needed",
+                expected="--token-file FILE, or SLIPSTREAM_TOKEN",
+                hint="That of the installation stands in REPO/server/operator.token",
+            )
+        return token
+    try:
+        with file.open(encoding="ascii", errors="replace") as lines:
+            return lines.read(_TOKEN_CHARS_MAX).strip()
+    except OSError as error:
+        raise UsageError(f"cannot read the token: {error.strerror}", where=file) from error
+
+
+def _read(response: aiohttp.ClientResponse, raw: bytes, server: str) -> Said:
+    try:
+        value = msgspec.json.decode(raw) if raw else None
+    except msgspec.DecodeError as error:
+        raise Unavailable(
+            f"this is no answer of slipstream serve (HTTP {response.status})", where=server
+        ) from error
+    if response.status < 300:
+        return Said(value, response.headers.get("ETag"))
+    raise _refusal(response.status, value if isinstance(value, dict) else {}, server)
+
+
+def _refusal(status: int, value: Mapping[str, Any], server: str) -> SlipstreamError:
+    """What the server refused, by what to do about it (design.md, section 8)."""
+    reason, field = str(value.get("error", f"HTTP {status}")), value.get("field")
+    where = field if isinstance(field, str) and f"`{field}`" not in reason else None
+    if status in (400, 413, 422):
+        return UsageError(reason, where=where)
+    if status == 401:
+        return SlipstreamError(reason, where=server, hint="The token is not known there")
+    if status in (429, 503) or status >= 500:
+        return Unavailable(reason, where=server)
+    hint = "Look at it again, then repeat the command" if status == 412 else None
+    return SlipstreamError(reason, where=where, hint=hint)

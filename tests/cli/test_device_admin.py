@@ -1,0 +1,52 @@
+"""`slipstream device-admin`, against a server."""
+
+import json
+import stat
+
+from slipstream.delta.errors import SlipstreamError, UsageError
+
+
+def test_devices_are_registered_described_found_and_removed(operated):
+    where = ("--product", "gateway", "--tag", "lab", "--attribute", "site=berlin")
+    token = operated.say("device-admin", "add", "d1", *where)
+    assert len(token.strip()) == 43
+    words = operated.say(
+        "device-admin", "describe", "d1", "--group", "north", "--attribute", "floor=3"
+    )
+    assert "d1: gateway, channel stable, group north" in words
+    assert "floor = 3\nsite = berlin" in words
+    words = operated.say("device-admin", "describe", "d1", "--attribute", "floor=", "--no-tags")
+    assert "floor" not in words
+    assert "tags" not in words
+    found = json.loads(
+        operated.say("device-admin", "list", "--filter", "attribute.site==berlin", "--json")
+    )
+    assert [one["id"] for one in found] == ["d1"]
+    assert "d1 " in operated.say("device-admin", "list")
+    assert "runs unknown, seen never" in operated.say("device-admin", "show", "d1")
+    assert len(operated.say("device-admin", "rotate", "d1", "--overlap", "1h").strip()) == 43
+    for act in ("revoke", "unlock", "remove"):
+        assert operated.say("device-admin", act, "d1").startswith("d1: ")
+    done = operated.run("device-admin", "remove", "d1")
+    assert isinstance(done.exception, SlipstreamError)
+    assert "no device d1" in str(done.exception)
+
+
+def test_a_file_of_devices(operated):
+    file = operated.token_file.with_name("devices.csv")
+    tokens = operated.token_file.with_name("tokens.csv")
+    file.write_text("id,product\nd1,gateway\nd2,gateway\n")
+    assert "2 devices registered" in operated.say("device-admin", "import", file, "-o", tokens)
+    assert stat.S_IMODE(tokens.stat().st_mode) == 0o600
+    rows = [line.split(",") for line in tokens.read_text().splitlines()]
+    assert [(row[0], len(row[1])) for row in rows[1:]] == [("d1", 43), ("d2", 43)]
+    done = operated.run("device-admin", "import", file, "-o", tokens)
+    assert "line 2, id" in str(done.exception)
+    done = operated.run("device-admin", "describe", "d1", "--attribute", "x")
+    assert isinstance(done.exception, UsageError)
+
+
+def test_quarantines(operated):
+    assert operated.say("device-admin", "quarantines") == "no release is quarantined\n"
+    done = operated.run("device-admin", "lift", "d1", "2.0")
+    assert "no quarantine of 2.0 on device d1" in str(done.exception)

@@ -1,0 +1,145 @@
+"""Sessions, users, tokens."""
+
+from slipstream.delta.limits import LOGIN_FAILURES_MAX, SESSION_S
+from tests.server.conftest import NOW
+
+ADA = {"name": "ada", "role": "operator", "password": "correct horse battery"}
+LOGIN = {"user": "ada", "password": "correct horse battery"}
+
+
+async def log_in(fleet, **body):
+    response = await fleet.client.post("/api/v1/session", json={**LOGIN, **body})
+    # The test's client would send the cookie by itself, with every later call.
+    fleet.client.session.cookie_jar.clear()
+    return response, await response.json()
+
+
+def cookie_of(response):
+    return {"Cookie": response.headers["Set-Cookie"].partition(";")[0]}
+
+
+def test_a_session_lasts_a_day_and_changes_nothing_without_its_csrf_token(with_each_fleet):
+    times = [NOW]
+
+    async def test(fleet):
+        assert (await fleet.api("POST", "/users", ADA))[0] == 201
+        response, me = await log_in(fleet)
+        set_cookie = response.headers["Set-Cookie"]
+        assert all(word in set_cookie for word in ("; HttpOnly", "; SameSite=Lax", "; Secure"))
+        session = cookie_of(response)
+        assert await fleet.api("GET", "/session", token=session) == (200, me)
+        assert (me["actor"], me["role"]) == ("ada", "operator")
+        device = {"id": "d1", "product": "gateway"}
+        for csrf in ({}, {"X_CSRF_Token": "x"}):
+            status, answer = await fleet.api("POST", "/devices", device, token=session, **csrf)
+            assert (status, answer["field"]) == (403, "X-CSRF-Token")
+        csrf = {"X_CSRF_Token": me["csrf"]}
+        assert (await fleet.api("POST", "/devices", device, token=session, **csrf))[0] == 201
+        times[0] += SESSION_S - 1
+        assert (await fleet.api("GET", "/session", token=session))[0] == 200
+        times[0] += 1
+        assert (await fleet.api("GET", "/session", token=session))[0] == 401
+        response, me = await log_in(fleet)
+        csrf = {"X_CSRF_Token": me["csrf"]}
+        assert (await fleet.api("DELETE", "/session", token=cookie_of(response), **csrf))[0] == 204
+        assert (await fleet.api("GET", "/session", token=cookie_of(response)))[0] == 401
+
+    with_each_fleet(test, now=lambda: times[0], secure_cookies=True)
+
+
+def test_who_fails_too_often_waits(with_fleet):
+    times = [NOW]
+
+    async def test(fleet):
+        await fleet.api("POST", "/users", ADA)
+        await fleet.api("POST", "/users", {"name": "robot", "role": "viewer"})
+        failed = [await log_in(fleet, user=user, password="") for user in ("robot", "nobody")]
+        failed.append(await log_in(fleet, password="wrong"))
+        answers = [(one.status, answer["error"]) for one, answer in failed]
+        assert set(answers) == {(401, "unknown user or wrong password")}  # which, nobody learns
+        for _ in range(LOGIN_FAILURES_MAX):
+            response, _ = await log_in(fleet, password="wrong")
+        assert response.status == 429
+        assert 0 < int(response.headers["Retry-After"]) <= 300
+        assert (await log_in(fleet))[0].status == 429
+        times[0] += 300
+        assert (await log_in(fleet))[0].status == 200
+
+    with_fleet(test, now=lambda: times[0])
+
+
+def test_a_new_password_ends_the_other_sessions(with_fleet):
+    async def test(fleet):
+        await fleet.api("POST", "/users", ADA)
+        one, me = await log_in(fleet)
+        other, _ = await log_in(fleet)
+        csrf = {"X_CSRF_Token": me["csrf"]}
+        new = {"old": ADA["password"], "password": "another long password"}
+        wrong = {**new, "old": "x"}
+        call = ("PUT", "/session/password")
+        assert (await fleet.api(*call, wrong, token=cookie_of(one), **csrf))[0] == 403
+        short = {**new, "password": "x"}
+        status, answer = await fleet.api(*call, short, token=cookie_of(one), **csrf)
+        assert (status, answer["field"]) == (400, "$.password")
+        assert (await fleet.api(*call, new, token=cookie_of(one), **csrf))[0] == 204
+        assert (await fleet.api("GET", "/session", token=cookie_of(one)))[0] == 200
+        assert (await fleet.api("GET", "/session", token=cookie_of(other)))[0] == 401
+        assert (await log_in(fleet, password=new["password"]))[0].status == 200
+
+    with_fleet(test)
+
+
+def test_a_token_can_do_no_more_than_its_user(with_each_fleet):
+    async def test(fleet):
+        token = await fleet.user("ada", "operator")
+        body = {"name": "more", "role": "admin"}
+        assert (await fleet.api("POST", "/tokens", body, token=token))[0] == 403
+        body = {"name": "theirs", "role": "viewer", "user": "bea"}
+        assert (await fleet.api("POST", "/tokens", body, token=token))[0] == 403
+        status, made = await fleet.api(
+            "POST", "/tokens", {"name": "less", "role": "viewer", "days": 1}, token=token
+        )
+        assert (status, made["token"]["expires_at"]) == (201, NOW + 86_400)
+        less = {"Authorization": f"Bearer {made['secret']}"}
+        assert (await fleet.api("GET", "/devices", token=less))[0] == 200
+        assert (await fleet.api("DELETE", "/devices/d1", token=less))[0] == 403
+        # A lesser token makes no greater one.
+        body = {"name": "more", "role": "operator"}
+        assert (await fleet.api("POST", "/tokens", body, token=less))[0] == 403
+        _, listed = await fleet.api("GET", "/tokens", token=less)
+        assert [one["name"] for one in listed["items"]] == ["test", "less"]
+        assert "secret" not in str(listed)
+        # Falls with its user, ...
+        await fleet.api("PATCH", "/users/ada", {"role": "viewer"})
+        assert (await fleet.api("DELETE", "/devices/d1", token=token))[0] == 403
+        # ... is revoked, and goes with its user.
+        path = f"/tokens/{made['token']['id']}"
+        bea = await fleet.user("bea", "operator")
+        assert (await fleet.api("DELETE", path, token=bea))[0] == 403
+        assert (await fleet.api("DELETE", path, token=token))[0] == 204
+        assert (await fleet.api("GET", "/devices", token=less))[0] == 401
+        assert (await fleet.api("DELETE", "/users/ada"))[0] == 204
+        assert (await fleet.api("GET", "/devices", token=token))[0] == 401
+
+    with_each_fleet(test)
+
+
+def test_users(with_fleet):
+    async def test(fleet):
+        status, made = await fleet.api("POST", "/users", ADA)
+        assert (status, made["can_log_in"]) == (201, True)
+        assert (await fleet.api("POST", "/users", ADA))[0] == 409
+        assert (await fleet.api("POST", "/users", {**ADA, "name": "installation"}))[0] == 409
+        assert (await fleet.api("POST", "/users", {**ADA, "name": "x", "password": "x"}))[0] == 400
+        assert (await fleet.api("PATCH", "/users/nobody", {}))[0] == 404
+        assert (await fleet.api("DELETE", "/users/nobody"))[0] == 404
+        _, listed = await fleet.api("GET", "/users")
+        assert [one["name"] for one in listed["items"]] == ["ada"]
+        assert "argon2" not in str(listed)
+        # The installation's own token is no user: it neither logs out nor has tokens.
+        assert (await fleet.api("DELETE", "/session"))[0] == 409
+        body = {"name": "x", "role": "admin"}
+        assert (await fleet.api("POST", "/tokens", body))[0] == 400
+        assert (await fleet.api("POST", "/tokens", {**body, "user": "nobody"}))[0] == 400
+
+    with_fleet(test)

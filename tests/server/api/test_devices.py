@@ -1,0 +1,149 @@
+"""Devices through the operators' door."""
+
+import pytest
+
+from slipstream.server.store import attempts
+from tests.server.conftest import NOW
+
+ROSTER = """id,product,channel,group,tags,attribute.site
+d1,gateway,stable,lab,canary fast,berlin
+d2,gateway,stable,,,berlin
+d3,gateway,beta,,canary,paris
+d4,door,stable,,,
+"""
+
+
+async def roster(fleet):
+    status, made = await fleet.api("POST", "/device-imports", ROSTER)
+    assert status == 201, made
+    return {one["id"]: {"Authorization": f"Bearer {one['token']}"} for one in made["devices"]}
+
+
+async def listed(fleet, query):
+    status, page = await fleet.api("GET", f"/devices?{query}")
+    assert status == 200, page
+    return [one["id"] for one in page["items"]], page["next"]
+
+
+def test_devices_are_found_by_filter_in_pages(with_each_fleet):
+    async def test(fleet):
+        await roster(fleet)
+        assert await listed(fleet, "limit=3") == (["d1", "d2", "d3"], "d3")
+        assert await listed(fleet, "limit=3&after=d3") == (["d4"], None)
+        assert await listed(fleet, "filter=attribute.site==berlin") == (["d1", "d2"], None)
+        assert await listed(fleet, "filter=tag==canary&limit=1") == (["d1"], "d1")
+        assert await listed(fleet, "filter=tag==canary&limit=1&after=d1") == (["d3"], "d3")
+        assert await listed(fleet, "filter=tag==canary&limit=1&after=d3") == ([], None)
+        _, seen = await fleet.api("GET", "/device-preview?filter=attribute.site!=paris")
+        assert (seen["count"], seen["total"], len(seen["sample"])) == (3, 4, 3)
+        query = "filter=tag==canary&product=gateway&channel=stable&sample=1"
+        _, seen = await fleet.api("GET", f"/device-preview?{query}")
+        assert (seen["count"], seen["total"], seen["sample"][0]["id"]) == (1, 2, "d1")
+
+    with_each_fleet(test)
+
+
+def test_a_search_goes_on_behind_what_one_call_may_look_at(with_fleet, monkeypatch):
+    monkeypatch.setattr("slipstream.server.api.devices.SCAN_ROWS_MAX", 2)
+    monkeypatch.setattr("slipstream.server.api.devices._CHUNK", 2)
+
+    async def test(fleet):
+        await roster(fleet)
+        found, after, calls = [], "", 0
+        while after is not None:
+            page, after = await listed(fleet, f"filter=id==d4&after={after}")
+            found, calls = found + page, calls + 1
+        assert found == ["d4"]
+        assert calls == 3
+        _, seen = await fleet.api("GET", "/device-preview?filter=id==d4")
+        assert (seen["count"], seen["total"]) == (1, 4)
+
+    with_fleet(test)
+
+
+def test_an_import_is_all_or_nothing(with_each_fleet):
+    async def test(fleet):
+        tokens = await roster(fleet)
+        assert (await fleet.poll(tokens["d2"], "d2")).status == 200
+        more = "id,product\nd9,gateway\nd3,gateway\n"
+        status, answer = await fleet.api("POST", "/device-imports", more)
+        assert (status, answer["field"]) == (409, "line 3, id")
+        assert (await fleet.api("GET", "/devices/d9"))[0] == 404
+
+    with_each_fleet(test)
+
+
+def test_what_is_known_of_a_device(with_each_fleet, folder):
+    folder.release("1.0", 1)
+    folder.write()
+
+    async def test(fleet):
+        token = (await roster(fleet))["d1"]
+        slots = [{"name": "a", "release": "0.9", "state": "active"}]
+        await fleet.poll(token, "d1", release="0.9", counter=0, slots=slots)
+        await fleet.report(token, "d1", kind="fell_back", reason="panic", details={"boots": 3})
+        _, detail = await fleet.api("GET", "/devices/d1")
+        device = detail["device"]
+        assert (device["release"], device["seen_at"], device["tags"]) == (
+            "0.9",
+            NOW,
+            ["canary", "fast"],
+        )
+        assert (device["slots"], device["group"]) == (slots, "lab")
+        assert detail["reports"][0]["details"] == {"boots": 3}
+        assert detail["quarantines"][0]["release"] == "1.0"
+        _, page = await fleet.api("GET", "/quarantines?limit=1")
+        assert (page["items"][0]["reason"], page["next"]) == ("panic", "d1 1.0")
+        assert (await fleet.api("GET", f"/quarantines?after={page['next']}"))[1]["items"] == []
+        assert (await fleet.api("DELETE", "/devices/d1/quarantines/1.0"))[0] == 204
+        assert (await fleet.api("DELETE", "/devices/d1/quarantines/1.0"))[0] == 404
+        known = await fleet.read(attempts.quarantines_of, "d1")
+        assert known == ()
+        _, page = await fleet.api("GET", "/devices/d1/events")
+        assert [one["kind"] for one in page["items"]] == ["lifted"]
+        change = {"group": "", "attributes": {"site": "rome"}, "channel": "beta"}
+        _, after = await fleet.api("PATCH", "/devices/d1", change)
+        assert (after["group"], after["tags"], after["channel"]) == (None, device["tags"], "beta")
+
+    with_each_fleet(test)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("PATCH", "/devices/d9", {}),
+        ("DELETE", "/devices/d9"),
+        ("POST", "/devices/d9/token", {}),
+        ("DELETE", "/devices/d9/token"),
+        ("DELETE", "/devices/d9/holds"),
+        ("GET", "/devices/d9"),
+    ],
+)
+def test_a_device_that_is_not_there(with_fleet, call):
+    async def test(fleet):
+        assert (await fleet.api(*call))[0] == 404
+
+    with_fleet(test)
+
+
+def test_tokens_are_rotated_and_revoked(with_each_fleet):
+    times = [NOW]
+
+    async def test(fleet):
+        old = (await roster(fleet))["d1"]
+        _, made = await fleet.api("POST", "/devices/d1/token", {"overlap_s": 60})
+        new = {"Authorization": f"Bearer {made['token']}"}
+        assert (await fleet.poll(old, "d1")).status == 200
+        times[0] += 60
+        assert (await fleet.poll(old, "d1")).status == 401
+        assert (await fleet.poll(new, "d1")).status == 200
+        assert (await fleet.api("DELETE", "/devices/d1/token"))[0] == 204
+        assert (await fleet.poll(new, "d1")).status == 401
+        _, made = await fleet.api("POST", "/devices/d1/token", {"overlap_s": 0})
+        assert (await fleet.poll(new, "d1")).status == 401
+        last = {"Authorization": f"Bearer {made['token']}"}
+        assert (await fleet.poll(last, "d1")).status == 200
+        assert (await fleet.api("DELETE", "/devices/d1"))[0] == 204
+        assert (await fleet.poll(last, "d1")).status == 401
+
+    with_each_fleet(test, now=lambda: times[0])

@@ -1,0 +1,85 @@
+"""Who may speak for a device."""
+
+from ipaddress import ip_network
+
+import pytest
+from multidict import CIMultiDict
+
+from slipstream.delta.errors import UsageError
+from slipstream.server.ddi.credentials import Credential, Stranger, authenticate
+from slipstream.server.ddi.settings import DdiSettings, parse_networks
+from slipstream.server.tokens import hash_token
+
+SETTINGS = DdiSettings(
+    gateway_digest=hash_token("gate"), proxies=(ip_network("10.0.0.0/24"),), product="gateway"
+)
+ISSUERS = DdiSettings(proxies=(ip_network("::1"),), authorities=frozenset({"ab12"}))
+DIGESTS = (hash_token("now"), hash_token("before"))
+CLIENT, PROXY = "192.0.2.1", "10.0.0.7"
+
+
+def ask(*headers, peer=CLIENT, digests=DIGESTS, settings=SETTINGS, device="d1"):
+    return authenticate(CIMultiDict(headers), peer, device, digests, settings)
+
+
+@pytest.mark.parametrize(
+    ("headers", "peer", "settings", "credential"),
+    [
+        ([("Authorization", "TargetToken now")], CLIENT, SETTINGS, Credential.DEVICE),
+        ([("authorization", "targettoken before")], CLIENT, SETTINGS, Credential.DEVICE),
+        ([("Authorization", "GatewayToken gate")], CLIENT, SETTINGS, Credential.GATEWAY),
+        ([("X-Controller-Id", "d1")], PROXY, SETTINGS, Credential.CERTIFICATE),
+        ([("X-Controller-Id", "d1")], "::ffff:10.0.0.9", SETTINGS, Credential.CERTIFICATE),
+        (
+            [("X-Controller-Id", "d1"), ("X-Authority", "cd34; AB12")],
+            "::1",
+            ISSUERS,
+            Credential.CERTIFICATE,
+        ),
+        (
+            [("X-Controller-Id", "d1"), ("X-Authority-0", "cd"), ("X-Authority-1", "ab12")],
+            "::1",
+            ISSUERS,
+            Credential.CERTIFICATE,
+        ),
+    ],
+)
+def test_taken(headers, peer, settings, credential):
+    found = ask(*headers, peer=peer, settings=settings)
+    assert found is credential
+    assert found.registers == (credential is not Credential.DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("headers", "peer", "settings"),
+    [
+        ([], PROXY, SETTINGS),
+        ([("Authorization", "TargetToken wrong")], CLIENT, SETTINGS),
+        ([("Authorization", "TargetToken ")], CLIENT, SETTINGS),
+        ([("Authorization", "TargetToken gate")], CLIENT, SETTINGS),
+        ([("Authorization", "GatewayToken now")], CLIENT, SETTINGS),
+        ([("Authorization", "Bearer now")], CLIENT, SETTINGS),
+        ([("Authorization", "GatewayToken gate")], CLIENT, DdiSettings()),
+        ([("X-Controller-Id", "d1")], CLIENT, SETTINGS),
+        ([("X-Controller-Id", "d1")], None, SETTINGS),
+        ([("X-Controller-Id", "d2")], PROXY, SETTINGS),
+        ([("X-Controller-Id", "d1"), ("X-Controller-Id", "d2")], PROXY, SETTINGS),
+        ([("X-Controller-Id", "d1"), ("X-Forwarded-For", PROXY)], CLIENT, SETTINGS),
+        ([("X-Controller-Id", "d1")], "::1", ISSUERS),
+        ([("X-Controller-Id", "d1"), ("X-Authority", "cd34")], "::1", ISSUERS),
+    ],
+)
+def test_refused(headers, peer, settings):
+    with pytest.raises(Stranger):
+        ask(*headers, peer=peer, settings=settings)
+
+
+def test_an_unknown_device_has_no_token():
+    with pytest.raises(Stranger):
+        ask(("Authorization", "TargetToken now"), digests=())
+
+
+def test_networks():
+    assert parse_networks(("10.0.0.7", "fd00::/8"))[0] == ip_network("10.0.0.7/32")
+    with pytest.raises(UsageError, match="such as 10"):
+        parse_networks(("proxy.local",))

@@ -1,0 +1,430 @@
+"""A rollout from its first phase to its end, over the real database and the real engine."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from slipstream.server.catalog import Catalog, ImageOffer, Release
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.engine import Engine
+from slipstream.server.fleet.hear import hear_poll, hear_report
+from slipstream.server.fleet.offers import make_offer
+from slipstream.server.rollout.facts import Facts
+from slipstream.server.rollout.offer import Install, Standing, Stay
+from slipstream.server.rollout.order import phase_of
+from slipstream.server.rollout.plan import AbortRule, Budget, FailureClass, Phase, Plan
+from slipstream.server.rollout.record import Act, Status
+from slipstream.server.rollout.track import State
+from slipstream.server.store import attempts, devices, events, holds, leases, rollouts
+from slipstream.server.store.database import Database
+from slipstream.server.store.devices import Seen
+from slipstream.server.store.reports import Report
+
+ROOTS = {"1.0": "1" * 64, "2.0": "2" * 64}
+CATALOG = Catalog(
+    tuple(
+        Release("gateway", name, counter, "stable", (ImageOffer("rootfs", ROOTS[name], 1),))
+        for counter, name in ((2, "2.0"), (1, "1.0"))
+    ),
+    "2030-01-01T00:00:00Z",
+    0,
+)
+PLAN = Plan(
+    "two",
+    "gateway",
+    "2.0",
+    2,
+    (Phase(count=2), Phase(percent=50), Phase(percent=100)),
+    abort=(AbortRule(count=2),),
+)
+
+
+@dataclass
+class Fleet:
+    """A database with a board, an engine, and a clock that stands still."""
+
+    database: Database
+    now: int = 1_800_000_000
+    runs: dict[str, str] = field(default_factory=dict)
+    keys: int = 0
+
+    def __post_init__(self):
+        self.board = Board(self.database)
+        self.engine = Engine(self.database, self.board, lambda: self.now, "one")
+
+    async def add(self, number, first=0):
+        async def act(connection):
+            for index in range(first, first + number):
+                name = f"d{index:03}"
+                digest = name.encode().ljust(32)
+                await devices.add(connection, name, "gateway", "stable", digest, self.now)
+                self.runs[name] = "1.0"
+
+        await self.database.write(act)
+
+    async def start(self, plan=PLAN):
+        made = await self.database.write(
+            lambda connection: rollouts.create(connection, plan, Status.SCHEDULED, self.now)
+        )
+        await self.tick()
+        return made
+
+    async def tick(self, elapsed_s=1.0):
+        await self.engine.tick(elapsed_s)
+
+    async def poll(self, name, *, trial=False, failed=(), release=None):
+        runs = release or self.runs[name]
+        async with self.database.reading() as connection:
+            known = await devices.know(connection, devices.by_id(name))
+        seen = Seen(name, self.now, None, runs, int(runs[0]), ROOTS[runs], trial, "[]")
+        device = devices.after_poll(known.device, seen).facts()
+        await self.database.write(lambda c: devices.write_polls(c, [seen]))
+        refused = dict.fromkeys(failed, "it broke")
+        view = self.board.view
+        if await hear_poll(
+            self.database, view, CATALOG, device, known.attempts, refused, self.now, trial=trial
+        ):
+            async with self.database.reading() as connection:
+                known = await devices.know(connection, devices.by_id(name))
+        standing = Standing(device, 0, trial, {**refused, **known.quarantined}, known.attempts)
+        return await make_offer(self.database, self.board, CATALOG, standing, self.now)
+
+    async def poll_all(self):
+        answers = {name: await self.poll(name) for name in sorted(self.runs)}
+        return sorted(name for name, one in answers.items() if isinstance(one, Install))
+
+    async def report(self, name, kind, root="2" * 64, **details):
+        self.keys += 1
+        report = Report(name, f"k{self.keys}", kind, "2.0", 2, root, "why", "{}", 1, self.now)
+        return await hear_report(self.database, CATALOG, report)
+
+    async def confirm(self, *names):
+        for name in names:
+            await self.report(name, "installed")
+            await self.report(name, "confirmed")
+            self.runs[name] = "2.0"
+
+    async def look(self, rollout=1):
+        async with self.database.reading() as connection:
+            (found,) = await rollouts.load(connection, ids=[rollout])
+            return found
+
+    async def state(self, name):
+        async with self.database.reading() as connection:
+            (found,) = await attempts.of_device(connection, name)
+        return found.state
+
+
+@pytest.fixture
+def with_rollout(with_database):
+    def run(test, devices=8):
+        async def main(database):
+            fleet = Fleet(database)
+            await fleet.add(devices)
+            await test(fleet)
+
+        with_database(main)
+
+    return run
+
+
+def test_phases_open_one_after_the_other_as_devices_confirm(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        first = await fleet.poll_all()
+        assert len(first) == 2
+        assert await fleet.poll_all() == first  # the same offer again, to the same devices
+        await fleet.tick()
+        assert (await fleet.look()).phase == 0
+        await fleet.confirm(*first)
+        await fleet.tick()
+        assert (await fleet.look()).phase == 1
+        second = await fleet.poll_all()
+        assert len(second) == 2  # half of eight, the first two included
+        await fleet.confirm(*second)
+        await fleet.tick()
+        rest = await fleet.poll_all()
+        assert len(rest) == 4
+        await fleet.confirm(*rest)
+        await fleet.tick()
+        found = await fleet.look()
+        assert (found.status, found.phase) == (Status.FINISHED, 2)
+        assert await fleet.poll_all() == []
+        async with fleet.database.reading() as connection:
+            told = await events.list_of_rollout(connection, 1, limit=99)
+        assert [one.kind for one in reversed(told) if one.kind in ("phase", "rollout")] == [
+            "phase",
+            "phase",
+            "phase",
+            "rollout",
+        ]
+
+    with_rollout(test)
+
+
+def test_devices_that_have_the_release_are_part_of_the_whole(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        first = await fleet.poll_all()
+        await fleet.confirm(*first)
+        assert len(await fleet.poll_all()) == 0  # the server knows now that they run it
+        await fleet.tick()
+        assert (await fleet.look()).opened[1].limit == 2  # half of eight, the first two included
+        assert len(await fleet.poll_all()) == 2
+
+    with_rollout(test)
+
+
+def test_a_full_phase_leaves_a_device_that_joined_late_to_the_next(with_rollout):
+    async def test(fleet):
+        plan = replace(PLAN, phases=(Phase(count=7), Phase(percent=100)))
+        await fleet.start(plan)
+        first = await fleet.poll_all()
+        assert len(first) == 7
+        await fleet.add(12, first=8)
+        opened = (await fleet.look()).opened
+        below = {one for one in fleet.runs if phase_of(plan, opened, Facts(one, "gateway")) == 0}
+        late = sorted(below - set(first))
+        assert late, "seven of eight positions are below the cut"
+        assert not set(late) & set(await fleet.poll_all())
+        await fleet.confirm(*first)
+        await fleet.tick()
+        offered = await fleet.poll_all()
+        assert set(late) <= set(offered)
+        async with fleet.database.reading() as connection:
+            (found,) = await attempts.of_device(connection, late[0])
+        assert found.phase == 1
+
+    with_rollout(test)
+
+
+def test_installed_is_not_confirmed(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        for name in await fleet.poll_all():
+            await fleet.report(name, "installed")
+        await fleet.tick()
+        assert (await fleet.look()).phase == 0
+
+    with_rollout(test)
+
+
+def test_another_root_hash_is_a_failure(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        one, other = await fleet.poll_all()
+        await fleet.report(one, "confirmed", root="3" * 64)
+        assert await fleet.state(one) is State.FAILED
+        await fleet.report(other, "confirmed", root=None)  # proves nothing
+        assert await fleet.state(other) is State.OFFERED
+        async with fleet.database.reading() as connection:
+            counted = await rollouts.tallies(connection, 1)
+        assert counted[0].failures == {FailureClass.ROOT: 1}
+
+    with_rollout(test)
+
+
+def test_a_lost_report_is_seen_in_a_poll(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        one, other = await fleet.poll_all()
+        await fleet.poll(one, release="2.0", trial=True)
+        assert await fleet.state(one) is State.OFFERED
+        await fleet.poll(one, release="2.0")
+        assert await fleet.state(one) is State.CONFIRMED
+        assert isinstance(await fleet.poll(other, failed=["2.0"]), Stay)
+        assert await fleet.state(other) is State.FELL_BACK
+
+    with_rollout(test)
+
+
+def test_failures_pause_and_a_resume_forgives_them(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        one, other = await fleet.poll_all()
+        await fleet.report(one, "fell_back")
+        await fleet.tick()
+        assert (await fleet.look()).status is Status.RUNNING
+        await fleet.report(other, "fell_back")
+        await fleet.tick()
+        found = await fleet.look()
+        assert found.status is Status.PAUSED
+        assert "2 failed" in found.reason
+        assert await fleet.poll_all() == []
+        assert await fleet.engine.change(found, Act.RESUME, "looked at", fleet.now)
+        await fleet.tick()
+        assert (await fleet.look()).status is Status.RUNNING
+        # The pair is quarantined all the same.
+        answer = await fleet.poll(one)
+        assert "quarantined on this device: why" in answer.reason
+
+    with_rollout(test)
+
+
+def test_a_late_fall_back_opens_the_verdict_again(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        for _ in range(3):
+            await fleet.confirm(*await fleet.poll_all())
+            await fleet.tick()
+        assert (await fleet.look()).status is Status.FINISHED
+        name = min(fleet.runs)
+        fleet.runs[name] = "1.0"
+        answer = await fleet.poll(name)
+        assert await fleet.state(name) is State.REGRESSED
+        assert "it runs 1.0 again" in answer.reason
+        await fleet.tick()
+        found = await fleet.look()
+        assert found.status is Status.PAUSED
+        assert "not proved any more" in found.reason
+
+    with_rollout(test)
+
+
+def test_silence_is_a_failure_and_a_word_undoes_it(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        one, other = await fleet.poll_all()
+        fleet.now += PLAN.silent_after_s + 1
+        await fleet.poll(other)
+        await fleet.tick()
+        assert await fleet.state(one) is State.SILENT
+        assert await fleet.state(other) is State.OFFERED
+        await fleet.confirm(one)
+        assert await fleet.state(one) is State.CONFIRMED
+
+    with_rollout(test)
+
+
+def test_soak_counts_only_what_was_watched(with_rollout):
+    async def test(fleet):
+        await fleet.start(
+            Plan("s", "gateway", "2.0", 2, (Phase(count=2, soak_s=60), Phase(count=4)))
+        )
+        await fleet.confirm(*await fleet.poll_all())
+        await fleet.tick()
+        fleet.now += 10_000  # the clock jumps: no time passed
+        await fleet.tick(3.0)
+        assert (await fleet.look()).phase == 0
+        for _ in range(13):
+            await fleet.tick(5.0)
+        assert (await fleet.look()).phase == 1
+
+    with_rollout(test)
+
+
+def test_budgets_bound_what_is_on_its_way(with_rollout):
+    async def test(fleet):
+        async def label(connection):
+            for index, name in enumerate(sorted(fleet.runs)):
+                site = {"site": "ab"[index % 2]}
+                await devices.describe(connection, name, attributes=site)
+
+        await fleet.database.write(label)
+        budget = Budget("attribute.site", 1)
+        plan = Plan("b", "gateway", "2.0", 2, (Phase(percent=100),), budgets=(budget,))
+        await fleet.start(plan)
+        first = await fleet.poll_all()
+        assert len(first) == 2
+        await fleet.confirm(first[0])
+        assert len(await fleet.poll_all()) == 2  # one more of that site, and the one before
+
+    with_rollout(test)
+
+
+def test_who_tries_again_needs_a_place_again(with_rollout):
+    async def test(fleet):
+        budget = Budget("product", 1)
+        plan = Plan("b", "gateway", "2.0", 2, (Phase(percent=100),), abort=(), budgets=(budget,))
+        await fleet.start(plan)
+        (one,) = await fleet.poll_all()
+        await fleet.report(one, "failed")
+        other = next(name for name in sorted(fleet.runs) if name != one)
+        assert isinstance(await fleet.poll(other), Install)
+        answer = await fleet.poll(one)
+        assert "has to wait: 1 devices with product gateway are on their way" in answer.reason
+        await fleet.confirm(other)
+        assert isinstance(await fleet.poll(one), Install)
+        await fleet.report(one, "failed")  # it gives up once more, and its place with it
+        third = next(name for name in sorted(fleet.runs) if name not in (one, other))
+        assert isinstance(await fleet.poll(third), Install)
+
+    with_rollout(test)
+
+
+def test_an_aborted_rollout_gives_its_places_back(with_rollout):
+    async def test(fleet):
+        budget = Budget("product", 2)
+        plan = Plan("b", "gateway", "2.0", 2, (Phase(percent=100),), budgets=(budget,))
+        await fleet.start(plan)
+        one, _silent = await fleet.poll_all()
+        assert await fleet.engine.change(await fleet.look(), Act.ABORT, "", fleet.now)
+        await fleet.tick()
+        assert isinstance(await fleet.poll(one), Stay)
+        assert await fleet.state(one) is State.CANCELLED
+        async with fleet.database.reading() as connection:
+            assert await holds.count(connection) == {("product", "gateway"): 1}
+        fleet.now += PLAN.silent_after_s + 1
+        await fleet.tick()
+        async with fleet.database.reading() as connection:
+            assert await holds.count(connection) == {}
+
+    with_rollout(test)
+
+
+def test_an_answer_that_is_slow_does_not_undo_a_pause_elsewhere(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        one, _ = await fleet.poll_all()
+        other = Engine(fleet.database, Board(fleet.database), lambda: fleet.now, "two")
+        assert await other.change(await fleet.look(), Act.PAUSE, "", fleet.now)
+        answer = await fleet.poll(one)  # this server has not heard of it
+        assert "the rollout does not offer now" in answer.reason
+
+    with_rollout(test)
+
+
+def test_a_duty_taken_by_a_clock_that_was_ahead_does_not_last(with_rollout):
+    async def test(fleet):
+        ahead = fleet.now + 1_000_000
+        take = leases.take
+        assert await fleet.database.write(lambda c: take(c, "x", "one", ahead, 15)) == 1
+        assert await fleet.database.write(lambda c: take(c, "x", "two", fleet.now, 15)) == 2
+        assert await fleet.database.write(lambda c: take(c, "x", "one", fleet.now, 15)) is None
+
+    with_rollout(test)
+
+
+def test_two_servers_advance_once(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        other = Engine(fleet.database, Board(fleet.database), lambda: fleet.now, "two")
+        await fleet.confirm(*await fleet.poll_all())
+        await asyncio.gather(fleet.tick(), other.tick(1.0))
+        assert (await fleet.look()).phase == 1
+        # Even if both believe that the duty is theirs.
+        rollout = await fleet.look()
+        opened = await asyncio.gather(
+            fleet.engine.open_next(rollout, "one", fleet.now),
+            other.open_next(rollout, "two", fleet.now),
+        )
+        assert sorted(opened) == [False, True]
+
+    with_rollout(test)
+
+
+def test_a_full_phase_offers_to_nobody_else(with_rollout):
+    """Whatever a server believes, the database counts."""
+
+    async def test(fleet):
+        await fleet.start()
+        first = await fleet.poll_all()
+        stranger = next(name for name in sorted(fleet.runs) if name not in first)
+        wanted = attempts.Request(1, (0,), Facts(stranger, "gateway"), "2.0")
+        with pytest.raises(attempts.NoRoom, match="phase 1 has offered"):
+            await fleet.database.write(lambda c: attempts.grant(c, wanted, fleet.now))
+        async with fleet.database.reading() as connection:
+            assert await attempts.of_device(connection, stranger) == ()
+
+    with_rollout(test)

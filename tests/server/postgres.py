@@ -1,0 +1,50 @@
+"""A real PostgreSQL for tests: Debian's, in a folder of its own, on a socket and a free port."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+_ACCOUNT = "nobody"  # it refuses to run as root
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Path]:
+    """A server whose socket lies in `folder`, without fsync: only the machine could lose data."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    if os.geteuid() == 0:
+        shutil.chown(folder, _ACCOUNT)
+        shutil.chown(data, _ACCOUNT)
+    _run(BIN / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+    options = (
+        f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        " -c full_page_writes=off -c shared_buffers=16MB -c max_connections=100"
+    )
+    log = folder / "log"
+    _run(BIN / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
+    try:
+        yield folder
+    finally:
+        _run(BIN / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+def url(folder: Path, name: str) -> str:
+    """The URL of one of its databases."""
+    return f"postgresql+asyncpg://postgres@/{name}?host={folder}"
+
+
+def execute(folder: Path, statement: str) -> None:
+    """Run one statement as the superuser."""
+    _run("psql", "-h", folder, "-U", "postgres", "-q", "-c", statement)
+
+
+def _run(*command: object) -> None:
+    as_account = ["setpriv", f"--reuid={_ACCOUNT}", "--clear-groups"] if os.geteuid() == 0 else []
+    words = [*as_account, *map(str, command)]
+    # Its folder may lie below one that the account cannot enter as its working directory.
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd="/", check=False)
+    assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"

@@ -1,0 +1,65 @@
+"""The census: counted once an hour, bounded, forgotten in time."""
+
+from dataclasses import replace
+
+from slipstream.delta.limits import CENSUS_KEPT_S, CENSUS_RELEASES_MAX
+from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.engine import Engine
+from slipstream.server.store import census, devices
+from slipstream.server.store.devices import Seen
+
+NOW = 1_800_000_000 + 1234
+SEEN = Seen("", NOW, None, "1.0", 1, None, False, "[]")
+
+
+async def add(database, releases):
+    async def act(connection):
+        for name, release in releases.items():
+            await devices.add(connection, name, "gateway", "stable", name.encode().ljust(32), NOW)
+            if release is not None:
+                await devices.write_polls(connection, [replace(SEEN, device=name, release=release)])
+
+    await database.write(act)
+
+
+async def past(database, since=0):
+    async with database.reading() as connection:
+        return await census.history(connection, since)
+
+
+def test_an_hour_is_counted_once_by_whoever_has_the_duty(with_database):
+    async def test(database):
+        await add(database, {"a": "1.0", "b": "1.0", "c": None})
+        now = NOW
+        engines = [Engine(database, Board(database), lambda: now, name) for name in ("one", "two")]
+        for engine in engines:
+            await engine.tick(1.0)
+        hour = census.hour_of(NOW)
+        counted = {hour: {("gateway", "1.0"): 2, ("gateway", ""): 1}}
+        assert await past(database) == counted
+        await add(database, {"d": "2.0"})
+        await engines[0].tick(1.0)
+        assert await past(database) == counted  # of this hour already
+        now += 3600
+        for engine in engines:
+            await engine.tick(1.0)
+        assert (await past(database))[hour + 3600][("gateway", "2.0")] == 1
+        assert list(await past(database, hour + 1)) == [hour + 3600]
+
+    with_database(test)
+
+
+def test_names_are_bounded_and_old_hours_go(with_database):
+    async def test(database):
+        many = {f"d{number}": f"{number}.0" for number in range(CENSUS_RELEASES_MAX + 5)}
+        await add(database, {**many, "e": "0.0"})
+        await database.write(lambda connection: census.take(connection, NOW))
+        (counted,) = (await past(database)).values()
+        assert len(counted) == CENSUS_RELEASES_MAX + 1
+        assert counted["gateway", "0.0"] == 2
+        assert counted["gateway", census.OTHER] == 5
+        later = NOW + CENSUS_KEPT_S + 3600
+        await database.write(lambda connection: census.take(connection, later))
+        assert list(await past(database)) == [census.hour_of(later)]
+
+    with_database(test)
