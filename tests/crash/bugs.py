@@ -10,7 +10,7 @@ durable. Steps on one medium or on two are swapped; those that need each other c
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -80,7 +80,7 @@ class Bug:
     kind: BugKind
     name: str
     log: tuple[Op, ...]
-    at: range
+    at: Container[int]
     near: frozenset[int]
 
 
@@ -125,7 +125,8 @@ def removed_calls(story: Story) -> Iterator[Bug]:
 
 def misplaced_step(story: Story, right: Story, name: str) -> Bug:
     """What a mutant recorded: it can show from where its log leaves the right one's, to where they
-    join again; where it only lacks something, up to the end.
+    join again, and when the firmware renames: where that puts a name depends on what stood in the
+    folder. Where the log only lacks something, up to the end.
     """
     same = [
         sum(1 for _ in itertools.takewhile(lambda pair: _act(pair[0]) == _act(pair[1]), pairs))
@@ -135,8 +136,10 @@ def misplaced_step(story: Story, right: Story, name: str) -> Bug:
         )
     ]
     near = range(same[0] + 1, len(story.log) - same[1] + 2)
-    at = near if sum(same) < len(story.log) else range(near.start, len(story.log) + 1)
-    return Bug(BugKind.ORDER, name, story.log, at, frozenset(near))
+    bumps = {n for n, op in enumerate(story.log, 1) if op.kind is Kind.BUMP and n >= near.start}
+    places = bumps.union(near)
+    at = places if sum(same) < len(story.log) else range(near.start, len(story.log) + 1)
+    return Bug(BugKind.ORDER, name, story.log, at, frozenset(places))
 
 
 def _act(op: Op) -> Op:
