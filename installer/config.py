@@ -59,6 +59,9 @@ class Counting(StrEnum):
 
 
 _TREE_SUFFIX = "-verity"
+_WHERE_TO_GET_ONE = (
+    "Copy installer/dist/device.toml there and fill it in, or name another file with --config"
+)
 
 
 def tree_name(image: str) -> str:
@@ -156,7 +159,10 @@ def load_config(path: Path) -> Config:
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            "the device configuration cannot be read", where=path, got=error.strerror
+            "the device configuration cannot be read",
+            where=path,
+            got=error.strerror,
+            hint=_WHERE_TO_GET_ONE if isinstance(error, FileNotFoundError) else None,
         ) from error
     if len(raw) > CONFIG_BYTES_MAX:
         raise UsageError(

@@ -21,7 +21,7 @@ from slipstream.delta.errors import DeviceFault, Rejected
 from slipstream.delta.gpt_copy import Identity
 from slipstream.delta.gpt_layout import LABEL_UNITS_MAX
 from slipstream.delta.manifest import Manifest, Place
-from slipstream.installer.config import IdentityMode, PartitionPlace, Verity, tree_name
+from slipstream.installer.config import Config, IdentityMode, PartitionPlace, Verity, tree_name
 from slipstream.installer.device import Device
 from slipstream.installer.gpt_disk import Partition, find_partition, rename_partitions
 from slipstream.installer.plan import Plan
@@ -55,10 +55,10 @@ def identities_of(manifest: Manifest, verity: Verity) -> dict[str, Identity]:
     return made
 
 
-def check_identity(device: Device) -> None:
+def check_identity(config: Config) -> None:
     """S0: every place of the slots is a partition that can be renamed. Raises DeviceFault."""
-    if device.config.identity is IdentityMode.GPT:
-        for slot in device.config.slots.values():
+    if config.identity is IdentityMode.GPT:
+        for slot in config.slots.values():
             _partitions(slot.name, slot.partitions)
 
 

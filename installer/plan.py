@@ -191,7 +191,7 @@ def plan_install(
     _check_counter(manifest, raw, facts)
     _check_boots(manifest)
     _check_images(manifest, facts)
-    bare = _bare_images(manifest, facts)
+    bare = bare_images(manifest, facts.verity, facts.sizes)
     check_trees(manifest, bare)
     images = tuple(_plan_image(manifest, image, facts, deltas) for image in manifest.images)
     return Plan(manifest, raw, facts.active, facts.target, images, bare)
@@ -333,19 +333,20 @@ def _check_tree(manifest: Manifest, image: ImageEntry, facts: DeviceFacts) -> No
         )
 
 
-def _bare_images(manifest: Manifest, facts: DeviceFacts) -> frozenset[str]:
-    """The partition images behind or beside which no hash tree will stand."""
+def bare_images(manifest: Manifest, verity: Verity, sizes: Mapping[str, int]) -> frozenset[str]:
+    """The partition images behind or beside which no hash tree will stand. `sizes` in bytes, by the
+    name of the partition."""
     names = {image.name for image in manifest.images}
     images = [image for image in manifest.images if image.place is Place.PARTITION]
-    match facts.verity:
+    match verity:
         case Verity.PARTITION | Verity.INITRD:
             bare: Iterable[str] = ()
         case Verity.APPEND:
-            bare = (i.name for i in images if hash_area_end(i.tree) > facts.sizes[i.name])
+            bare = (i.name for i in images if hash_area_end(i.tree) > sizes.get(i.name, 0))
         case Verity.NONE:
             bare = (i.name for i in images if tree_name(i.name) not in names)
         case _:
-            assert_never(facts.verity)
+            assert_never(verity)
     return frozenset(bare)
 
 

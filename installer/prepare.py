@@ -30,7 +30,7 @@ from slipstream.delta.packing.libraries import available
 from slipstream.delta.target_file import TargetFile
 from slipstream.delta.trust import TrustedSet
 from slipstream.installer.boot.command_line import check_command_line
-from slipstream.installer.config import IdentityMode
+from slipstream.installer.config import Config, IdentityMode
 from slipstream.installer.counting import check_counting
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
@@ -120,35 +120,35 @@ def check_boot_options(device: Device, plan: Plan, cmdline: str) -> None:
 
 def check_configuration(device: Device) -> None:
     """What an install would refuse whatever is offered. Raises DeviceFault, Rejected, UsageError."""
-    check_slots(device)
+    check_slots(device.config)
     check_root(device)
-    check_cmdline(device)
+    check_cmdline(device.config)
 
 
-def check_slots(device: Device) -> None:
+def check_slots(config: Config) -> None:
     """Every place of the slots is there, no two share bytes, and those that are to be renamed can
     be. Raises DeviceFault."""
     check_places(
         (f"slot {slot.name} {image}", place)
-        for slot in device.config.slots.values()
+        for slot in config.slots.values()
         for image, place in slot.partitions.items()
     )
-    check_identity(device)
+    check_identity(config)
 
 
-def check_cmdline(device: Device) -> None:
+def check_cmdline(config: Config) -> None:
     """The running kernel's command line can be read: by it the device knows what it booted.
 
     Raises UsageError.
     """
-    path = device.config.boot.cmdline
+    path = config.boot.cmdline
     try:
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
         raise UsageError(
             "boot.cmdline cannot be read",
-            where=device.config.path,
+            where=config.path,
             expected="the running kernel's command line",
             got=f"{path}: {error.strerror}",
             hint="Leave it out: /proc/cmdline is meant by default",
@@ -234,8 +234,8 @@ async def gather_facts(
 ) -> DeviceFacts:
     """The device as a plan sees it. Raises DeviceFault when a slot is not what it should be."""
     config = device.config
-    check_slots(device)
-    check_cmdline(device)
+    check_slots(config)
+    check_cmdline(config)
     booted = device.boot.booted()
     target = choose_target(config.slots, booted.slot, entries=len(device.boot.entries()))
     places = config.slots[target].partitions

@@ -6,6 +6,7 @@ repair of broken state files.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from slipstream.delta.errors import DeviceFault, SlipstreamError
@@ -212,9 +213,13 @@ def read_status(device: Device) -> Status:
 
     What is wrong in the configuration stands among the notices: an install would refuse it.
     """
-    for check in (check_slots, check_root, check_cmdline):
+    for check in (
+        partial(check_slots, device.config),
+        partial(check_root, device),
+        partial(check_cmdline, device.config),
+    ):
         try:
-            check(device)
+            check()
         except SlipstreamError as error:
             device.notices.append(str(error))
     records = device.slots.records()

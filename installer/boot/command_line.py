@@ -44,7 +44,8 @@ def check_trees(manifest: Manifest, bare: Collection[str]) -> None:
     `bare`: the images behind or beside which no hash tree will stand. Raises WrongDevice.
     """
     if any(image.place is Place.UKI for image in manifest.images):
-        _check_trees(manifest, (i.name for i in manifest.images if root_option(i.name)), bare)
+        names = (i.name for i in manifest.images if root_option(i.name))
+        refuse_bare(f"release {manifest.release}", names, bare)
 
 
 def check_command_line(
@@ -74,7 +75,9 @@ def check_command_line(
                 hint=_REBUILD,
             )
     named = {word.value for word in words}
-    _check_trees(manifest, (name for name, root in roots.items() if root in named), bare)
+    refuse_bare(
+        f"release {manifest.release}", (name for name, root in roots.items() if root in named), bare
+    )
     if gpt and roots and "gpt" not in kernel_words(cmdline):
         raise Rejected(
             "it lacks the word gpt: with a torn primary partition table Linux would find none of "
@@ -87,13 +90,15 @@ def check_command_line(
         )
 
 
-def _check_trees(manifest: Manifest, names: Iterable[str], bare: Collection[str]) -> None:
+def refuse_bare(release: str, names: Iterable[str], bare: Collection[str]) -> None:
+    """Refuse a release that opens these images by their root hashes if one is `bare`. `release` says
+    which it is. Raises WrongDevice."""
     for name in names:
         if name in bare:
             raise WrongDevice(
                 f"the release opens {name} by its root hash, and this device would have no hash tree "
                 "for it: it would not boot",
-                where=f"release {manifest.release}",
+                where=release,
                 expected='[install] verity = "partition" with '
                 f'{name}-verity in each slot, or "append" with room behind the image',
                 got="no hash tree",

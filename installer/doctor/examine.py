@@ -2,8 +2,8 @@
 
 Nothing is changed: everything is opened read-only, no lock is taken, broken state files stay where
 they are. The one thing it asks of the kernel is to write out what others left in its cache (see
-boot/esp_bytes.py). The findings themselves are made in volume.py, tables.py, and entries.py with
-boot_files.py and selection.py.
+boot/esp_bytes.py). The findings themselves are made in volume.py, tables.py, settings.py, and
+entries.py with boot_files.py and selection.py.
 """
 
 import os
@@ -19,6 +19,7 @@ from slipstream.delta.filesystem.fat_volume import FatVolume, Read, read_fat_vol
 from slipstream.delta.gpt import Gpt, read_gpt
 from slipstream.delta.gpt_layout import MAGIC, SECTOR_SIZES
 from slipstream.delta.limits import FAT_FILES_MAX
+from slipstream.delta.manifest import Manifest
 from slipstream.installer.boot.esp import Esp, translated
 from slipstream.installer.boot.esp_bytes import EspBytes, NoBytes, find_esp_bytes
 from slipstream.installer.boot.loader_word import LoaderWord
@@ -28,6 +29,7 @@ from slipstream.installer.config import Config
 from slipstream.installer.doctor.entries import entry_findings
 from slipstream.installer.doctor.finding import Check, EspName, Finding, Severity
 from slipstream.installer.doctor.menu import Boots, EspFile
+from slipstream.installer.doctor.settings import setting_findings
 from slipstream.installer.doctor.tables import table_findings
 from slipstream.installer.doctor.volume import volume_findings
 from slipstream.installer.slots import Slots
@@ -84,6 +86,10 @@ class _Look:
             self._look_at_partition(boots)
         except DeviceFault as error:
             self._cannot(error)
+        try:
+            self.findings += setting_findings(self._config, self._manifests(boots))
+        except DeviceFault as error:
+            self._cannot(error)
         for disk in self._disks():
             try:
                 self._look_at_table(disk)
@@ -113,6 +119,13 @@ class _Look:
         loader = LoaderWord(boot.cmdline, boot.entry)
         override, counts = loader.override(), loader.counts_tries()
         return Boots(records, loader.selected(), loader.root(), override, counts)
+
+    def _manifests(self, boots: Boots) -> list[Manifest]:
+        """Of the releases in the slots, as far as they are kept and can be read."""
+        slots = Slots(self._config.state, lambda _: None, repair=False)
+        named = (one.manifest for one in boots.records.values() if one.manifest is not None)
+        found = (slots.manifest(digest) for digest in named)
+        return [one for one in found if one is not None]
 
     def _look_at_partition(self, boots: Boots) -> None:
         boot = self._config.boot

@@ -39,6 +39,10 @@ class Check(StrEnum):
     TABLE_INVALID = "table-invalid"
     TABLE_COPIES = "table-copies"
     SAME_NAME = "same-name"
+    # the configuration
+    CMDLINE = "cmdline"
+    SLOTS = "slots"
+    NO_HASH_TREE = "no-hash-tree"
     # what could not be looked at
     NOT_LOOKED_AT = "not-looked-at"
 

@@ -168,11 +168,13 @@ def install(config: Path, release: str | None, retry: bool, as_json: bool) -> No
     if retry and release is None:
         raise UsageError("--retry needs --release: which release shall be tried again?")
     from slipstream.installer.install import install as install_release  # noqa: PLC0415
+    from slipstream.installer.prepare import check_configuration  # noqa: PLC0415
 
     async def job(found: Device) -> None:
         await _settle(found)
         watch = _json_events if as_json else _Watch()
         try:
+            check_configuration(found)
             wanted = await _wanted(found, release)
             result = await install_release(found, wanted, watch, retry=retry)
         finally:

@@ -283,6 +283,6 @@ def test_a_fault_in_the_configuration_is_said_before_anything_is_offered(
     code, out, _ = say("status")
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("Note: ") and words in line]
-    for command in ("check", "plan"):
+    for command in ("check", "plan", "install"):
         code, _, error = say(command)
         assert (code, words in error) == (refused, True), error

@@ -233,6 +233,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read") as caught:
         load_config(tmp_path / "absent.toml")
     assert caught.value.exit_code == 2
+    assert "installer/dist/device.toml" in str(caught.value)
+    assert "--config" in str(caught.value)
 
 
 def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def lab(template: Path, tmp_path: Path) -> Lab:
         '[slots.a]\nrootfs = "a.img"\n[slots.b]\nrootfs = "b.img"\n'
         f'[boot]\nesp = "esp"\nesp_device = "esp.img"\ncmdline = "cmdline"\n'
         f'entry = "LoaderEntrySelected-{LOADER_VENDOR}"\n'
+        '[install]\nverity = "initrd"\n'
     )
     (tmp_path / "cmdline").write_text(f"roothash={ROOTS[41]} quiet")
     made = Lab(tmp_path, EspImage(image), config, tmp_path / f"LoaderEntrySelected-{LOADER_VENDOR}")
@@ -249,6 +250,21 @@ DAMAGES: dict[str, tuple[Callable[[Lab], object], Check, Severity, str, str]] = 
     "full": (
         put("filler", b"x" * (39 << 20)),
         *(Check.NO_ROOM, Severity.FAULT, "bytes free", ""),
+    ),
+    "no command line": (
+        lambda lab: (lab.folder / "cmdline").unlink(),
+        *(Check.CMDLINE, Severity.FAULT, "boot.cmdline cannot be read; got ", ""),
+    ),
+    "slots overlap": (
+        lambda lab: (
+            (lab.folder / "b.img").unlink()
+            or (lab.folder / "b.img").hardlink_to(lab.folder / "a.img")
+        ),
+        *(Check.SLOTS, Severity.FAULT, "slot b rootfs and slot a rootfs share bytes", ""),
+    ),
+    "no hash tree": (
+        lambda lab: lab.config.write_text(lab.config.read_text().replace('"initrd"', '"none"')),
+        *(Check.NO_HASH_TREE, Severity.FAULT, "opens rootfs by its root hash", ""),
     ),
     "no records": (
         lambda lab: (lab.folder / "state/slots.json").write_text("{"),
