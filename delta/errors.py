@@ -20,7 +20,7 @@ A message says what, where, expected, got and what to do next. A third-party err
 translated in the one file that imports the library.
 """
 
-from typing import Self
+from typing import Any, Self
 
 
 class SlipstreamError(Exception):
@@ -53,6 +53,24 @@ class SlipstreamError(Exception):
         if self.hint is not None:
             text += f". {self.hint}"
         return text
+
+    def concerns(self, subject: str, hint: str | None = None) -> None:
+        """Say, in place, what it is about, and what to do where it does not say that itself."""
+        self.what = f"{subject}: {self.what}"
+        self.hint = self.hint or hint
+
+    def to_json(self) -> dict[str, Any]:
+        """The error for programs; `message` is all of it in words."""
+        parts = {"where": self.where, "expected": self.expected, "got": self.got}
+        words = {name: None if value is None else str(value) for name, value in parts.items()}
+        return {
+            "kind": type(self).__name__,
+            "exit_code": self.exit_code,
+            "message": str(self),
+            "what": self.what,
+            **words,
+            "hint": self.hint,
+        }
 
 
 class UsageError(SlipstreamError):

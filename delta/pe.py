@@ -46,13 +46,13 @@ def parse_sections(head: bytes) -> tuple[Section, ...]:
         raise FormatError("not a PE file: too short", expected=f">= {_DOS.size}", got=len(head))
     magic, start = _DOS.unpack_from(head)
     if magic != b"MZ" or start < _DOS.size:
-        raise FormatError("not a PE file: no DOS header", got=magic)
+        raise FormatError("not a PE file: no DOS header", expected="MZ", got=_shown(magic))
     if start + _COFF.size + 2 > len(head):
         raise FormatError("PE header is cut off", expected=start + _COFF.size + 2, got=len(head))
     signature, _, count, _, _, _, optional_size, _ = _COFF.unpack_from(head, start)
     (optional_magic,) = struct.unpack_from("<H", head, start + _COFF.size)
     if signature != b"PE\0\0" or optional_magic not in _OPTIONAL_MAGICS:
-        raise FormatError("not a PE file: no PE header", got=signature)
+        raise FormatError("not a PE file: no PE header", expected="PE", got=_shown(signature))
     if not 1 <= count <= SECTIONS_MAX:
         raise FormatError("PE section count", expected=f"1..{SECTIONS_MAX}", got=count)
     table = start + _COFF.size + optional_size
@@ -68,6 +68,12 @@ def parse_sections(head: bytes) -> tuple[Section, ...]:
         name = raw_name.split(b"\0", 1)[0].decode("ascii", "replace")
         sections.append(Section(name, offset, min(virtual_size, raw_size)))
     return tuple(sections)
+
+
+def _shown(magic: bytes) -> str:
+    return (
+        magic.decode() if magic.isascii() and magic.decode().isprintable() else f"0x{magic.hex()}"
+    )
 
 
 def first_section(sections: tuple[Section, ...], name: str) -> Section | None:

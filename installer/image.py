@@ -27,7 +27,7 @@ from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage
 from slipstream.installer.release_set import ReleaseSet
 from slipstream.installer.slot import open_boot_file, open_partition
 from slipstream.installer.stream import ImageWriter, Payloads
-from slipstream.installer.supply import Supply, fetch_index, open_delta_source
+from slipstream.installer.supply import Supply, fetch_index, naming, open_delta_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class ImageInstall:
     async def run(self) -> None:
         """Make the image stand in its place, verified. Raises as install does."""
         image, device, chunks = self.one.image, self.device, self.supply.chunks
+        release = self.prepared.plan.manifest.release
         with contextlib.ExitStack() as places:
             target = self._open_target()
             places.callback(target.close)
@@ -68,7 +69,8 @@ class ImageInstall:
                 on_progress=self._progress,
                 counts=self.counts,
             )
-            await writer.run()
+            with naming(f"the payload of {image.name}, release {release}"):
+                await writer.run()
             self.parts.stands(image.name, image.tree.root)
             if image.place is Place.PARTITION:
                 await self._write_tree(target, chunks, places)

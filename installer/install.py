@@ -9,10 +9,10 @@ import contextlib
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError
+from slipstream.delta.errors import DeviceFault, Rejected, SlipstreamError, Unavailable
 from slipstream.installer.attempts import (
     begin_attempt,
     ends_by_itself,
@@ -51,7 +51,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InstallResult:
-    """What was installed, and what it cost. Sizes in bytes, counts in chunks of 512 KiB."""
+    """What was installed, and what it cost. Sizes in bytes, counts in chunks of 512 KiB.
+
+    `notes` say in words what did not go as planned: deltas that were given up, chunks that came out
+    differently, risks that were taken.
+    """
 
     release: str
     counter: int
@@ -63,6 +67,7 @@ class InstallResult:
     bytes_written: int
     chunks: int
     chunks_standing: int
+    notes: tuple[str, ...] = ()
 
 
 async def install(
@@ -90,9 +95,9 @@ async def install(
             prepared, supplies = await _gather_supplies(device, prepared, transaction)
             if forgiven is not None and device.slots.forgive(forgiven):
                 on_event(InstallEvent(Stage.PREPARE, f"release {forgiven} is tried again"))
-            counts = await _install(device, prepared, supplies, transaction, on_event)
+            counts, notes = await _install(device, prepared, supplies, transaction, on_event)
         forget_attempts(device)
-        return _result(prepared.plan, counts)
+        return _result(prepared.plan, counts, notes)
 
 
 async def _gather_supplies(
@@ -124,8 +129,11 @@ async def _install(
     supplies: Mapping[str, "Supply"],
     transaction: Transaction,
     on_event: OnEvent,
-) -> Counts:
-    """From the first write to the commit: the steps of docs/boot.md, "The write order"."""
+) -> tuple[Counts, Sequence[str]]:
+    """From the first write to the commit: the steps of docs/boot.md, "The write order".
+
+    The second is what did not go as planned, in words.
+    """
     plan = prepared.plan
     parts = ReleaseSet(parts_of(plan.manifest, device.config.verity))
     _open(device, plan, transaction)
@@ -141,10 +149,14 @@ async def _install(
     except (NotFound, Unusable, Changed) as error:
         # It waits for the server to have the payload again: somebody must hear of that.
         _report_failure(device, transaction, error)
+        _note_stop(device, plan, error)
+        raise
+    except Unavailable as error:
+        _note_stop(device, plan, error)
         raise
     parts.check_complete(plan.slot)
     _commit(device, plan, transaction, notes, on_event)
-    return counts
+    return counts, notes
 
 
 def _count_attempt(device: Device, transaction: Transaction, *, attended: bool) -> None:
@@ -220,7 +232,7 @@ async def _write_images(
     for risk in prepared.risks:
         on_event(InstallEvent(Stage.WRITE, f"at risk: {risk}"))
     for why in prepared.plan.passed_over:
-        on_event(InstallEvent(Stage.WRITE, f"not used: {why}"))
+        on_event(InstallEvent(Stage.WRITE, why))
     for one in prepared.plan.images:
         await ImageInstall(
             device, prepared, one, supplies, transaction.id, on_event, counts, parts
@@ -301,7 +313,14 @@ def _record_failure(device: Device, transaction: Transaction, error: SlipstreamE
         device.journal.record(Failed(str(error)))
 
 
-def _result(plan: Plan, counts: Counts) -> InstallResult:
+def _note_stop(device: Device, plan: Plan, error: SlipstreamError) -> None:
+    """Why the slot is still being written, for `device status`; the next attempt forgets it."""
+    with contextlib.suppress(SlipstreamError):
+        record = device.slots.record(plan.slot)
+        device.slots.remember(replace(record, stopped=str(error)))
+
+
+def _result(plan: Plan, counts: Counts, notes: Sequence[str]) -> InstallResult:
     return InstallResult(
         release=plan.manifest.release,
         counter=plan.manifest.counter,
@@ -313,4 +332,5 @@ def _result(plan: Plan, counts: Counts) -> InstallResult:
         bytes_written=counts.bytes_written,
         chunks=counts.chunks,
         chunks_standing=counts.chunks_standing,
+        notes=tuple(notes),
     )

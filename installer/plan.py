@@ -114,8 +114,10 @@ class Plan:
 
     @property
     def passed_over(self) -> tuple[str, ...]:
-        """Which smaller payloads this device cannot use, and why, for all images."""
-        return tuple(f"{one.image.name}: {why}" for one in self.images for why in one.passed_over)
+        """Which smaller payloads are not used, and why, for all images."""
+        return tuple(
+            f"not used: {one.image.name}: {why}" for one in self.images for why in one.passed_over
+        )
 
     @property
     def boot_bytes(self) -> int:

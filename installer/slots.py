@@ -47,7 +47,7 @@ class SlotRecord:
     """A slot's content as last recorded. `images` maps an image's name to its root.
 
     `notes` are what its install had to say: deltas that this device cannot use, chunks that came
-    out differently.
+    out differently. `stopped` is why the last attempt to write it ended; "" where none did.
     """
 
     slot: str
@@ -57,6 +57,7 @@ class SlotRecord:
     manifest: Digest | None = None
     images: Mapping[str, Digest] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,7 @@ class _WireSlot(msgspec.Struct):
     manifest: str | None
     images: dict[str, str]
     notes: tuple[str, ...] = ()
+    stopped: str = ""
 
 
 class _WireSlots(msgspec.Struct):
@@ -293,6 +295,7 @@ def _dump_slot(value: SlotRecord) -> _WireSlot:
         manifest=None if value.manifest is None else value.manifest.hex,
         images={name: root.hex for name, root in sorted(value.images.items())},
         notes=value.notes,
+        stopped=value.stopped,
     )
 
 
@@ -306,6 +309,7 @@ def _parse_slots(wire: _WireSlots) -> dict[str, SlotRecord]:
             manifest=None if row.manifest is None else Digest.parse_hex(row.manifest),
             images={name: Digest.parse_hex(root) for name, root in row.images.items()},
             notes=row.notes,
+            stopped=row.stopped,
         )
         for row in wire.slots
     }

@@ -110,6 +110,8 @@ class Status:
         for record in self.records:
             lines.append(self._slot_words(record))
             lines += [f"  {note}" for note in record.notes]
+            if record.stopped:
+                lines.append(f"  the last attempt stopped: {record.stopped}")
         transaction, last = self.transaction, self.last
         if transaction is not None:
             state = type(self.state).__name__.lower()
@@ -197,6 +199,7 @@ class Status:
             "counter": record.counter,
             "images": {name: root.hex for name, root in record.images.items()},
             "notes": list(record.notes),
+            "stopped": record.stopped or None,
             "entry": None
             if entry is None
             else {

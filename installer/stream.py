@@ -172,14 +172,14 @@ class ImageWriter:
         elif repacked & left:
             # The same version of a library may be another build: nothing tells beforehand.
             why = (
-                f"{len(repacked & left)} of them are packed again on the device, by"
-                f" {', '.join(index.libraries)}, and came out differently"
+                f"{len(repacked & left)} of them, packed again on the device by"
+                f" {', '.join(index.libraries)}, came out differently"
             )
         else:
             why = "though that is what the delta was made from"
         words = (
-            f"{self.name}: {len(left)} chunks could not be made from the running slot;"
-            f" they come from the full payload ({why})"
+            f"{self.name}: {len(left)} {'chunk' if len(left) == 1 else 'chunks'} could not be made from the running slot:"
+            f" taken from the full payload ({why})"
         )
         self.say(words)
         self.counts.notes.append(words)
@@ -237,7 +237,11 @@ class ImageWriter:
         damage = ""
         if frames.lost:
             first = frames.lost[min(frames.lost)]
-            damage = f"{len(frames.lost)} frames of the delta are damaged on the server: {first}"
+            many = len(frames.lost) > 1
+            lost = (
+                f"{len(frames.lost)} frames of the delta are" if many else "a frame of the delta is"
+            )
+            damage = f"{lost} damaged on the server: {first}"
         return _Lost(damage, pipe.repacked)
 
     def _checkpoint(self, frame: int, done_bytes: int) -> None:

@@ -7,7 +7,8 @@ place takes the full payload. Where neither can be had nothing was changed yet.
 Writes nothing. The frames are stream.py's business.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from slipstream.delta.digest import DIGEST_BYTES
@@ -30,6 +31,10 @@ from slipstream.installer.sources import source_place
 
 # What is wrong with one file on the server, not with the link: asking again does not help.
 DAMAGE = (Rejected, NotFound, Unusable)
+MEND = (
+    "The running release is untouched. Publish the release again, or put the file back from a backup"
+    " of the repository"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ async def gather_supplies(
 async def _gather_supply(
     device: Device, prepared: Prepared, one: ImagePlan, *, touched: bool
 ) -> tuple[ImagePlan, Supply]:
-    chunks = await _fetch_chunks(device, one.image)
+    release = prepared.plan.manifest.release
+    with naming(f"the chunk list of {one.image.name}, release {release}"):
+        chunks = await _fetch_chunks(device, one.image)
     active = prepared.plan.active
     if one.payload.source is not None and active is not None:
         try:
@@ -74,10 +81,21 @@ async def _gather_supply(
             one = _without_delta(one, error)
         else:
             return one, Supply(chunks, delta, None)
-    full = await fetch_index(device, prepared.trusted, one.image, one.full)
-    if not touched:
-        await _probe(device, full)
+    with naming(f"the full payload of {one.image.name}, release {release}"):
+        full = await fetch_index(device, prepared.trusted, one.image, one.full)
+        if not touched:
+            await _probe(device, full)
     return one, Supply(chunks, None, full)
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Damage within says of which file it is: its address is only a digest. Raises what it gets."""
+    try:
+        yield
+    except DAMAGE as error:
+        error.concerns(what, hint=MEND)
+        raise
 
 
 async def fetch_index(

@@ -175,7 +175,7 @@ def _open_dask(address: str) -> Iterator[Pool]:
         from distributed import Client  # noqa: PLC0415 - an extra that few builds need
     except ImportError as error:
         raise UsageError(
-            "Dask is not installed", where=address, hint="pip install 'slipstream-ota[dask]'"
+            "Dask is not installed", where=address, hint="In a clone: pip install '.[dask]'"
         ) from error
     try:
         client = Client("tcp://" + address.removeprefix(_DASK), set_as_default=False)

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(
             f"slipstream: this command needs {error.name}, which is not installed. "
-            f"Install slipstream-ota[{extra}]",
+            f"Install the extra {extra!r}: in a clone, pip install '.[{extra}]'",
             err=True,
         )
         sys.exit(1)

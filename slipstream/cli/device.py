@@ -8,10 +8,11 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, assert_never
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, assert_never
 
 import click
 
@@ -32,6 +33,9 @@ from slipstream.installer.notify import Notifier
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.states import Idle, Refused
 from slipstream.installer.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from slipstream.installer.install import InstallResult
 
 UNITS = (
     "slipstream.service",
@@ -59,6 +63,35 @@ release_option = click.option(
 )
 
 
+class _Answer:
+    """What a command prints for programs under --json: one object, whatever the exit code is.
+
+    Used as a context: an error that leaves it before an answer was given becomes the answer, the
+    words `under` it beside.
+    """
+
+    def __init__(self, *, as_json: bool, **under: str) -> None:
+        self._as_json, self._under = as_json, under
+        self._given = False
+
+    def give(self, value: Mapping[str, Any], words: Callable[[], str] | None = None) -> None:
+        """Print the value, or its words for people where there are any."""
+        self._given = True
+        if self._as_json:
+            click.echo(json.dumps({**self._under, **value}))
+        elif words is not None:
+            click.echo(words())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, SlipstreamError) and not self._given:
+            self.give({"error": error.to_json()})
+
+
 @click.group()
 def device() -> None:
     """Check, plan, install, confirm, roll back, run."""
@@ -71,8 +104,9 @@ def status(config: Path, as_json: bool) -> None:
     """Say what is booted, on trial, installed, failed and why, from what is on disk."""
     from slipstream.installer.status import read_status  # noqa: PLC0415
 
-    found = read_status(open_device(load_config(config)))
-    click.echo(json.dumps(found.to_json()) if as_json else found.to_words())
+    with _Answer(as_json=as_json) as answer:
+        found = read_status(open_device(load_config(config)))
+        answer.give(found.to_json(), found.to_words)
 
 
 @device.command()
@@ -86,11 +120,13 @@ def doctor(config: Path, as_json: bool) -> None:
     """
     from slipstream.installer.doctor.examine import examine  # noqa: PLC0415
 
-    found = examine(load_config(config))
-    click.echo(json.dumps(found.to_json()) if as_json else found.to_words())
+    with _Answer(as_json=as_json) as answer:
+        found = examine(load_config(config))
+        answer.give(found.to_json(), found.to_words)
     if found.faults:
+        many = f"{found.faults} faults would" if found.faults > 1 else "1 fault would"
         raise DeviceFault(
-            f"{found.faults} faults would stop or endanger an update",
+            f"{many} stop or endanger an update",
             hint="Mend them before the next one" if as_json else "Each has its mend above",
         )
 
@@ -146,9 +182,10 @@ def plan(config: Path, release: str | None, as_json: bool) -> None:
     async def job(found: Device) -> None:
         check_configuration(found)
         made = await prepare(found, await _wanted(found, release))
-        click.echo(json.dumps(made.to_json()) if as_json else made.to_words())
+        answer.give(made.to_json(), made.to_words)
 
-    _run(config, job)
+    with _Answer(as_json=as_json) as answer:
+        _run(config, job)
 
 
 @device.command()
@@ -162,7 +199,7 @@ def install(config: Path, release: str | None, retry: bool, as_json: bool) -> No
     Before that it settles a trial that the last boot left, as `confirm` does: it runs the health
     checks. Ctrl-C loses nothing: running it again goes on where it was.
 
-    With --json: a line for each event, the last one is the result.
+    With --json: a line for each event; the last one is the result, with `error` where it failed.
     """
 
     if retry and release is None:
@@ -182,22 +219,15 @@ def install(config: Path, release: str | None, retry: bool, as_json: bool) -> No
                 watch.close()
             async with open_contact(found) as contact:
                 await contact.deliver(_note)
-        if as_json:
-            click.echo(json.dumps({"stage": "result", **asdict(result)}))
-        else:
-            click.echo(
-                f"release {result.release} is installed in slot {result.slot}: "
-                f"{megabytes(result.bytes_fetched)} fetched, "
-                f"{megabytes(result.bytes_written)} of {megabytes(result.image_bytes)} written. "
-                "Reboot to try it."
-            )
+        answer.give(asdict(result), lambda: _installed_words(result))
 
-    try:
-        _run(config, job)
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            "interrupted; nothing is lost", hint="Run it again: it goes on where it was"
-        ) from error
+    with _Answer(as_json=as_json, stage="result") as answer:
+        try:
+            _run(config, job)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                "interrupted; nothing is lost", hint="Run it again: it goes on where it was"
+            ) from error
 
 
 @device.command()
@@ -218,9 +248,11 @@ def confirm(config: Path, force: bool, as_json: bool) -> None:
         Notifier.of_environment(os.environ).say_stays(stays)
         async with open_contact(found) as contact:
             await contact.deliver(_note)
+        answer.give(_outcome_json(outcome))
         _tell(found, outcome, as_json=as_json)
 
-    _run(config, job)
+    with _Answer(as_json=as_json) as answer:
+        _run(config, job)
 
 
 @device.command()
@@ -240,7 +272,7 @@ def deadline(config: Path) -> None:
             "the running release did not prove itself in time",
             hint="The machine is to be reset: the boot loader counts its tries",
         )
-    click.echo(f"{why}. It is not reset")
+    click.echo(f"{why}. The machine is not reset")
 
 
 @device.command()
@@ -251,13 +283,12 @@ def rollback(config: Path, as_json: bool) -> None:
 
     async def job(found: Device) -> None:
         outcome = await by_hand.rollback(found)
-        if as_json:
-            click.echo(json.dumps(_outcome_json(outcome)))
-        else:
-            reboot = ". Reboot: the other release comes back" if outcome.reboot_wanted else ""
-            click.echo(f"{_name(outcome)} is given up: {outcome.reason}{reboot}")
+        reboot = ". Reboot: the other release comes back" if outcome.reboot_wanted else ""
+        words = f"{_name(outcome)} is given up: {outcome.reason}{reboot}"
+        answer.give(_outcome_json(outcome), lambda: words)
 
-    _run(config, job)
+    with _Answer(as_json=as_json) as answer:
+        _run(config, job)
 
 
 @device.command()
@@ -356,9 +387,7 @@ async def _wanted(found: Device, release: str | None) -> str | None:
 
 
 def _tell(found: Device, outcome: Outcome, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(_outcome_json(outcome)))
-    else:
+    if not as_json:
         for result in outcome.health:
             click.echo(f"health: {result.name}: " + ("passed" if result.passed else result.reason))
     name = _name(outcome)
@@ -392,6 +421,15 @@ def _tell(found: Device, outcome: Outcome, *, as_json: bool) -> None:
             )
         case _:
             assert_never(outcome.verdict)
+
+
+def _installed_words(result: "InstallResult") -> str:
+    return (
+        f"release {result.release} is installed in slot {result.slot}: "
+        f"{megabytes(result.bytes_fetched)} fetched, "
+        f"{megabytes(result.bytes_written)} of {megabytes(result.image_bytes)} written. "
+        "Reboot to try it."
+    )
 
 
 def _name(outcome: Outcome) -> str:

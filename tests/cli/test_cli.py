@@ -122,7 +122,7 @@ def test_a_missing_extra_is_named(
         main([])
 
     assert ended.value.code == 1
-    assert f"slipstream-ota[{extra}]" in capsys.readouterr().err
+    assert f"pip install '.[{extra}]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,31 @@ def test_check_and_plan_while_a_release_is_on_trial(rig: Rig, say: Say, boots: i
     assert "release 2.0 waits for its trial" in error
 
 
+@pytest.mark.parametrize("command", ["status", "doctor", "plan", "install", "confirm", "rollback"])
+def test_a_failure_is_an_object_for_programs(rig: Rig, say: Say, command: str) -> None:
+    """One on standard output, the same words on standard error."""
+    rig.lab.config_path.write_text("product = 3")
+
+    code, out, error = say(command, "--json")
+
+    (line,) = out.splitlines()
+    found = json.loads(line)
+    assert code == found["error"]["exit_code"] == 2
+    assert found["error"]["kind"] == "UsageError"
+    assert error == f"slipstream: {found['error']['message']}\n"
+    assert found.get("stage") == ("result" if command == "install" else None)
+
+
+def test_an_answer_that_was_given_is_not_followed_by_its_error(rig: Rig, say: Say) -> None:
+    updated(rig, 1)
+    rig.well.unlink()
+
+    code, out, _ = say("confirm", "--json")
+
+    (line,) = out.splitlines()
+    assert (code, json.loads(line)["verdict"]) == (1, "condemned")
+
+
 def test_rollback_says_whether_to_reboot(rig: Rig, say: Say) -> None:
     updated(rig, 0)
     code, out, _ = say("rollback")

@@ -35,6 +35,7 @@ from slipstream.installer.progress import InstallEvent, Stage
 from slipstream.installer.response import NotFound, Unusable
 from slipstream.installer.slots import Denied, SlotState
 from slipstream.installer.states import BootedNew, Committed, Idle, Outcome, Refused, Streaming
+from slipstream.installer.status import read_status
 from tests.installer.boot.uki import make_uki
 from tests.installer.lab import SLOT_BYTES, Lab, LabFetcher, LabRelease, change, make_image
 
@@ -519,7 +520,7 @@ def test_a_drifted_source_costs_only_its_chunks(lab: Lab, update: LabRelease) ->
     result = run(lab)
 
     assert lab.holds("b", update)
-    assert "1 chunks could not be made from the running slot" in lab.words()
+    assert "1 chunk could not be made from the running slot" in lab.words()
     rootfs = update.images["rootfs"]
     full = rootfs.full.frames[2].encoded.size
     assert rootfs.delta is not None
@@ -634,7 +635,9 @@ def test_a_damaged_index_of_a_delta_costs_the_delta(lab: Lab, update: LabRelease
 
     result = run(lab)
 
-    check_full_was_used(lab, update, "rootfs: delta from release 1.0: ")
+    check_full_was_used(lab, update, "not used: rootfs: delta from release 1.0: ")
+    (note,) = [one for one in result.notes if "delta" in one]
+    assert note in read_status(lab.device()).to_words()
     assert result.bytes_fetched == sum(
         update.images[name].full.body_size for name in ("rootfs", "kernel")
     )
@@ -670,7 +673,7 @@ def test_a_damaged_frame_costs_its_chunks(lab: Lab, update: LabRelease) -> None:
 
     result = run(lab)
 
-    check_full_was_used(lab, update, "1 frames of the delta are damaged on the server")
+    check_full_was_used(lab, update, "a frame of the delta is damaged on the server")
     rootfs = update.images["rootfs"]
     touched = {at // CHUNK_BYTES for at in (coded[1].target.offset, coded[1].target.end - 1)}
     full = sum(rootfs.full.frames[one].encoded.size for one in touched)
@@ -731,9 +734,14 @@ def test_what_cannot_be_had_stops_the_update_with_everything_as_it_was(
     before = lab.slot("a").read_bytes()
     calls = list(lab.fake.calls)
 
-    with pytest.raises(NotFound if how == "missing" else Unusable):
+    with pytest.raises(NotFound if how == "missing" else Unusable) as refused:
         run(lab)
 
+    kernel = "the full payload of kernel" if what.startswith("the full") else ""
+    list_of_chunks = "the chunk list of rootfs" if what == "chunks" else ""
+    words = kernel or list_of_chunks or "the full payload of rootfs"
+    assert f"{words}, release 3.0: " in str(refused.value)
+    assert "The running release is untouched. Publish the release again" in str(refused.value)
     assert lab.fake.calls == calls
     assert lab.slot("a").read_bytes() == before
     device = lab.device()
@@ -760,6 +768,7 @@ def test_a_server_that_loses_both_payloads_in_mid_install_is_reported(
     with pytest.raises(Unavailable):
         run(lab)
     lab.fetcher.hook = lambda _: None
+    assert lab.device().slots.record("b").stopped == "the link is gone"
     assert lab.device().slots.reports() == ()
     gone = {path: lab.files.pop(path) for path in paths}
 
@@ -769,10 +778,15 @@ def test_a_server_that_loses_both_payloads_in_mid_install_is_reported(
         (report,) = lab.device().slots.reports()
         assert (report.kind, report.release) == ("failed", "2.0")
     assert isinstance(lab.device().journal.state, Streaming)
+    status = read_status(lab.device())
+    assert "  the last attempt stopped: " in status.to_words()
+    (slot,) = [one for one in status.to_json()["slots"] if one["name"] == "b"]
+    assert "the payload of rootfs, release 2.0: " in slot["stopped"]
 
     lab.files |= gone
     run(lab)
     assert lab.holds("b", update)
+    assert "stopped" not in read_status(lab.device()).to_words()
 
 
 # --- interruption

@@ -123,7 +123,7 @@ def test_a_plan_says_why_a_smaller_delta_is_not_used(
 
     words = [] if why is None else [f"delta from {SOURCE.hex[:16]}: {why}"]
     assert list(plan.images[0].passed_over) == words
-    assert list(plan.passed_over) == [f"rootfs: {one}" for one in words]
+    assert list(plan.passed_over) == [f"not used: rootfs: {one}" for one in words]
     assert plan.to_json()["images"][0]["passed_over"] == words
     assert all(f"not used: {one}" in plan.to_words() for one in words)
     assert ("not used" in plan.to_words()) == bool(words)
