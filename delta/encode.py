@@ -7,6 +7,7 @@ returned; same inputs, same frames. Where the source bytes come from is windows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -218,7 +219,7 @@ class _Window:
         script = write_script(moved, source, content)
         joined = source.tobytes()
         extra = self._compress_extra(script.extra, joined)
-        found = [
+        frames = (
             EncodedFrame(
                 make_frame(
                     FrameKind.DIFF,
@@ -233,9 +234,12 @@ class _Window:
                 encoded,
             )
             for coded, encoded in self._sparse(script.control, script.diff, extra)
-        ]
-        best = next((one for one in found if self._is_held(one)), found[0] if found else None)
-        return None if best is None else _proved(best, joined, content.tobytes())
+        )
+        first = next(frames, None)
+        if first is None:
+            return None
+        best = next((one for one in chain((first,), frames) if self._is_held(one)), first)
+        return _proved(best, joined, content.tobytes())
 
     def _compress_extra(self, extra: bytes, source: bytes) -> Coded:
         best = self._compress(extra)
@@ -251,20 +255,26 @@ class _Window:
 
     def _sparse(
         self, control: bytes, diff: bytes, extra: Coded
-    ) -> list[tuple[tuple[Coded, Coded, Coded], bytes]]:
+    ) -> Iterator[tuple[tuple[Coded, Coded, Coded], bytes]]:
         """Streams of a diff frame and their bytes joined, with shorter and longer zero runs among
-        the values: the smallest first, none with too many numbers."""
-        found = []
-        for zeros_min in self.profile.zeros_min:
-            numbers, values = write_numbers(control, diff, zeros_min)
-            if len(numbers) <= NUMBERS_BYTES_MAX:
-                coded = (
-                    self._compress(numbers, contexts=_NUMBER_CONTEXTS),
-                    self._compress(values, contexts=_VALUE_CONTEXTS),
-                    extra,
-                )
-                found.append((coded, b"".join(part for _, part in coded)))
-        return sorted(found, key=lambda one: len(one[1]))
+        the values: the smallest first, or what is guessed to be, none with too many numbers."""
+        tried = [write_numbers(control, diff, zeros_min) for zeros_min in self.profile.zeros_min]
+        tried = [one for one in tried if len(one[0]) <= NUMBERS_BYTES_MAX]
+        if self.profile.guesses_zeros:
+            tried.sort(key=lambda one: _guess(*one))
+        coded = (
+            (
+                self._compress(numbers, contexts=_NUMBER_CONTEXTS),
+                self._compress(values, contexts=_VALUE_CONTEXTS),
+                extra,
+            )
+            for numbers, values in tried
+        )
+        joined = ((streams, b"".join(part for _, part in streams)) for streams in coded)
+        if self.profile.guesses_zeros:
+            yield from joined  # the next one is coded only if this one will not do
+        else:
+            yield from sorted(joined, key=lambda one: len(one[1]))
 
     def _compress(self, data: bytes, *, contexts: int | None = None) -> Coded:
         codecs, level = self.profile.codecs, None
