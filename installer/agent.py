@@ -15,7 +15,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from slipstream.delta.errors import (
@@ -27,6 +27,7 @@ from slipstream.delta.errors import (
     Unavailable,
 )
 from slipstream.delta.limits import POLL_INTERVAL_S, POLL_INTERVAL_S_MAX
+from slipstream.delta.maintenance import Schedule
 from slipstream.installer.attempts import begin_start, end_start
 from slipstream.installer.command import run_command
 from slipstream.installer.contact import Answer, Contact, Look, open_contact
@@ -47,7 +48,7 @@ from slipstream.installer.permission import find_reason_to_wait, gather_facts, r
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.reboots import note_reboot
 from slipstream.installer.reports import queue_hold_report
-from slipstream.installer.states import Committed, Idle, delay_of
+from slipstream.installer.states import Committed, Idle, Verified, delay_of
 from slipstream.installer.trial import settle
 from slipstream.installer.verdict import Verdict
 
@@ -108,13 +109,16 @@ class Agent:
     _turn: datetime | None = field(default=None, init=False)  # of the reboot, in the spread
     _asked_at: float | None = field(default=None, init=False)  # when the server answered last
     _offer: Answer | None = field(default=None, init=False)  # of a look; its install is held
+    _forced: bool = field(default=False, init=False)  # by the server's last answer
     _told: set[str] = field(default_factory=set, init=False)  # while a release waits for its boot
     _ready: bool = field(default=False, init=False)
 
     @property
     def policy(self) -> Policy:
-        """When it may install and reboot."""
-        return self.device.config.agent.policy
+        """When it may install and reboot. What the server forces waits for no window; for inhibitors,
+        the command and its turn it does: they know what the server does not."""
+        policy = self.device.config.agent.policy
+        return replace(policy, schedule=Schedule()) if self._forced else policy
 
     async def run(self) -> None:
         """Rounds, and the waits between them. Ends only when cancelled."""
@@ -148,7 +152,9 @@ class Agent:
             answer = await self._ask()
             if not answer.install:
                 self._tell(answer.reason)
-            elif await self._may_install(answer) and await self._install(answer.release):
+            elif self._is_downloaded(answer):
+                self._wait_for_server(answer)
+            elif await self._may_install(answer) and await self._install(answer):
                 await self._deliver()
                 await self._reboot_as_planned()
         finally:
@@ -159,14 +165,15 @@ class Agent:
         state = self.device.journal.state
         delay = delay_of(state)
         seconds = delay.seconds
-        if isinstance(state, Idle) and self.interval_s is not None:
+        waits_for_server = self._hold is not None and self._hold.kind is HoldKind.SERVER
+        if (isinstance(state, Idle) or waits_for_server) and self.interval_s is not None:
             seconds = self.interval_s
         # A trial has no delay of its own: its health is asked again as soon as after a failure.
         seconds = max(seconds, 1.0) * 2.0 ** min(self.failures, FAILURES_COUNTED_MAX)
         seconds = min(seconds, float(POLL_INTERVAL_S_MAX))
         if delay.jitter:
             seconds *= 1 - JITTER + 2 * JITTER * self.chance()
-        if self._hold is not None and not self.failures:
+        if self._hold is not None and not waits_for_server and not self.failures:
             seconds = recheck_s(self._hold, self.device.clock.now())
         return max(seconds, wish_s or 0.0)
 
@@ -223,19 +230,31 @@ class Agent:
         if self._offer is not None and not self._is_poll_due():
             return self._offer
         answer = await self.contact.ask()
-        self.interval_s = answer.interval_s
+        self.interval_s, self._forced = answer.interval_s, answer.forced
         self._asked_at = self.device.clock.monotonic()
         return answer
 
     async def _may_install(self, answer: Answer) -> bool:
         release = answer.release or ""
-        self._hold = await find_reason_to_wait(self.device, Step.INSTALL, release)
+        self._hold = await find_reason_to_wait(self.device, Step.INSTALL, release, self.policy)
         self._held = None if answer.counter is None else (release, answer.counter)
         is_kept = self._hold is not None and self.contact.server is None
         self._offer = answer if is_kept else None
         return self._hold is None
 
-    async def _install(self, release: str | None) -> bool:
+    def _is_downloaded(self, answer: Answer) -> bool:
+        """Whether all that the server wants for now is done: the release stands, unpublished."""
+        state = self.device.journal.state
+        if not answer.download_only or not isinstance(state, Verified):
+            return False
+        offered = (answer.release, answer.counter)
+        return (state.transaction.release, state.transaction.counter) == offered
+
+    def _wait_for_server(self, answer: Answer) -> None:
+        reason = f"the server: release {answer.release} is to be downloaded only, for now"
+        self._hold, self._held = Hold(Step.REBOOT, HoldKind.SERVER, reason), None
+
+    async def _install(self, answer: Answer) -> bool:
         """Install; True if the next boot tries a release."""
         # Loaded when there is something to install: trust and decoders take as much memory as all
         # the rest of an agent that waits (docs/device.md, "Memory").
@@ -244,7 +263,13 @@ class Agent:
         window = asyncio.timeout(stop_after_s(self.policy, self.device.clock.now()))
         try:
             async with window:
-                result = await install(self.device, release, self._progress, attended=False)
+                result = await install(
+                    self.device,
+                    answer.release,
+                    self._progress,
+                    attended=False,
+                    publish=not answer.download_only,
+                )
         except TimeoutError:
             if not window.expired():
                 raise
@@ -259,17 +284,25 @@ class Agent:
         except Busy as error:
             self._tell(str(error))
             return False
-        self._tell(f"release {result.release} is installed in slot {result.slot}")
         self._told.clear()
+        if answer.download_only:
+            self._wait_for_server(answer)
+            await self._deliver()
+            return False
+        self._tell(f"release {result.release} is installed in slot {result.slot}")
         return True
 
     async def _reboot_as_planned(self, why: str = "") -> None:
         """Reboot to try a release, if that may be done now; else a later round asks again."""
-        device, state = self.device, self.device.journal.state
+        state = self.device.journal.state
         assert isinstance(state, Committed)
         transaction = state.transaction
-        self._draw_turn()
-        hold = await find_reason_to_wait(device, Step.REBOOT, transaction.release, self._turn)
+        hold = await self._find_reboot_hold(transaction.release)
+        if hold is not None and self.contact.server is not None and self._is_poll_due():
+            # A device that waits for days still says that it lives, and hears if it is forced.
+            await self._deliver()
+            await self._ask()
+            hold = await self._find_reboot_hold(transaction.release)
         self._hold = hold
         if hold is None:
             await self._reboot(why or f"to try release {transaction.release}")
@@ -277,10 +310,10 @@ class Agent:
         if hold.kind in (HoldKind.WINDOW, HoldKind.CLOCK):
             self._turn = None  # another window, another turn
         self._held = (transaction.release, transaction.counter)
-        if self.contact.server is not None and self._is_poll_due():
-            # A device that waits for days still says that it lives.
-            await self._deliver()
-            await self._ask()
+
+    async def _find_reboot_hold(self, release: str) -> Hold | None:
+        self._draw_turn()
+        return await find_reason_to_wait(self.device, Step.REBOOT, release, self.policy, self._turn)
 
     def _draw_turn(self) -> None:
         """Once nothing else holds the reboot: when in the spread it is due."""

@@ -31,7 +31,7 @@ from slipstream.delta.limits import (
     START_DELAY_S_MAX,
 )
 from slipstream.installer.device import Device
-from slipstream.installer.reports import queue_report
+from slipstream.installer.reports import Failure, queue_report
 from slipstream.installer.slots import Denied
 from slipstream.installer.state_file import read_state, remove_state, write_state
 from slipstream.installer.states import (
@@ -186,7 +186,7 @@ def give_up(device: Device, transaction: Transaction, attempts: Attempts) -> str
     """Say that the device died too often while this release was installed; deny it. The reason."""
     reason = f"given up: {attempts.words}"
     device.slots.deny(Denied.of(transaction, reason, device.now()))
-    queue_report(device, transaction, "failed", reason)
+    queue_report(device, transaction, "failed", reason, failure=Failure.DEVICE)
     state = device.journal.state
     mine = not isinstance(state, Idle) and state.transaction.id == transaction.id
     if mine and isinstance(state, Opened | Streaming | Verified | Staged):

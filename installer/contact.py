@@ -27,7 +27,8 @@ class Answer:
     """What the server wants of this device.
 
     `install` false: stay as you are, for `reason`. `release` None: the newest on offer.
-    `interval_s`: when to ask again, None if it does not say.
+    `interval_s`: when to ask again, None if it does not say. `forced`: the device's own windows do
+    not hold it. `download_only`: written into the slot, and not booted until the server says so.
     """
 
     install: bool
@@ -35,6 +36,8 @@ class Answer:
     counter: int | None = None
     reason: str = ""
     interval_s: float | None = None
+    forced: bool = False
+    download_only: bool = False
 
 
 Look = Callable[[Device], Awaitable[Answer]]
@@ -80,7 +83,14 @@ class Contact:
             reason = answer.reason or "the server offers nothing"
             return Answer(install=False, reason=reason, interval_s=interval_s)
         offer = answer.offer
-        return Answer(True, offer.release, offer.counter, interval_s=interval_s)
+        return Answer(
+            True,
+            offer.release,
+            offer.counter,
+            interval_s=interval_s,
+            forced=offer.forced,
+            download_only=offer.download_only,
+        )
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from slipstream.installer.device import Device
 from slipstream.installer.evidence import running_entry, transaction_of
 from slipstream.installer.findings import NOTHING_ELSE
 from slipstream.installer.ports import EntryState
-from slipstream.installer.reports import queue_report
+from slipstream.installer.reports import Failure, queue_report
 
 NOT_IN_TIME = f"it did not prove itself in time, and {NOTHING_ELSE}"
 PROVED = "it is confirmed"
@@ -32,5 +32,5 @@ def why_to_stay(device: Device) -> str | None:
     transaction = transaction_of(device, entry or booted)
     if transaction is None:
         return f"counter {booted.counter}: {NOT_IN_TIME}"
-    queue_report(device, transaction, "failed", NOT_IN_TIME)
+    queue_report(device, transaction, "failed", NOT_IN_TIME, failure=Failure.BOOT)
     return f"release {transaction.release}: {NOT_IN_TIME}"

@@ -33,6 +33,7 @@ class HoldKind(StrEnum):
     INHIBITOR = "inhibitor"
     TURN = "turn"
     COMMAND = "command"
+    SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True)

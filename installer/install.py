@@ -28,7 +28,7 @@ from slipstream.installer.prepare import Prepared, check_boot_options, gather
 from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage, ignore
 from slipstream.installer.reboots import forget_reboots
 from slipstream.installer.release_set import ReleaseSet, parts_of
-from slipstream.installer.reports import queue_report
+from slipstream.installer.reports import Failure, queue_report
 from slipstream.installer.response import Changed, NotFound, Unusable
 from slipstream.installer.slots import SlotRecord, SlotState
 from slipstream.installer.staging import stage_kept_files
@@ -77,12 +77,14 @@ async def install(
     *,
     attended: bool = True,
     retry: bool = False,
+    publish: bool = True,
 ) -> InstallResult:
     """Install a release, or the newest on offer, into the inactive slot and commit it.
 
     The next boot tries it. Not `attended`, it is refused where boot counting is unproved. With `retry`
     a named release is installed though it was given up or fell back here; that is forgiven only once
-    the install can begin. Raises NothingToDo, Rejected, Unavailable (call again to resume),
+    the install can begin. Without `publish` it ends before the boot files are staged: the slot is
+    written and read back, and the next boot is what it was; another call does the rest. Raises NothingToDo, Rejected, Unavailable (call again to resume),
     DeviceFault, Busy, and Refused while a release is on trial.
     """
     with device.lock():
@@ -95,9 +97,11 @@ async def install(
             prepared, supplies = await _gather_supplies(device, prepared, transaction)
             if forgiven is not None and device.slots.forgive(forgiven):
                 on_event(InstallEvent(Stage.PREPARE, f"release {forgiven} is tried again"))
-            counts, notes = await _install(device, prepared, supplies, transaction, on_event)
+            result = await _install(
+                device, prepared, supplies, transaction, on_event, publish=publish
+            )
         forget_attempts(device)
-        return _result(prepared.plan, counts, notes)
+        return result
 
 
 async def _gather_supplies(
@@ -129,20 +133,21 @@ async def _install(
     supplies: Mapping[str, "Supply"],
     transaction: Transaction,
     on_event: OnEvent,
-) -> tuple[Counts, Sequence[str]]:
-    """From the first write to the commit: the steps of docs/boot.md, "The write order".
-
-    The second is what did not go as planned, in words.
-    """
+    *,
+    publish: bool,
+) -> InstallResult:
+    """From the first write to the commit: the steps of docs/boot.md, "The write order"."""
     plan = prepared.plan
     parts = ReleaseSet(parts_of(plan.manifest, device.config.verity))
     _open(device, plan, transaction)
     try:
         _retire(device, plan, on_event)
         counts = await _write_images(device, prepared, supplies, transaction, parts, on_event)
-        notes = (*plan.passed_over, *counts.notes, *prepared.risks)
+        result = _result(plan, counts, prepared.risks)
+        if not publish:
+            return _hold_back(device, plan, transaction, result, on_event)
         _name_partitions(device, plan, parts, on_event)
-        await _stage(device, plan, notes, on_event)
+        await _stage(device, plan, result.notes, on_event)
     except (Rejected, DeviceFault) as error:
         _record_failure(device, transaction, error)
         raise
@@ -155,8 +160,8 @@ async def _install(
         _note_stop(device, plan, error)
         raise
     parts.check_complete(plan.slot)
-    _commit(device, plan, transaction, notes, on_event)
-    return counts, notes
+    _commit(device, plan, transaction, result, on_event)
+    return result
 
 
 def _count_attempt(device: Device, transaction: Transaction, *, attended: bool) -> None:
@@ -265,8 +270,20 @@ async def _stage(device: Device, plan: Plan, notes: Sequence[str], on_event: OnE
     device.journal.record(BootStaged())
 
 
+def _hold_back(
+    device: Device, plan: Plan, transaction: Transaction, result: InstallResult, on_event: OnEvent
+) -> InstallResult:
+    """The whole release stands, and nothing boots it: somebody else says when. Told once."""
+    device.slots.remember(_record_of(plan, SlotState.WRITING, result.notes))
+    details = {"downloaded": True, **_figures(plan, result)}
+    queue_report(device, transaction, "progress", "downloaded", details=details)
+    release = plan.manifest.release
+    on_event(InstallEvent(Stage.DONE, f"release {release} stands in slot {plan.slot}, unpublished"))
+    return result
+
+
 def _commit(
-    device: Device, plan: Plan, transaction: Transaction, notes: Sequence[str], on_event: OnEvent
+    device: Device, plan: Plan, transaction: Transaction, result: InstallResult, on_event: OnEvent
 ) -> None:
     """S8 and S9: the one rename, then its record.
 
@@ -276,7 +293,8 @@ def _commit(
     manifest = plan.manifest
     on_event(InstallEvent(Stage.PUBLISH, "publishing the boot entry"))
     device.boot.publish(plan.slot, manifest.counter)
-    queue_report(device, transaction, "installed", "; ".join(notes))
+    figures = _figures(plan, result)
+    queue_report(device, transaction, "installed", "; ".join(result.notes), details=figures)
     device.journal.record(Published())
     on_event(InstallEvent(Stage.DONE, f"release {manifest.release} is tried at the next boot"))
 
@@ -303,7 +321,7 @@ def _record_of(plan: Plan, state: SlotState, notes: Sequence[str]) -> SlotRecord
 def _report_failure(device: Device, transaction: Transaction, error: SlipstreamError) -> None:
     """Say why the release is not installed. The error itself matters more than this report."""
     with contextlib.suppress(SlipstreamError):
-        queue_report(device, transaction, "failed", str(error))
+        queue_report(device, transaction, "failed", str(error), failure=Failure.of(error))
 
 
 def _record_failure(device: Device, transaction: Transaction, error: SlipstreamError) -> None:
@@ -320,7 +338,17 @@ def _note_stop(device: Device, plan: Plan, error: SlipstreamError) -> None:
         device.slots.remember(replace(record, stopped=str(error)))
 
 
-def _result(plan: Plan, counts: Counts, notes: Sequence[str]) -> InstallResult:
+def _figures(plan: Plan, result: InstallResult) -> dict[str, int]:
+    """What this attempt fetched, and what full payloads would have been, in bytes: for the report."""
+    return {
+        "bytes_fetched": result.bytes_fetched,
+        "bytes_refetched": result.bytes_refetched,
+        "image_bytes": result.image_bytes,
+        "full_bytes": sum(one.full.payload_bytes for one in plan.images),
+    }
+
+
+def _result(plan: Plan, counts: Counts, risks: Sequence[str]) -> InstallResult:
     return InstallResult(
         release=plan.manifest.release,
         counter=plan.manifest.counter,
@@ -332,5 +360,5 @@ def _result(plan: Plan, counts: Counts, notes: Sequence[str]) -> InstallResult:
         bytes_written=counts.bytes_written,
         chunks=counts.chunks,
         chunks_standing=counts.chunks_standing,
-        notes=tuple(notes),
+        notes=(*plan.passed_over, *counts.notes, *risks),
     )

@@ -14,22 +14,22 @@ import msgspec
 from slipstream.delta.limits import INHIBITORS_MAX
 from slipstream.installer.command import run_for_output
 from slipstream.installer.device import Device
-from slipstream.installer.holds import Facts, Hold, HoldKind, Step, find_hold, holds
+from slipstream.installer.holds import Facts, Hold, HoldKind, Policy, Step, find_hold, holds
 from slipstream.installer.state_file import read_state, remove_state, write_state
 
 _LINE_CHARS = 200  # of an inhibitor's first line
 
 
 async def find_reason_to_wait(
-    device: Device, step: Step, release: str, turn: datetime | None = None
+    device: Device, step: Step, release: str, policy: Policy, turn: datetime | None = None
 ) -> Hold | None:
-    """Why `step` has to wait; None if it may be taken now. Raises DeviceFault.
+    """Why `step` has to wait by this policy; None if it may be taken now. Raises DeviceFault.
 
     The command is asked last, and only when nothing else holds the step: it may take a lock.
     """
     agent = device.config.agent
-    hold = find_hold(step, agent.policy, gather_facts(device, turn))
-    if hold is not None or not agent.allow_command or not holds(agent.policy.inhibit_holds, step):
+    hold = find_hold(step, policy, gather_facts(device, turn))
+    if hold is not None or not agent.allow_command or not holds(policy.inhibit_holds, step):
         return hold
     variables = {"SLIPSTREAM_STEP": step.value, "SLIPSTREAM_RELEASE": release}
     result = await run_for_output(agent.allow_command, agent.allow_timeout_s, variables)

@@ -63,10 +63,15 @@ class PollRequest(msgspec.Struct, frozen=True):
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """The release that the server wants on this device."""
+    """The release that the server wants on this device.
+
+    `forced`: this device's own windows do not hold it. `download_only`: write it, do not boot it.
+    """
 
     release: str
     counter: int
+    forced: bool = False
+    download_only: bool = False
 
 
 class PollAnswer(msgspec.Struct, frozen=True):
@@ -105,6 +110,8 @@ class _PollBody(msgspec.Struct, frozen=True):
     counter: ReleaseCounter | None = None
     interval_s: Annotated[int, msgspec.Meta(ge=1, le=POLL_INTERVAL_S_MAX)] = POLL_INTERVAL_S
     reason: Reason = ""
+    forced: bool = False
+    download_only: bool = False
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):
@@ -156,7 +163,7 @@ class Server:
                 raise Unavailable(
                     "the server's offer is incomplete", where=where, expected="release and counter"
                 )
-            offer = Offer(body.release, body.counter)
+            offer = Offer(body.release, body.counter, body.forced, body.download_only)
         return PollAnswer(offer, body.interval_s, body.reason)
 
     async def report(self, report: Report) -> Receipt:

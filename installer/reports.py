@@ -5,14 +5,45 @@ after a power cut is told once. contact.py delivers what is queued here. With a 
 nobody would ever fetch it, so nothing is queued.
 """
 
+from collections.abc import Mapping
+from enum import StrEnum
+
+from slipstream.delta.errors import Rejected, SlipstreamError, Unavailable
 from slipstream.installer.device import Device
 from slipstream.installer.holds import Hold
 from slipstream.installer.slots import Report
 from slipstream.installer.states import Transaction
 
 
-def queue_report(device: Device, transaction: Transaction, kind: str, reason: str = "") -> None:
-    """Queue it durably; one that waits already changes nothing. Raises DeviceFault."""
+class Failure(StrEnum):
+    """Why an update did not succeed: what the rules of a rollout tell apart."""
+
+    FETCH = "fetch"  # network or server
+    REJECTED = "rejected"  # a signature, a digest, a rule of this device
+    DEVICE = "device"  # its disk or its boot loader
+    BOOT = "boot"  # it was tried: a panic, a hang, a failed health check
+
+    @classmethod
+    def of(cls, error: SlipstreamError) -> "Failure":
+        """The class of what ended an install."""
+        if isinstance(error, Unavailable):
+            return cls.FETCH
+        return cls.REJECTED if isinstance(error, Rejected) else cls.DEVICE
+
+
+def queue_report(
+    device: Device,
+    transaction: Transaction,
+    kind: str,
+    reason: str = "",
+    *,
+    failure: Failure | None = None,
+    details: Mapping[str, str | int | bool] | None = None,
+) -> None:
+    """Queue it durably; one that waits already changes nothing. Raises DeviceFault.
+
+    `failure` goes with kind failed, as `class` of the details.
+    """
     if not _is_heard(device):
         return
     root = device.boot.booted().root
@@ -25,6 +56,7 @@ def queue_report(device: Device, transaction: Transaction, kind: str, reason: st
             reason=reason,
             at=int(device.now().timestamp()),
             booted_root="" if root is None else root.hex,
+            details={**(details or {}), **({} if failure is None else {"class": failure.value})},
         )
     )
 

@@ -7,7 +7,7 @@ from slipstream.delta.errors import DeviceFault, Rejected
 from slipstream.installer.attempts import begin_attempt, ends_by_itself, forget_attempts, give_up
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import boot_files
-from slipstream.installer.reports import queue_report
+from slipstream.installer.reports import Failure, queue_report
 from slipstream.installer.staging import stage_kept_files
 from slipstream.installer.states import BootStaged, Failed, Published, Transaction, Verified
 from slipstream.installer.verdict import Outcome, Verdict
@@ -42,7 +42,7 @@ async def _put_back(device: Device, transaction: Transaction) -> Outcome:
     except (Rejected, DeviceFault) as error:
         # Not for ever: a device that only tried to put it back would never take another release.
         reason = f"its boot entry was lost and could not be put back: {error}"
-        queue_report(device, transaction, "failed", reason)
+        queue_report(device, transaction, "failed", reason, failure=Failure.DEVICE)
         device.journal.record(Failed(reason))
         return Outcome(Verdict.NOTHING, transaction.release, transaction.counter, reason)
     if isinstance(device.journal.state, Verified):

@@ -12,7 +12,7 @@ from typing import Any
 from slipstream.delta.errors import DeviceFault, SlipstreamError
 from slipstream.installer.counting import Proof, read_proof
 from slipstream.installer.device import Device
-from slipstream.installer.holds import Hold, Step
+from slipstream.installer.holds import Hold, HoldKind, Step
 from slipstream.installer.permission import remembered_hold
 from slipstream.installer.ports import Booted, BootEntry, EntryState
 from slipstream.installer.prepare import check_cmdline, check_root, check_slots
@@ -28,6 +28,7 @@ from slipstream.installer.states import (
     Streaming,
     Transaction,
     Trial,
+    Verified,
 )
 
 _COUNTING_WORDS = {
@@ -281,7 +282,10 @@ def _entries_of(device: Device) -> tuple[BootEntry, ...]:
 def _hold_of(device: Device) -> Hold | None:
     """What the agent waits for, unless that has passed: it may have been stopped since."""
     hold = remembered_hold(device)
-    waits = isinstance(device.journal.state, Committed)
+    state = device.journal.state
+    waits = isinstance(state, Committed) or (
+        isinstance(state, Verified) and hold is not None and hold.kind is HoldKind.SERVER
+    )
     return hold if hold is None or waits or hold.step is Step.INSTALL else None
 
 

@@ -24,7 +24,7 @@ from slipstream.installer.findings import (
 from slipstream.installer.health import HealthResult, reason_of, run_health
 from slipstream.installer.ports import EntryState
 from slipstream.installer.reboots import reboots_of
-from slipstream.installer.reports import queue_report
+from slipstream.installer.reports import Failure, queue_report
 from slipstream.installer.restage import reclaim, restage
 from slipstream.installer.states import (
     BootedNew,
@@ -130,7 +130,7 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
         return endings.confirm(device, transaction, results)
     on_event(f"release {transaction.release}: {reason}")
     if not device.boot.alternatives(transaction.slot):
-        queue_report(device, transaction, "failed", reason)
+        queue_report(device, transaction, "failed", reason, failure=Failure.BOOT)
         return Outcome(Verdict.UNHEALTHY, transaction.release, transaction.counter, reason, results)
     device.journal.record(Condemn(reason))  # durable before the entry goes: it is why
     device.boot.condemn(transaction.slot, transaction.counter)
@@ -148,7 +148,7 @@ def _lost_while_it_ran(device: Device, transaction: Transaction) -> Outcome:
     elif reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
         verdict, reason = Verdict.UNHEALTHY, f"{reason}, and the boot loader keeps starting it"
     if verdict is Verdict.UNHEALTHY:
-        queue_report(device, transaction, "failed", reason)
+        queue_report(device, transaction, "failed", reason, failure=Failure.DEVICE)
     return Outcome(verdict, transaction.release, transaction.counter, reason)
 
 
@@ -170,7 +170,7 @@ def _condemn_again(device: Device, state: Condemned) -> Outcome:
         verdict = Verdict.UNHEALTHY
     elif reboots_of(device, transaction) >= REBOOTS_ALL_MAX:
         verdict, reason = Verdict.UNHEALTHY, f"{NEVER_LEFT}: {reason}"
-        queue_report(device, transaction, "failed", reason)
+        queue_report(device, transaction, "failed", reason, failure=Failure.BOOT)
     return Outcome(verdict, transaction.release, transaction.counter, reason)
 
 

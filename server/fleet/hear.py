@@ -112,6 +112,8 @@ def _read(report: Report, plan: Plan, catalog: Catalog | None) -> Heard | None:
     details = msgspec.json.decode(report.details, type=dict[str, object])
     if event is Event.FETCHING and "waits_for" in details:
         return None  # a window, a hold: it has not begun
+    if plan.download_only and details.get("downloaded") is True and plan.proof is Proof.REPORT:
+        return Event.CONFIRMED, None, report.reason  # all that was asked for is done
     said = next((one for one in FailureClass if one == details.get("class")), None)
     return event, said if event is Event.FAILED else None, report.reason
 

@@ -11,7 +11,7 @@ from slipstream.installer.contact import Answer, Contact
 from slipstream.installer.device import Device
 from slipstream.installer.poll import Offer, PollAnswer
 from slipstream.installer.prepare import prepare
-from slipstream.installer.states import Committed, Idle, Streaming
+from slipstream.installer.states import Committed, Idle, Streaming, Verified
 from slipstream.installer.status import read_status
 from tests.installer.test_agent import CountedClock, Enough, FakeServer, Rig, server_of
 
@@ -238,3 +238,91 @@ def test_a_device_that_waits_still_speaks_with_its_server(tmp_path: Path) -> Non
     rig.lab.clock.time = OPENS
     rig.round()
     assert rig.reboots == 1
+
+
+def offering(rig: Rig, **how: bool) -> FakeServer:
+    """The server, which wants release 1.0 on the device."""
+    server = server_of(rig)
+    server.answer = PollAnswer(Offer("1.0", 1, **how), 900, "")
+    return server
+
+
+def test_what_the_server_forces_waits_for_no_window(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, FakeServer(), holds="install")
+    rig.publish(1)
+    offering(rig)
+    rig.round()
+    assert "the install waits for the window Sat" in status_of(rig)
+    offering(rig, forced=True)
+    rig.round()
+    assert isinstance(rig.device.journal.state, Committed)
+    assert rig.reboots == 1
+
+
+def test_a_reboot_that_waits_hears_that_it_is_forced(tmp_path: Path) -> None:
+    """Also one whose agent was started anew meanwhile: nothing of the offer is on disk."""
+    rig = make_rig(tmp_path, FakeServer())
+    rig.publish(1)
+    offering(rig)
+    rig.round()
+    assert (rig.reboots, isinstance(rig.device.journal.state, Committed)) == (0, True)
+    offering(rig, forced=True)
+    rig.restart()
+    rig.round()
+    assert rig.reboots == 1
+
+
+def test_an_inhibitor_holds_what_is_forced(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, FakeServer())
+    (tmp_path / "inhibit").write_text("pump 3 runs\n")
+    rig.publish(1)
+    offering(rig, forced=True)
+    rig.round()
+    assert rig.reboots == 0
+    assert f"waits for {tmp_path}/inhibit: pump 3 runs" in status_of(rig)
+
+
+def test_download_only_writes_and_boots_nothing_until_the_server_says_so(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, FakeServer())
+    rig.publish(1)
+    server = offering(rig, download_only=True)
+
+    rig.round()
+
+    assert isinstance(rig.device.journal.state, Verified)
+    assert (rig.reboots, rig.device.boot.entries()) == (0, ())
+    (report,) = server.reported
+    assert (report.kind, report.details["downloaded"]) == ("progress", True)
+    assert 0 < report.details["bytes_fetched"] < report.details["full_bytes"]  # without its index
+    assert "Waits: the reboot waits for the server: release 1.0 is to be downloaded" in status_of(
+        rig
+    )
+    assert rig.agent.wait_s() == 900.0  # the server's interval, not that of an interrupted install
+
+    files: list[str] = []
+    rig.lab.fetcher.hook = files.append
+    rig.restart()
+    rig.round()  # nothing is read or fetched again
+    assert files == []
+    assert len(server.reported) == 1
+
+    offering(rig)
+    rig.round()
+    assert not [name for name in files if name.endswith(".payload")]
+    assert isinstance(rig.device.journal.state, Committed)
+    assert rig.reboots == 1
+    assert [one.kind for one in server.reported] == ["progress", "installed"]
+    assert server.reported[1].details["bytes_fetched"] == 0
+
+
+def test_a_newer_release_takes_the_place_of_one_that_was_only_downloaded(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, FakeServer())
+    rig.publish(1)
+    server = offering(rig, download_only=True)
+    rig.round()
+    rig.publish(2)
+    server.answer = PollAnswer(Offer("2.0", 2), 900, "")
+    rig.round()
+    state = rig.device.journal.state
+    assert isinstance(state, Committed)
+    assert state.transaction.release == "2.0"

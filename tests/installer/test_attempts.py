@@ -125,7 +125,7 @@ def test_an_install_that_dies_in_one_place_is_given_up(tmp_path: Path) -> None:
     device = lab.device()
     assert isinstance(device.journal.state, Idle)
     (report,) = device.slots.reports()
-    assert (report.kind, report.release) == ("failed", "1.0")
+    assert (report.kind, report.release, report.details["class"]) == ("failed", "1.0", "device")
     assert f"given up: the device died {DEATHS_MAX} times" in report.reason
     with pytest.raises(NothingToDo):
         install(lab)

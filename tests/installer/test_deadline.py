@@ -23,6 +23,7 @@ def test_the_first_release_is_not_reset_for_ever(tmp_path: Path) -> None:
         rig.boot()
         assert why_to_stay(rig.device()) == f"release 1.0: {NOT_IN_TIME}"
     assert rig.reports()[-1] == ("failed", "1.0", NOT_IN_TIME)
+    assert rig.classes()[-1] == "boot"
 
 
 def test_a_release_with_another_behind_it_is_reset(rig: Rig) -> None:

@@ -363,7 +363,8 @@ def test_a_frame_that_makes_other_bytes_than_were_signed_is_refused(lab: Lab) ->
     assert isinstance(state, Idle)
     assert state.last is not None
     assert state.last.outcome is Outcome.FAILED
-    assert [one.kind for one in lab.device().slots.reports()] == ["failed"]
+    (report,) = lab.device().slots.reports()
+    assert (report.kind, report.details) == ("failed", {"class": "rejected"})
 
 
 def test_nothing_newer_is_nothing_to_do(lab: Lab) -> None:
@@ -748,7 +749,7 @@ def test_what_cannot_be_had_stops_the_update_with_everything_as_it_was(
     assert isinstance(device.journal.state, Idle)
     assert device.slots.record("a").state is not SlotState.WRITING
     (report,) = device.slots.reports()
-    assert (report.kind, report.release) == ("failed", "3.0")
+    assert (report.kind, report.release, report.details) == ("failed", "3.0", {"class": "fetch"})
 
 
 def test_a_server_that_loses_both_payloads_in_mid_install_is_reported(

@@ -135,6 +135,7 @@ def test_a_name_that_is_not_told_does_not_reboot_the_device_for_ever(rig: Rig) -
     assert verdicts == [*[Verdict.REBOOT] * REBOOTS_ALL_MAX, Verdict.UNHEALTHY]
     words = f"{LOST_WHILE_IT_RAN}, and the boot loader keeps starting it"
     assert rig.reports()[-1] == ("failed", "2.0", words)
+    assert rig.classes()[-1] == "device"
 
 
 def test_a_condemned_release_whose_entry_is_lost_is_left_too(rig: Rig) -> None:

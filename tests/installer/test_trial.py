@@ -87,6 +87,11 @@ class Rig:
     def reports(self) -> list[tuple[str, str, str]]:
         return [(one.kind, one.release, one.reason) for one in self.device().slots.reports()]
 
+    def classes(self) -> list[object]:
+        """Of the failures among the reports."""
+        reports = self.device().slots.reports()
+        return [one.details.get("class") for one in reports if one.kind == "failed"]
+
     def clear_reports(self) -> None:
         device = self.device()
         for one in device.slots.reports():
@@ -286,6 +291,7 @@ def test_the_only_release_stays_and_is_asked_again(tmp_path: Path) -> None:
         assert (outcome.verdict, outcome.reason) == (Verdict.UNHEALTHY, DOWN)
         assert not outcome.reboot_wanted
     assert rig.reports()[-1] == ("failed", "1.0", DOWN)
+    assert rig.classes() == ["boot"]
     rig.well.touch()
     assert rig.settle().verdict is Verdict.CONFIRMED
 

@@ -1,10 +1,12 @@
 """A rollout from its first phase to its end, over the real database and the real engine."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from slipstream.installer.reports import Failure
 from slipstream.server.catalog import Catalog, ImageOffer, Release
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
@@ -13,7 +15,7 @@ from slipstream.server.fleet.offers import make_offer
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.offer import Install, Standing, Stay
 from slipstream.server.rollout.order import phase_of
-from slipstream.server.rollout.plan import AbortRule, Budget, FailureClass, Phase, Plan
+from slipstream.server.rollout.plan import AbortRule, Budget, FailureClass, Phase, Plan, Proof
 from slipstream.server.rollout.record import Act, Status
 from slipstream.server.rollout.track import State
 from slipstream.server.store import attempts, devices, events, holds, leases, rollouts
@@ -96,7 +98,8 @@ class Fleet:
 
     async def report(self, name, kind, root="2" * 64, **details):
         self.keys += 1
-        report = Report(name, f"k{self.keys}", kind, "2.0", 2, root, "why", "{}", 1, self.now)
+        told = json.dumps(details)
+        report = Report(name, f"k{self.keys}", kind, "2.0", 2, root, "why", told, 1, self.now)
         return await hear_report(self.database, CATALOG, report)
 
     async def confirm(self, *names):
@@ -221,6 +224,32 @@ def test_another_root_hash_is_a_failure(with_rollout):
         async with fleet.database.reading() as connection:
             counted = await rollouts.tallies(connection, 1)
         assert counted[0].failures == {FailureClass.ROOT: 1}
+
+    with_rollout(test)
+
+
+@pytest.mark.parametrize("said", list(Failure))
+def test_failures_are_counted_by_the_class_that_the_device_names(with_rollout, said):
+    async def test(fleet):
+        await fleet.start()
+        one, _ = await fleet.poll_all()
+        await fleet.report(one, "failed", **{"class": said.value})
+        async with fleet.database.reading() as connection:
+            counted = await rollouts.tallies(connection, 1)
+        assert counted[0].failures == {FailureClass(said.value): 1}
+
+    with_rollout(test)
+
+
+@pytest.mark.parametrize(
+    "proof, end", [(Proof.REPORT, State.CONFIRMED), (Proof.ROOT, State.FETCHING)]
+)
+def test_downloaded_is_the_end_only_where_no_boot_is_to_prove_it(with_rollout, proof, end):
+    async def test(fleet):
+        await fleet.start(replace(PLAN, download_only=True, proof=proof))
+        one, _ = await fleet.poll_all()
+        await fleet.report(one, "progress", downloaded=True)
+        assert await fleet.state(one) is end
 
     with_rollout(test)
 
