@@ -1,6 +1,7 @@
 """`slipstream demo`: the main job, end to end, on this machine."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -28,10 +29,23 @@ def _cache() -> Path:
     type=FOLDER,
     help="Where repository and device are made; CACHE/work by default. Emptied first.",
 )
-def demo(source: Path | None, target: Path | None, cache: Path | None, work: Path | None) -> None:
-    """Publish two releases, install one, update to the other by delta through a SIGKILL, confirm;
-    then a broken third, and the fall back. Debian's releases are updated once more as squashfs.
-    Needs the build, server and device extras."""
+@click.option(
+    "--serve-for",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="How long the server goes on at the end; by default 600 at a terminal, else 0.",
+)
+def demo(
+    source: Path | None,
+    target: Path | None,
+    cache: Path | None,
+    work: Path | None,
+    serve_for: int | None,
+) -> None:
+    """Publish two releases, install one, roll the other out in two phases, update to it by delta
+    through a SIGKILL, confirm; then a broken third, and the fall back. Debian's releases are updated
+    once more as squashfs. The last line is the address of the rollout's page. Needs the build, server
+    and device extras."""
     from slipstream.demo.only_one import only_one  # noqa: PLC0415
     from slipstream.demo.releases import debian_releases, given_releases  # noqa: PLC0415
     from slipstream.demo.story import tell  # noqa: PLC0415
@@ -47,4 +61,6 @@ def demo(source: Path | None, target: Path | None, cache: Path | None, work: Pat
             releases = debian_releases(cache, click.echo)
         else:
             releases = given_releases(source, target, cache, click.echo)
-        tell(work, releases, click.echo)
+        if serve_for is None:
+            serve_for = 600 if sys.stdout.isatty() else 0
+        tell(work, releases, click.echo, serve_s=serve_for)

@@ -65,6 +65,10 @@ class Owner:
             )
         )
 
+    def expect_offer(self) -> None:
+        """The rollout's phase is open for this device, too."""
+        self._run("check")
+
     def boot(self, release: DemoRelease, text: str) -> None:
         """Boot, and check that it is the release that it must be. `text` introduces the entry."""
         name = self.machine.boot()

@@ -24,13 +24,18 @@ class Server:
     says: str
     _process: subprocess.Popen[str]
 
+    @property
+    def token_file(self) -> Path:
+        """Holds the operator's token."""
+        return self.repo / "server/operator.token"
+
     def ask(self, path: str, body: dict[str, str] | None = None) -> Any:
         """What the server answers to its operator, as JSON; with a body the request is a POST."""
         return json.loads(self.get(path, body))
 
     def get(self, path: str, body: dict[str, str] | None = None) -> str:
         """The same, as text."""
-        token = (self.repo / "server/operator.token").read_text().strip()
+        token = self.token_file.read_text().strip()
         request = urllib.request.Request(
             self.url + path,
             data=None if body is None else json.dumps(body).encode(),

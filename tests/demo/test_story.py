@@ -43,4 +43,11 @@ def test_story_is_told_on_ext4_and_on_squashfs(tmp_path: Path) -> None:
     assert packed_update.payload_bytes < packed_full.payload_bytes / 10
     text = "\n".join(said)
     assert "gateway 3: cannot read /etc/gateway/upstream.conf" in text
-    assert all(row.what in said[-1] for row in rows)
+    (table,) = [one for one in said if "peak memory" in one]
+    assert all(row.what in table for row in rows)
+    # The rollout: its second phase opened, one device failed by class, and its page is the last word.
+    assert "  unit-3 polls, and hears: 2 is rolled out in phases; this device's turn" in text
+    assert "2 is quarantined on this device: three tries ran out" in text
+    assert "release-2 (1): finished" in text
+    assert "failed: 1 boot" in text
+    assert said[-1] == "http://127.0.0.1:8480/rollouts/1"
