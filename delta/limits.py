@@ -278,6 +278,10 @@ BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 ENGINE_TICK_S = 1.0  # a verdict comes at most so long after the report that decides it
 ENGINE_SPACING_S = 0.2  # between looks that reports ask for
 ENGINE_LEASE_S = 15  # a server that died is followed by another within this
+CROWDED_S = 3600  # a device that waits for room asks for it at least so often
+LISTEN_GAP_S = 60  # without a look at the fleet: it was not listened to in between
+LISTEN_NOTE_S = 10  # how often it is written down that it is
+LISTEN_KEPT_S = 400 * 86_400  # longer than a device may be silent
 SOAK_NOTE_S = 5.0  # soak that a kill may lose: the phase soaks for so much longer
 TIMEOUTS_MAX = 500  # silent devices looked at in one tick
 

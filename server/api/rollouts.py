@@ -144,7 +144,7 @@ async def list_rollouts(world: World, call: Call) -> Answer:
 async def show_rollout(world: World, call: Call) -> Answer:
     """A rollout: each phase with its tally, each rule with its margin. ETag: its version."""
     async with world.database.reading() as connection:
-        detail = await describe_rollout(connection, int(call.places["rollout"]), call.now)
+        detail = await describe_rollout(connection, int(call.places["rollout"]))
     return Answer(value=detail, headers=_tag(detail.version))
 
 
@@ -203,7 +203,7 @@ async def create_rollout(world: World, call: Call) -> Action:
             raise taken(f"rollout {plan.name!r} exists", "$.name")
         words = f"created by {author}"
         await events.add(connection, call.now, "rollout", words, rollout=number)
-        detail = await describe_rollout(connection, number, call.now)
+        detail = await describe_rollout(connection, number)
         return _done(detail, before=None, after=plan)
 
     return act
@@ -223,7 +223,7 @@ def decide(act: Act) -> Change:
         async def write(connection: AsyncConnection) -> Done:
             await _move(connection, rollout, act, reason, call)
             await rollouts.sign(connection, rollout.id, who, remark)
-            return await _moved(connection, rollout, call)
+            return await _moved(connection, rollout)
 
         _check(rollout, act)
         return write
@@ -245,7 +245,7 @@ def move(act: Act) -> Change:
 
         async def write(connection: AsyncConnection) -> Done:
             await _move(connection, rollout, act, reason, call)
-            return await _moved(connection, rollout, call)
+            return await _moved(connection, rollout)
 
         return write
 
@@ -277,7 +277,7 @@ async def open_next_phase(world: World, call: Call) -> Action:
     return await _open(world, call, rollout, f"opened by {call.identity.actor}{remark}")
 
 
-async def describe_rollout(connection: AsyncConnection, number: int, now: int) -> RolloutDetail:
+async def describe_rollout(connection: AsyncConnection, number: int) -> RolloutDetail:
     """A rollout with its phases and rules; 404 if there is none."""
     found = await rollouts.load(connection, ids=[number])
     if not found:
@@ -287,7 +287,7 @@ async def describe_rollout(connection: AsyncConnection, number: int, now: int) -
     opened = (await rollouts.open_phases(connection, [number])).get(number, ())
     records = rollouts.records(opened, await rollouts.tallies(connection, number))
     phases = tuple(
-        _show_phase(rollout.plan, index, records[index] if index < len(records) else None, now)
+        _show_phase(rollout.plan, index, records[index] if index < len(records) else None)
         for index in range(len(rollout.plan.phases))
     )
     return RolloutDetail(
@@ -338,13 +338,13 @@ async def _open(world: World, call: Call, rollout: Rollout, reason: str) -> Acti
     async def write(connection: AsyncConnection) -> Done:
         if not await open_phase_as(connection, rollout, opening, reason, call.now):
             raise _changed(call)
-        return await _moved(connection, rollout, call)
+        return await _moved(connection, rollout)
 
     return write
 
 
-async def _moved(connection: AsyncConnection, before: Rollout, call: Call) -> Done:
-    detail = await describe_rollout(connection, before.id, call.now)
+async def _moved(connection: AsyncConnection, before: Rollout) -> Done:
+    detail = await describe_rollout(connection, before.id)
     return _done(
         detail,
         before={"status": before.status, "phase": before.phase + 1},
@@ -409,7 +409,7 @@ def _line(rollout: Rollout, counted: Mapping[int, Tally]) -> RolloutLine:
     )
 
 
-def _show_phase(plan: Plan, index: int, record: PhaseRecord | None, now: int) -> ShownPhase:
+def _show_phase(plan: Plan, index: int, record: PhaseRecord | None) -> ShownPhase:
     phase = plan.phases[index]
     if record is None:
         return ShownPhase(str(phase), soak_s=phase.soak_s)
@@ -426,7 +426,7 @@ def _show_phase(plan: Plan, index: int, record: PhaseRecord | None, now: int) ->
         in_flight=tally.in_flight,
         confirmed=tally.confirmed,
         failures=dict(tally.failures),
-        missing=unmet(plan, index, record, now),
+        missing=unmet(plan, index, record),
         proved=record.proved,
         soak_s=phase.soak_s,
         soaked_s=record.soaked_s,

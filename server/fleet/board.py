@@ -41,6 +41,7 @@ class Board:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.view = View()
+        self.crowded_at: dict[int, int] = {}  # by rollout: a device last waited for room
 
     async def refresh(self) -> None:
         """Read everything again. Unavailable."""

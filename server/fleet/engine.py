@@ -17,19 +17,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.limits import (
+    CROWDED_S,
     ENGINE_LEASE_S,
     ENGINE_SPACING_S,
     ENGINE_TICK_S,
+    LISTEN_GAP_S,
     SOAK_NOTE_S,
     TIMEOUTS_MAX,
 )
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
 from slipstream.server.rollout.judge import Advance, Finish, Halt, PhaseRecord, Wait, judge
+from slipstream.server.rollout.listening import Span
+from slipstream.server.rollout.listening import since as listened_since
+from slipstream.server.rollout.offer import closed
 from slipstream.server.rollout.plan import Halting
 from slipstream.server.rollout.record import Act, Rollout, Status
 from slipstream.server.rollout.track import Event
-from slipstream.server.store import attempts, census, holds, leases, rollouts
+from slipstream.server.store import attempts, census, holds, leases, listening, rollouts
 from slipstream.server.store.database import Database
 
 _log: Any = structlog.get_logger(__name__)
@@ -44,6 +49,9 @@ class Engine:
     board: Board
     now: Callable[[], int]  # seconds since 1970
     holder: str
+    gap_s: int = LISTEN_GAP_S  # without a look: nobody listened in between
+    _spans: tuple[Span, ...] = ()  # newest first: when somebody listened
+    _watched: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _soaked: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _hour: int = -1  # of the last census
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,7 +99,11 @@ class Engine:
         )
         if mine is None:
             self._soaked.clear()
+            self._watched.clear()
             return
+        self._spans = await self.database.write(
+            lambda connection: listening.note(connection, now, self.gap_s)
+        )
         if census.hour_of(now) != self._hour:
             await self.database.write(lambda connection: census.take(connection, now))
             self._hour = census.hour_of(now)
@@ -125,7 +137,9 @@ class Engine:
         )
 
     async def _time_out(self, rollout: Rollout, now: int) -> None:
-        since = now - rollout.plan.silent_after_s
+        since = listened_since(self._spans, now, rollout.plan.silent_after_s)
+        if since is None:
+            return
         async with self.database.reading() as connection:
             found = await attempts.silent(connection, rollout.id, since, limit=TIMEOUTS_MAX)
 
@@ -147,19 +161,22 @@ class Engine:
             holding = await holds.list_holders(connection)
             found = await rollouts.load(connection, ids=holding) if holding else ()
             idle = {
-                one.id: await holds.idle(connection, one.id, now - one.plan.silent_after_s)
+                one.id: await holds.idle(connection, one.id, since)
                 for one in found
+                if (since := listened_since(self._spans, now, one.plan.silent_after_s)) is not None
             }
         for one in found:
             if one.status is Status.ABORTED:
                 await self._time_out(one, now)  # nobody else looks at its offers
-            for device in idle[one.id]:
+            for device in idle.get(one.id, ()):
                 await self.database.write(partial(holds.release, device=device, rollout=one.id))
 
     async def _judge(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
         opened = await self._records(rollout)
         finished = rollout.status is Status.FINISHED
-        verdict = judge(rollout.plan, opened, now, finished=finished)
+        if not finished:
+            await self._watch(rollout, now, elapsed_s)
+        verdict = judge(rollout.plan, opened, finished=finished)
         match verdict:
             case Wait(_, proved):
                 await self._soak(rollout, opened[-1], elapsed_s, proved=proved)
@@ -189,6 +206,20 @@ class Engine:
             opened: Mapping[int, Any] = await rollouts.open_phases(connection, [rollout.id])
         return rollouts.records(opened.get(rollout.id, ()), counted)
 
+    async def _watch(self, rollout: Rollout, now: int, elapsed_s: float) -> None:
+        """Count the time in which whoever polls is offered the release; noted as soak is."""
+        crowded_at = self.board.crowded_at.get(rollout.id)
+        crowded = crowded_at is not None and crowded_at <= now < crowded_at + CROWDED_S
+        if crowded or closed(rollout.plan.schedule, now):
+            return
+        watched = self._watched.get(rollout.id, 0.0) + elapsed_s
+        if watched >= SOAK_NOTE_S:
+            seconds, watched = divmod(watched, 1.0)
+            await self.database.write(
+                lambda connection: rollouts.note_watch(connection, rollout.id, int(seconds))
+            )
+        self._watched[rollout.id] = watched
+
     async def _soak(
         self, rollout: Rollout, record: PhaseRecord, elapsed_s: float, *, proved: bool
     ) -> None:
@@ -198,8 +229,8 @@ class Engine:
             if proved:
                 self._soaked[rollout.id] = waiting
             return
-        self._soaked[rollout.id] = 0.0
-        soaked_s = record.soaked_s + int(waiting) if proved and record.proved else 0
+        seconds, self._soaked[rollout.id] = divmod(waiting, 1.0)
+        soaked_s = record.soaked_s + int(seconds) if proved and record.proved else 0
         await self.database.write(
             lambda connection: rollouts.note_soak(
                 connection, rollout.id, rollout.phase, proved=proved, soaked_s=soaked_s

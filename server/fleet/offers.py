@@ -50,6 +50,8 @@ async def make_offer(
         if decision.fresh or not await _stands(database, wanted):
             await database.write(lambda connection: attempts.grant(connection, wanted, now))
     except attempts.NoRoom as error:
+        if isinstance(error, attempts.Crowded):
+            board.crowded_at[rollout.id] = now
         return Stay(f"{decision.release} has to wait: {error}")
     return decision
 

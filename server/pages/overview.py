@@ -76,7 +76,7 @@ class OverviewHandler:
             live="fleet",
             trouble=trouble,
             fleet=_overview(seen, regressed, quarantined, statuses),
-            cards=_cards(moving, opened, counted, now),
+            cards=_cards(moving, opened, counted),
             chart=_chart(history, current, now),
             news=news,
             online_s=desk.online_s,
@@ -106,10 +106,9 @@ def _cards(
     moving: Sequence[Rollout],
     opened: Mapping[int, tuple[OpenPhase, ...]],
     counted: Mapping[int, Mapping[int, Tally]],
-    now: int,
 ) -> list[Card]:
     """Those that want a person first, then those that run."""
-    cards = [make_card(one, opened.get(one.id, ()), counted.get(one.id, {}), now) for one in moving]
+    cards = [make_card(one, opened.get(one.id, ()), counted.get(one.id, {})) for one in moving]
     order = {"Paused": 0, "Waits for approval": 1, "Running": 2}
     return sorted(cards, key=lambda card: order.get(card.status, 3))
 

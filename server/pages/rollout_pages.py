@@ -63,7 +63,6 @@ class RolloutsHandler:
         ]
 
     async def _list(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
-        now = self.desk.now()
         before = query_integer(request, "before", 0, 0, 10**9) or None
         async with self.desk.database.reading() as connection:
             found = await rollouts.list_page(connection, before=before, limit=ROWS_MAX + 1)
@@ -77,8 +76,7 @@ class RolloutsHandler:
             "rollouts.html",
             live="" if before else "fleet",
             cards=[
-                make_card(one, opened.get(one.id, ()), counted.get(one.id, {}), now)
-                for one in shown
+                make_card(one, opened.get(one.id, ()), counted.get(one.id, {})) for one in shown
             ],
             next=shown[-1].id if len(found) > ROWS_MAX else None,
         )

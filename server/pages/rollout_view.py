@@ -24,6 +24,7 @@ from slipstream.server.rollout.judge import (
     margin,
     needed,
     phase_rules,
+    unmet,
 )
 from slipstream.server.rollout.plan import FailureClass, Plan
 from slipstream.server.rollout.record import TRANSITIONS, Act, Rollout, Status
@@ -111,9 +112,7 @@ _CLOSE = 2  # so few that may still fail are a warning
 _BY_HAND = (Act.START, Act.PAUSE, Act.RESUME, Act.ABORT, Act.APPROVE, Act.DENY)
 
 
-def make_card(
-    rollout: Rollout, opened: Sequence[OpenPhase], counted: Mapping[int, Tally], now: int
-) -> Card:
+def make_card(rollout: Rollout, opened: Sequence[OpenPhase], counted: Mapping[int, Tally]) -> Card:
     """A rollout in a list. `counted` by phase."""
     plan, whole = rollout.plan, _sum(counted)
     word, mark = STATUSES[rollout.status]
@@ -131,7 +130,7 @@ def make_card(
         release=plan.release,
         status=word,
         mark=mark,
-        stands=_stands(rollout, records(opened, counted), now) or phase,
+        stands=_stands(rollout, records(opened, counted)) or phase,
         phase=phase,
         bar=tally_bar(whole, members),
         bar_words=_bar_words(whole, members),
@@ -158,7 +157,7 @@ def make_live(
     saved, saved_devices = _saved(plan, by_source, releases)
     acts = tuple(act for act in _BY_HAND if (rollout.status, act) in TRANSITIONS)
     return Live(
-        card=make_card(rollout, opened, counted, now),
+        card=make_card(rollout, opened, counted),
         phases=tuple(_phase(rollout, index, opened, found) for index in range(len(plan.phases))),
         classes=_classes(_sum(counted)),
         rules=tuple(_rules(plan, found)),
@@ -179,7 +178,7 @@ def estimate_left_s(plan: Plan, index: int, record: PhaseRecord, now: int) -> in
     devices still download, so that the first estimates are too long.
     """
     soak = max(0, plan.phases[index].soak_s - record.soaked_s)
-    missing = needed(plan, index, record, now) - record.tally.confirmed
+    missing = needed(plan, index, record) - record.tally.confirmed
     if missing <= 0:
         return soak
     if not record.tally.confirmed or now <= record.opened_at:
@@ -187,10 +186,10 @@ def estimate_left_s(plan: Plan, index: int, record: PhaseRecord, now: int) -> in
     return round(missing * (now - record.opened_at) / record.tally.confirmed) + soak
 
 
-def _stands(rollout: Rollout, found: Sequence[PhaseRecord], now: int) -> str:
+def _stands(rollout: Rollout, found: Sequence[PhaseRecord]) -> str:
     """Of a rollout that runs: what it waits for; of any other: why it does not."""
     if rollout.status is Status.RUNNING and found:
-        return judge(rollout.plan, found, now).reason
+        return judge(rollout.plan, found).reason
     return rollout.reason
 
 
@@ -246,7 +245,9 @@ def _phase(
     limit = "all that match" if one.opening.limit is None else f"{one.opening.limit:,}"
     state, mark = "Open", Mark.GOING
     if index < len(opened) - 1 or rollout.status is Status.FINISHED:
-        state, mark = "Proved", Mark.GOOD
+        # Behind the newest phase: somebody may have opened that by hand, or a device fell back since.
+        is_proved = unmet(rollout.plan, index, record) is None
+        state, mark = ("Proved", Mark.GOOD) if is_proved else ("Not proved", Mark.WARN)
     elif record.proved and phase.soak_s > record.soaked_s:
         state = f"Soaks: {span_words(phase.soak_s - record.soaked_s)} left"
     elif record.proved:

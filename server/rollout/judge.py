@@ -43,6 +43,7 @@ class PhaseRecord:
     soaked_s: int  # seconds since then that a server saw pass
     tally: Tally
     forgiven: Mapping[FailureClass, int] = field(default_factory=dict)  # when it was resumed
+    watched_s: int = 0  # seconds in which the release was offered, and a server saw it
 
     @property
     def counted(self) -> Tally:
@@ -90,9 +91,7 @@ class Halt:
 Verdict = Wait | Advance | Finish | Halt
 
 
-def judge(
-    plan: Plan, opened: Sequence[PhaseRecord], now: int, *, finished: bool = False
-) -> Verdict:
+def judge(plan: Plan, opened: Sequence[PhaseRecord], *, finished: bool = False) -> Verdict:
     """What shall happen to a rollout whose phases `opened` are open, at least one.
 
     It is running, or `finished`: then its last phase is one that was proved, too. A rule that
@@ -107,19 +106,15 @@ def judge(
     if halts:
         return next((one for one in halts if one.halting is Halting.ABORT), halts[0])
     for index, record in enumerate(opened if finished else opened[:-1]):
-        missing = unmet(plan, index, record, now)
+        missing = unmet(plan, index, record)
         # Not where devices that came late are merely on their way, or somebody has accepted it.
         regressed = record.counted.failures.get(FailureClass.REGRESSED)
-        if (
-            missing is not None
-            and regressed
-            and unmet(plan, index, _unregressed(record), now) is None
-        ):
+        if missing is not None and regressed and unmet(plan, index, _unregressed(record)) is None:
             return Halt(
                 Halting.PAUSE, index, f"phase {index + 1} is not proved any more: {missing}"
             )
     index, record = len(opened) - 1, opened[-1]
-    missing = unmet(plan, index, record, now)
+    missing = unmet(plan, index, record)
     if missing is not None:
         return Wait(missing)
     phase = plan.phases[index]
@@ -160,35 +155,37 @@ def margin(rule: AbortRule, tally: Tally) -> int:
     return max(0, min(margins))
 
 
-def unmet(plan: Plan, index: int, record: PhaseRecord, now: int) -> str | None:
+def unmet(plan: Plan, index: int, record: PhaseRecord) -> str | None:
     """What a phase's success rule still wants, in words; None where it is met.
 
     A phase that adds nobody to those before it asks nothing; the first one has to prove something.
     """
-    confirmed, wanted = record.tally.confirmed, needed(plan, index, record, now)
+    confirmed, wanted = record.tally.confirmed, needed(plan, index, record)
     if confirmed >= wanted:
         return None
-    reach = reached(plan, record, now)
+    reach = reached(plan, record)
     return f"phase {index + 1}: {confirmed} of {reach} confirmed, {wanted} are needed"
 
 
-def needed(plan: Plan, index: int, record: PhaseRecord, now: int) -> int:
+def needed(plan: Plan, index: int, record: PhaseRecord) -> int:
     """How many confirmed devices a phase's success rule asks for."""
     rule = plan.phases[index].success
     if index > 0 and record.members == record.tally.offered == 0:
         return 0
-    reach = reached(plan, record, now)
+    reach = reached(plan, record)
     by_share = max(_share(rule.percent, reach), min(rule.min_sample, max(reach, 1)))
     return by_share if rule.count is None else min(rule.count, by_share)
 
 
-def reached(plan: Plan, record: PhaseRecord, now: int) -> int:
+def reached(plan: Plan, record: PhaseRecord) -> int:
     """The devices that a phase's percentage is of.
 
-    All members, until those that have not been heard of had silent_after_s to come: then those
-    that were offered the release. Otherwise one device in a drawer would hold the fleet for ever.
+    All members, until those that have not been heard of had silent_after_s to come and be offered
+    the release: then those that were. Otherwise one device in a drawer would hold the fleet for
+    ever. Time in which the rollout was paused, its window shut, no server there, or devices waited
+    for room in a budget is not counted: they are not in a drawer.
     """
-    if now < record.opened_at + plan.silent_after_s:
+    if record.watched_s < plan.silent_after_s:
         return max(record.members, record.tally.offered)
     return record.tally.offered
 

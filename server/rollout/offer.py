@@ -120,6 +120,11 @@ def _closed(rollout: Rollout, now: int) -> str | None:
     return begins and f"{rollout.plan.release} waits for the maintenance window: {begins}"
 
 
+def closed(schedule: Schedule, now: int) -> bool:
+    """Whether offers of a plan with such windows do not begin now."""
+    return _opens(schedule, now) is not None
+
+
 @lru_cache(maxsize=256)  # a fleet polls many times a second; a look takes 11 us a window
 def _opens(schedule: Schedule, now: int) -> str | None:
     moment = datetime.fromtimestamp(now, UTC)

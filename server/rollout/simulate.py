@@ -245,10 +245,11 @@ class _Run:
                 phase.proved_at is not None,
                 0 if phase.proved_at is None else self.now - phase.proved_at,
                 phase.tally,
+                watched_s=self.now - phase.opened_at,
             )
             for opening, phase in zip(self.rollout.opened, self.phases, strict=True)
         ]
-        verdict = judge(self.plan, records, self.now, finished=status is Status.FINISHED)
+        verdict = judge(self.plan, records, finished=status is Status.FINISHED)
         newest = self.phases[-1]
         match verdict:
             case Wait(reason, proved):

@@ -40,6 +40,10 @@ class NoRoom(SlipstreamError):
     """The offer may not be made now: its message says which bound is reached."""
 
 
+class Crowded(NoRoom):
+    """A budget, or as many downloads as there may be at once: its turn comes when others are done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One offer and what became of it."""
@@ -155,7 +159,7 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
             attempts.c.rollout == wanted.rollout, attempts.c.state.in_(_FETCHING)
         )
         if (await connection.execute(busy)).scalar_one() > wanted.max_downloads:
-            raise NoRoom(f"{wanted.max_downloads} devices are downloading")
+            raise Crowded(f"{wanted.max_downloads} devices are downloading")
     await _take_places(connection, wanted, now)
     await events.add(
         connection,
@@ -285,7 +289,7 @@ async def _take_places(connection: AsyncConnection, wanted: Request, now: int) -
         if not await places.take(
             connection, label, value, wanted.device.id, most, now, rollout=wanted.rollout
         ):
-            raise NoRoom(f"{most} devices with {label} {value or '(none)'} are on their way")
+            raise Crowded(f"{most} devices with {label} {value or '(none)'} are on their way")
 
 
 async def move(

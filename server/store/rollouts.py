@@ -27,6 +27,7 @@ class OpenPhase:
     proved: bool
     soaked_s: int
     forgiven: Mapping[FailureClass, int]
+    watched_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,7 @@ async def open_phases(
                 row.proved,
                 row.soaked_s,
                 msgspec.json.decode(row.forgiven, type=dict[FailureClass, int]),
+                row.watched_s,
             )
         )
     return {key: tuple(value) for key, value in found.items()}
@@ -234,6 +236,15 @@ async def note_soak(
         sa.update(phases)
         .where(phases.c.rollout == rollout, phases.c.phase == phase)
         .values(proved=proved, soaked_s=soaked_s if proved else 0)
+    )
+
+
+async def note_watch(connection: AsyncConnection, rollout: int, seconds: int) -> None:
+    """Remember that the open phases were offered for so many seconds more."""
+    await connection.execute(
+        sa.update(phases)
+        .where(phases.c.rollout == rollout)
+        .values(watched_s=phases.c.watched_s + seconds)
     )
 
 
@@ -290,6 +301,7 @@ def records(opened: Sequence[OpenPhase], counted: Mapping[int, Tally]) -> tuple[
             soaked_s=one.soaked_s,
             tally=counted.get(index, Tally()),
             forgiven=one.forgiven,
+            watched_s=one.watched_s,
         )
         for index, one in enumerate(opened)
     )

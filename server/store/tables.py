@@ -134,6 +134,8 @@ phases = Table(
     Column("proved", Boolean, nullable=False),
     Column("soaked_s", BigInteger, nullable=False),
     Column("forgiven", Text, nullable=False),  # JSON: failures by class when it was resumed
+    # Seconds in which it was offered: not while paused, nor outside its windows.
+    Column("watched_s", BigInteger, nullable=False, server_default="0"),
 )
 
 # One offer of a rollout's release to a device: at most one for each pair.
@@ -242,6 +244,14 @@ census = Table(
 )
 
 # Duties that one server has at a time.
+# When a server listened to the fleet: what lies between is nobody's silence.
+listening = Table(
+    "listening",
+    metadata,
+    Column("begin", BigInteger, primary_key=True, autoincrement=False),
+    Column("until", BigInteger, nullable=False),
+)
+
 leases = Table(
     "leases",
     metadata,

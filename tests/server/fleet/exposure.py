@@ -123,7 +123,9 @@ class Exposure(RuleBasedStateMachine):
         database = Database.connect(self.at)
         board = Board(database)
         made = Server(database, board, None)  # type: ignore[arg-type] # it needs the clock
-        made.engine = Engine(database, board, lambda: self.now + made.skew_s, f"s{number}")
+        made.engine = Engine(
+            database, board, lambda: self.now + made.skew_s, f"s{number}", SILENT_S
+        )
         await board.refresh()
         return made
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from slipstream.delta.limits import LISTEN_GAP_S
 from slipstream.installer.reports import Failure
 from slipstream.server.catalog import Catalog, ImageOffer, Release
 from slipstream.server.fleet.board import Board
@@ -71,6 +72,13 @@ class Fleet:
         )
         await self.tick()
         return made
+
+    async def listen(self, seconds):
+        """So much time passes, in which a server is there."""
+        self.engine.gap_s = seconds
+        self.now += seconds
+        await self.tick()
+        self.engine.gap_s = LISTEN_GAP_S
 
     async def tick(self, elapsed_s=1.0):
         await self.engine.tick(elapsed_s)
@@ -315,13 +323,57 @@ def test_silence_is_a_failure_and_a_word_undoes_it(with_rollout):
     async def test(fleet):
         await fleet.start()
         one, other = await fleet.poll_all()
-        fleet.now += PLAN.silent_after_s + 1
+        await fleet.listen(PLAN.silent_after_s // 2)
         await fleet.poll(other)
-        await fleet.tick()
+        await fleet.listen(PLAN.silent_after_s // 2 + 1)
         assert await fleet.state(one) is State.SILENT
         assert await fleet.state(other) is State.OFFERED
         await fleet.confirm(one)
         assert await fleet.state(one) is State.CONFIRMED
+
+    with_rollout(test)
+
+
+def test_an_outage_makes_nobody_silent(with_rollout):
+    """Nor does a clock that is set forward: nobody could have been heard."""
+
+    async def test(fleet):
+        await fleet.start()
+        one, _ = await fleet.poll_all()
+        for _ in range(3):
+            fleet.now += 2 * PLAN.silent_after_s
+            await fleet.tick()
+        assert await fleet.state(one) is State.OFFERED
+        assert (await fleet.look()).status is Status.RUNNING
+        await fleet.listen(PLAN.silent_after_s - 1)
+        assert await fleet.state(one) is State.OFFERED
+        await fleet.listen(2)
+        assert await fleet.state(one) is State.SILENT
+
+    with_rollout(test)
+
+
+@pytest.mark.parametrize("why", ["paused", "no server", "crowded", "window", None])
+def test_whoever_could_not_be_offered_it_is_not_in_a_drawer(with_rollout, why):
+    """One confirmed device of many proves a phase only if the others had their time."""
+    plan = replace(PLAN, phases=PLAN.phases[1:])
+    if why == "window":
+        plan = replace(plan, windows=("Sat 03:00-03:30",))  # the days below pass at eight
+    if why == "crowded":
+        plan = replace(plan, max_downloads=1)
+
+    async def test(fleet):
+        await fleet.start(plan)
+        if why == "paused":
+            await fleet.engine.change(await fleet.look(), Act.PAUSE, "by hand", fleet.now)
+        for _ in range(4):
+            if why == "crowded":
+                assert len(await fleet.poll_all()) == 1
+            fleet.now += 1 if why == "crowded" else 86_400
+            await fleet.tick(0.0 if why == "no server" else 86_400.0)
+        async with fleet.database.reading() as connection:
+            (record,) = (await rollouts.open_phases(connection, [1]))[1]
+        assert (record.watched_s > plan.silent_after_s) is (why is None)
 
     with_rollout(test)
 
@@ -394,8 +446,7 @@ def test_an_aborted_rollout_gives_its_places_back(with_rollout):
         assert await fleet.state(one) is State.CANCELLED
         async with fleet.database.reading() as connection:
             assert await holds.count(connection) == {("product", "gateway"): 1}
-        fleet.now += PLAN.silent_after_s + 1
-        await fleet.tick()
+        await fleet.listen(PLAN.silent_after_s + 1)
         async with fleet.database.reading() as connection:
             assert await holds.count(connection) == {}
 

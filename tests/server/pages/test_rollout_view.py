@@ -110,5 +110,5 @@ def test_only_possible_acts_are_offered(status, acts, next_phase):
 
 
 def test_before_the_start_there_is_nothing_to_count():
-    card = make_card(Rollout(7, PLAN, Status.SCHEDULED, (), 1, 0), (), {}, 0)
+    card = make_card(Rollout(7, PLAN, Status.SCHEDULED, (), 1, 0), (), {})
     assert (card.phase, card.bar, card.offered) == ("not started", (), 0)

@@ -58,6 +58,11 @@ def record(
     return PhaseRecord(members, opened_at, soaked_s > 0, soaked_s, tally)
 
 
+def seen_for(one: PhaseRecord, seconds: int) -> PhaseRecord:
+    """After so many seconds in which it was offered."""
+    return replace(one, watched_s=seconds)
+
+
 def abort(plan: Plan, *rules: AbortRule) -> Plan:
     return replace(plan, abort=rules)
 
@@ -138,14 +143,14 @@ def test_when_a_rule_fires(
     ],
 )
 def test_the_verdict(opened: list[PhaseRecord], expected: Verdict) -> None:
-    assert judge(PLAN, opened, NOW) == expected
+    assert judge(PLAN, opened) == expected
 
 
 def test_a_finished_rollout_opens_its_verdict_again() -> None:
     opened = [record(confirmed=95, soaked_s=600), record(900, confirmed=850, regressed=5)]
 
-    assert isinstance(judge(PLAN, opened, NOW), Wait)
-    halt = judge(PLAN, opened, NOW, finished=True)
+    assert isinstance(judge(PLAN, opened), Wait)
+    halt = judge(PLAN, opened, finished=True)
     assert isinstance(halt, Halt)
     assert (halt.halting, halt.phase) == (Halting.PAUSE, 1)
 
@@ -154,17 +159,17 @@ def test_what_somebody_has_accepted_is_not_counted_again() -> None:
     plan = abort(PLAN, AbortRule(count=3))
     seen = replace(record(boot=3), forgiven={BOOT: 3})
 
-    assert isinstance(judge(plan, [seen], NOW), Wait)
+    assert isinstance(judge(plan, [seen]), Wait)
     again = replace(seen, tally=Tally(100, 0, {BOOT: 5, FETCH: 1}))
-    halt = judge(plan, [again], NOW)
+    halt = judge(plan, [again])
     assert isinstance(halt, Halt)
     assert halt.reason == "phase 1: 3 failed, at most 2 may"
     # So for regressions: only a new one opens a verdict again.
     back = record(confirmed=90, soaked_s=600, regressed=10)
     opened = [replace(back, forgiven={REGRESSED: 10}), record(900)]
-    assert isinstance(judge(PLAN, opened, NOW), Wait)
+    assert isinstance(judge(PLAN, opened), Wait)
     opened[0] = replace(opened[0], tally=Tally(100, 89, {REGRESSED: 11}))
-    assert isinstance(judge(PLAN, opened, NOW), Halt)
+    assert isinstance(judge(PLAN, opened), Halt)
 
 
 def test_a_rule_of_the_plan_watches_every_phase_and_that_of_a_phase_its_own() -> None:
@@ -175,7 +180,7 @@ def test_a_rule_of_the_plan_watches_every_phase_and_that_of_a_phase_its_own() ->
     quiet = record(confirmed=100)
 
     def halt(*opened: PhaseRecord) -> tuple[int, AbortRule | None] | None:
-        found = judge(plan, opened, NOW)
+        found = judge(plan, opened)
         return (found.phase, found.rule) if isinstance(found, Halt) else None
 
     assert phase_rules(plan, plan.phases[0]) == (own, common)
@@ -189,9 +194,9 @@ def test_abort_goes_before_pause_and_both_before_success() -> None:
     pause, stop = AbortRule(count=1), AbortRule(count=1, action=Halting.ABORT)
     opened = [record(confirmed=99, soaked_s=600, boot=1)]
 
-    assert isinstance(judge(PLAN, opened, NOW), Advance)
+    assert isinstance(judge(PLAN, opened), Advance)
     for rules, expected in (((pause,), pause), ((pause, stop), stop), ((stop, pause), stop)):
-        halt = judge(abort(PLAN, *rules), opened, NOW)
+        halt = judge(abort(PLAN, *rules), opened)
         assert isinstance(halt, Halt)
         assert halt.rule is expected
         assert halt.halting is expected.action
@@ -201,16 +206,16 @@ def test_abort_goes_before_pause_and_both_before_success() -> None:
 def test_who_was_not_reached_counts_until_the_time_is_over() -> None:
     drawer = record(members=100, offered=90, confirmed=89, boot=1)
 
-    assert reached(PLAN, drawer, NOW + DAY - 1) == 100
-    assert reached(PLAN, drawer, NOW + DAY) == 90
-    assert unmet(PLAN, 0, drawer, NOW + DAY - 1) is not None
-    assert unmet(PLAN, 0, drawer, NOW + DAY) is None  # 89 of 90
+    assert reached(PLAN, seen_for(drawer, DAY - 1)) == 100
+    assert reached(PLAN, seen_for(drawer, DAY)) == 90
+    assert unmet(PLAN, 0, seen_for(drawer, DAY - 1)) is not None
+    assert unmet(PLAN, 0, seen_for(drawer, DAY)) is None  # 89 of 90
 
 
 def test_nobody_at_all_proves_nothing() -> None:
     silent = record(members=100, offered=0)
 
-    assert unmet(PLAN, 0, silent, NOW + DAY) == "phase 1: 0 of 0 confirmed, 1 are needed"
+    assert unmet(PLAN, 0, seen_for(silent, DAY)) == "phase 1: 0 of 0 confirmed, 1 are needed"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +225,7 @@ def test_nobody_at_all_proves_nothing() -> None:
 def test_only_the_first_phase_may_not_be_empty(
     index: int, members: int, offered: int, met: bool
 ) -> None:
-    assert (unmet(PLAN, index, record(members, offered), NOW) is None) is met
+    assert (unmet(PLAN, index, record(members, offered)) is None) is met
 
 
 @pytest.mark.parametrize(
@@ -237,9 +242,9 @@ def test_only_the_first_phase_may_not_be_empty(
 def test_what_success_needs(rule: SuccessRule, members: int, needed: int) -> None:
     plan = replace(PLAN, phases=(Phase(percent=10.0, success=rule),))
 
-    assert unmet(plan, 0, record(members, confirmed=needed), NOW) is None
+    assert unmet(plan, 0, record(members, confirmed=needed)) is None
     if needed:
-        assert unmet(plan, 0, record(members, confirmed=needed - 1), NOW) is not None
+        assert unmet(plan, 0, record(members, confirmed=needed - 1)) is not None
 
 
 @given(
