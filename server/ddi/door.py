@@ -58,6 +58,7 @@ _ROOT = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 # Attributes in which a device says what a poll of /v1 would: docs/ddi.md.
 _RELEASE, _BOOTED_ROOT = "slipstream.release", "slipstream.booted_root"
+SHOW_S = 86_400  # so long after an installation a device may take until it says what it runs
 _SETTLED_WELL = (State.CONFIRMED, State.INSTALLED)
 
 
@@ -114,7 +115,7 @@ class DdiDoor:
                 self.interval_s,
                 terms=terms,
                 installed=_installed(visit.controller),
-                wants_attributes=visit.controller.wants_attributes,
+                wants_attributes=_wants_attributes(visit),
             ),
         )
 
@@ -249,8 +250,13 @@ class DdiDoor:
         catalog = await self.catalog.read()
         release = catalog.find(device.product, said)
         counter = None if release is None else release.counter
-        device = await hear.hear_release(self.database, device, said, counter, root)
-        states = {one.rollout: one.state for one in visit.controller.attempts}
+        device = await hear.hear_release(self.database, device, said, counter, root, visit.now)
+        # One that has installed and not started yet names what it has left: that is no fall back.
+        states = {
+            one.rollout: one.state
+            for one in visit.controller.attempts
+            if one.state is not State.CONFIRMED or one.shown_at is not None or one.release == said
+        }
         if await hear_poll(
             self.database,
             self.board.view,
@@ -351,6 +357,20 @@ def _checked(handler: Any) -> Any:
 
 
 _COUNTED = {Deploy: "install", Confirm: "confirm", Cancel: "cancel", Rest: "none"}
+
+
+def _wants_attributes(visit: Visit) -> bool:
+    """Whether to ask for configData: once, and, of a device that says there which release it runs, until
+    it names the one that it has installed. It may answer before it starts that."""
+    if visit.controller.wants_attributes:
+        return True
+    return _RELEASE in visit.controller.device.facts().attributes and any(
+        one.closed_at is not None
+        and one.shown_at is None
+        and one.state in _SETTLED_WELL
+        and visit.now < one.closed_at + SHOW_S
+        for one in visit.controller.attempts[:1]
+    )
 
 
 def _installed(controller: Controller) -> int | None:

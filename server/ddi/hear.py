@@ -149,12 +149,20 @@ async def hear_attributes(
 
 
 async def hear_release(
-    database: Database, device: Device, release: str, counter: int | None, root: str | None
+    database: Database,
+    device: Device,
+    release: str,
+    counter: int | None,
+    root: str | None,
+    now: int,
 ) -> Device:
     """Note which release a device says it runs: the device afterwards."""
-    await database.write(
-        lambda connection: devices.note_release(connection, device.id, release, counter, root)
-    )
+
+    async def act(connection: AsyncConnection) -> None:
+        await devices.note_release(connection, device.id, release, counter, root)
+        await attempts.note_shown(connection, device.id, release, now)
+
+    await database.write(act)
     return replace(device, release=release, counter=counter, booted_root=root, trial=False)
 
 

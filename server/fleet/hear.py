@@ -132,7 +132,11 @@ def _shown(
         return Event.FELL_BACK, FailureClass.BOOT, failed[plan.release] or "the device says so"
     if device.release == plan.release and not trial:
         return _confirmed(plan, catalog, device.booted_root, "the device polls with it")
-    lower = device.counter is not None and device.counter < plan.counter
+    counter = device.counter
+    if counter is None and device.release is not None:
+        known = catalog.find(plan.product, device.release)
+        counter = None if known is None else known.counter
+    lower = counter is not None and counter < plan.counter
     if state is State.CONFIRMED and lower:
         return Event.FELL_BACK, FailureClass.BOOT, f"it runs {device.release} again"
     return None

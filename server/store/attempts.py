@@ -64,6 +64,7 @@ class Attempt:
     consent_at: int | None = None  # the person at the device agreed
     refused_at: int | None = None  # the device would not be called back
     closed_at: int | None = None  # the device said its last word
+    shown_at: int | None = None  # over DDI: it named the release as what it runs
 
     @property
     def lapsed(self) -> bool:
@@ -224,6 +225,7 @@ async def _renew(
             consent_at=None,
             refused_at=None,
             closed_at=None,
+            shown_at=None,
         )
     )
 
@@ -471,6 +473,19 @@ async def count_quarantined(connection: AsyncConnection) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
+async def note_shown(connection: AsyncConnection, device: str, release: str, now: int) -> None:
+    """The device itself names the release as what it runs."""
+    await connection.execute(
+        sa.update(attempts)
+        .where(
+            attempts.c.device == device,
+            attempts.c.release == release,
+            attempts.c.shown_at.is_(None),
+        )
+        .values(shown_at=now)
+    )
+
+
 async def lift_quarantine(connection: AsyncConnection, device: str, release: str, now: int) -> bool:
     """Offer the release to the device again: its offers of it are as new. False: none to lift."""
     result = await connection.execute(
@@ -487,7 +502,16 @@ async def lift_quarantine(connection: AsyncConnection, device: str, release: str
             attempts.c.release == release,
             attempts.c.state.in_([one.value for one in QUARANTINED]),
         )
-        .values(state=State.OFFERED.value, failure=None, reason="", changed_at=now, closed_at=None)
+        .values(
+            state=State.OFFERED.value,
+            failure=None,
+            reason="",
+            # Another try: where a protocol's reports have no key, this tells them from the last one's.
+            offered_at=sa.case((attempts.c.offered_at < now, now), else_=attempts.c.offered_at + 1),
+            changed_at=now,
+            closed_at=None,
+            shown_at=None,
+        )
     )
     await events.add(connection, now, "lifted", f"quarantine of {release} lifted", device=device)
     return True

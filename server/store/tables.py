@@ -158,6 +158,7 @@ attempts = Table(
     Column("consent_at", BigInteger),  # the person at the device agreed
     Column("refused_at", BigInteger),  # the device would not be called back
     Column("closed_at", BigInteger),  # the device said its last word, where its protocol has one
+    Column("shown_at", BigInteger),  # it named the release as what it runs, where that is apart
     UniqueConstraint("rollout", "device"),
     Index(None, "device"),
     Index(None, "rollout", "phase", "state", "failure"),

@@ -13,7 +13,7 @@ from slipstream.server.ddi.settings import DdiSettings
 from slipstream.server.rollout.plan import FailureClass, Proof, Urgency
 from slipstream.server.rollout.record import Act
 from slipstream.server.rollout.track import State
-from slipstream.server.store import devices, events, reports, rollouts
+from slipstream.server.store import attempts, devices, events, reports, rollouts
 from slipstream.server.tokens import hash_token
 from tests.server.conftest import NOW
 from tests.server.ddi.fleet import PLAN, SWU, Device, change, recall, start
@@ -90,6 +90,52 @@ def test_success_proves_nothing_where_the_plan_wants_a_root_hash(with_device):
         await device.ask("PUT", "configData", json={"data": {"slipstream.release": "1.0"}})
         assert (await device.offer()).state is State.REGRESSED
         assert await device.poll() == {}
+
+    with_device(test)
+
+
+@pytest.mark.parametrize("proof", list(Proof))
+def test_a_device_that_has_not_rebooted_yet_names_what_it_leaves(with_device, proof):
+    """It is asked what it runs as soon as it has installed: the old system answers, then the new."""
+
+    async def test(fleet, device):
+        await start(fleet, replace(PLAN, proof=proof))
+        fleet.folder.release("1.0", 1)
+        fleet.folder.full("2.0", "rootfs", "2" * 64, b"x")
+        fleet.folder.write()
+        old = {"slipstream.release": "1.0", "slipstream.booted_root": "1" * 64}
+        new = {"slipstream.release": "2.0", "slipstream.booted_root": "2" * 64}
+        await device.ask("PUT", "configData", json={"data": old})
+        links = await device.poll()
+        await device.feedback(links["deploymentBase"], "closed", "success")
+        state = (await device.offer()).state
+        for _ in range(2):
+            assert "configData" in (await device.ask("GET"))["_links"]
+            await device.ask("PUT", "configData", json={"data": old})
+            assert (await device.offer()).state is state
+        await device.ask("PUT", "configData", json={"data": new})
+        assert (await device.offer()).state is State.CONFIRMED
+        assert "configData" not in (await device.ask("GET"))["_links"]
+        await device.ask("PUT", "configData", json={"data": old})  # now it has left it
+        assert (await device.offer()).state is State.REGRESSED
+
+    with_device(test)
+
+
+def test_a_second_try_says_the_same_and_is_heard(with_device):
+    """These clients send no key: the words of a try after a lifted quarantine are those of the first."""
+
+    async def test(fleet, device):
+        await start(fleet)
+        for _ in range(2):
+            path = (await device.poll())["deploymentBase"]
+            await device.feedback(path, "proceeding", "none", "All Chunks Installed.")
+            await device.feedback(path, "closed", "failure", "Update Failed.")
+            assert (await device.offer()).state is State.FELL_BACK
+            assert await fleet.database.write(
+                lambda c: attempts.lift_quarantine(c, "dev1", "2.0", NOW)
+            )
+        assert (await device.offer()).state is State.OFFERED
 
     with_device(test)
 

@@ -51,6 +51,7 @@ class Fleet:
     now: int = 1_800_000_000
     runs: dict[str, str] = field(default_factory=dict)
     keys: int = 0
+    counted: bool = True  # devices say the counter of what they run
 
     def __post_init__(self):
         self.board = Board(self.database)
@@ -87,7 +88,8 @@ class Fleet:
         runs = release or self.runs[name]
         async with self.database.reading() as connection:
             known = await devices.know(connection, devices.by_id(name))
-        seen = Seen(name, self.now, None, runs, int(runs[0]), ROOTS[runs], trial, "[]")
+        counter = int(runs[0]) if self.counted else None
+        seen = Seen(name, self.now, None, runs, counter, ROOTS[runs], trial, "[]")
         device = devices.after_poll(known.device, seen).facts()
         await self.database.write(lambda c: devices.write_polls(c, [seen]))
         refused = dict.fromkeys(failed, "it broke")
@@ -315,6 +317,19 @@ def test_a_late_fall_back_opens_the_verdict_again(with_rollout):
         found = await fleet.look()
         assert found.status is Status.PAUSED
         assert "not proved any more" in found.reason
+
+    with_rollout(test)
+
+
+def test_a_device_without_a_counter_that_falls_back_is_seen(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        name, _ = await fleet.poll_all()
+        await fleet.confirm(name)
+        fleet.runs[name] = "1.0"
+        fleet.counted = False
+        assert isinstance(await fleet.poll(name), Stay)
+        assert await fleet.state(name) is State.REGRESSED
 
     with_rollout(test)
 

