@@ -32,6 +32,7 @@ from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.courier import Courier
 from slipstream.server.fleet.engine import Engine
 from slipstream.server.fleetlock import FleetLockHandler
+from slipstream.server.gate import Gate, GateSettings
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
 from slipstream.server.operators import OperatorHandler, check_operator
 from slipstream.server.pages.desk import Desk
@@ -62,6 +63,7 @@ class Settings:
     secure_cookies: bool = False  # browsers send sessions over HTTPS only
     password_hasher: PasswordHasher = field(default_factory=PasswordHasher)
     ddi: DdiSettings = field(default_factory=DdiSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -77,7 +79,9 @@ FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 
 def make_app(settings: Settings, database: Database) -> web.Application:
     """The application over an open database, which it closes when it ends."""
-    app = web.Application(middlewares=[_observe, _explain])
+    gate = Gate(settings.gate)
+    app = web.Application(middlewares=[_observe, _explain, gate.middleware()])
+    app.on_response_prepare.append(gate.dress)
     app[SETTINGS] = settings
     app[DATABASE] = database
     app[BOARD] = board = Board(database)
@@ -108,10 +112,11 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         now,
         digest,
         settings.secure_cookies,
+        settings.gate.proxies,
     )
     desk = Desk(world, interval_s)
     files = Files(settings.public, metrics)
-    reception = Reception(database, settings.ddi, now)
+    reception = Reception(database, settings.ddi, settings.gate.proxies, now)
     actions = Actions(database, board, catalog, reception)
     downloads = Downloads(catalog, files, reception)
     ddi = DdiDoor(
