@@ -42,6 +42,7 @@ from slipstream.server.reports import ReportHandler
 from slipstream.server.store import devices
 from slipstream.server.store.database import Database
 from slipstream.server.tokens import hash_token
+from slipstream.server.wake import Waker
 from slipstream.server.wire import answer_json, describe_error
 
 _log: Any = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 COURIER: web.AppKey[Courier] = web.AppKey("courier", Courier)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
 FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
+WAKER: web.AppKey[Waker] = web.AppKey("waker", Waker)
 
 
 def make_app(settings: Settings, database: Database) -> web.Application:
@@ -92,7 +94,8 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     app[ENGINE] = engine = Engine(database, board, settings.now, holder)
     app[COURIER] = Courier(database, settings.now, holder)
     app[FEED] = feed = Feed(database)
-    app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed))
+    app[WAKER] = waker = Waker(database, board, catalog, polls, settings.now)
+    app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed, _waker))
     app.on_shutdown.append(_end_streams)
     if settings.deltas is not None:
         service = DeltaService(database, board, catalog, settings.deltas, settings.now, holder)
@@ -126,6 +129,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         [
             web.post("/v1/poll", poll.handle),
             web.post("/v1/report", report.handle),
+            web.get("/v1/wake", waker.handle, allow_head=False),
             *FleetLockHandler(database, now).routes(),
             *Door(world, ROUTES).routes(),
             *OperatorHandler(database, polls, catalog, digest, now).routes(),
@@ -165,8 +169,14 @@ async def _feed(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _waker(app: web.Application) -> AsyncIterator[None]:
+    async with app[WAKER].following():
+        yield
+
+
 async def _end_streams(app: web.Application) -> None:
     app[FEED].close()
+    app[WAKER].close()
 
 
 async def _health(request: web.Request) -> web.Response:
