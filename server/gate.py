@@ -86,7 +86,7 @@ class Gate:
         who = household(self._proxies.client(peer, request.headers))
         resource = request.match_info.route.resource
         counted, own = self._kind("" if resource is None else resource.canonical)
-        if counted and (wait_s := self._addresses.take(who, now)):
+        if counted and not is_loopback(who) and (wait_s := self._addresses.take(who, now)):
             raise _too_many("this address", wait_s)
         if own and (wait_s := self._devices.take(self._credential(request), now)):
             raise _too_many("this device", wait_s)

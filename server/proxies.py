@@ -76,6 +76,7 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+@lru_cache(ADDRESSES_CACHED)
 def is_loopback(text: str | None) -> bool:
     """Whether an address is this machine's own."""
     address = parse_address(text or "")

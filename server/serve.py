@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import os
 import resource
 import signal
@@ -180,6 +181,8 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 def configure_log() -> None:
     """One line an event on standard error; JSON unless a person watches."""
+    # At its lowest level it tells the values of every statement: keys of webhooks are among them.
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     renderer = (
         structlog.dev.ConsoleRenderer()
         if sys.stderr.isatty()
