@@ -184,12 +184,13 @@ class Agent:
         return max(seconds, wish_s or 0.0)
 
     async def _rest(self, seconds: float) -> None:
-        """Wait for the next round; a device that only waits for its next poll can be woken."""
-        is_idle = isinstance(self.device.journal.state, Idle) and self._hold is None
-        if self.bell is None or not is_idle or self.failures:
+        """Wait for the next round; a device that waits for a poll, or its time, can be woken."""
+        waits = self._hold is not None or isinstance(self.device.journal.state, Idle)
+        if self.bell is None or not waits or self.failures:
             await self.device.clock.sleep(seconds)
         elif await self.bell.rest(seconds, self.device.clock.monotonic() - (self._asked_at or 0)):
             self._tell("the server has news")
+            self._asked_at = None  # a poll is due
 
     # --- the steps of a round
 

@@ -18,7 +18,7 @@ from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import WAKE_LINE_BYTES_MAX, WAKE_SPACING_S
 from slipstream.installer.agent import Agent
 from slipstream.installer.clock import SystemClock
-from slipstream.installer.poll import Server
+from slipstream.installer.poll import Offer, PollAnswer, Server
 from slipstream.installer.wake import Bell, Events
 from slipstream.server.app import Settings
 from tests.installer.test_agent import FakeServer, Rig
@@ -142,27 +142,49 @@ def test_without_a_stream_the_wait_is_as_long_as_without_a_bell(kind: str) -> No
     assert 3 <= len(asked) < 100
 
 
+class Ear:
+    """What the agent needs of a bell: it always rings."""
+
+    def __init__(self) -> None:
+        self.rested: list[float] = []
+
+    async def rest(self, seconds: float, since_poll_s: float) -> bool:
+        self.rested.append(seconds)
+        return True
+
+
 @pytest.mark.parametrize("failures", [0, 1])
 def test_an_idle_agent_can_be_woken_and_one_that_failed_waits(
     tmp_path: Path, failures: int
 ) -> None:
-    rig = Rig(tmp_path, FakeServer())
+    rig, ear = Rig(tmp_path, FakeServer()), Ear()
     agent: Agent = rig.agent
-    rested: list[float] = []
-
-    class Ear:
-        async def rest(self, seconds: float, since_poll_s: float) -> bool:
-            rested.append(seconds)
-            return True
-
-    agent.bell = Ear()  # type: ignore[assignment] # what the agent needs of it
+    agent.bell = ear  # type: ignore[assignment]
     asyncio.run(agent.round())
     agent.failures = failures
     asyncio.run(agent._rest(900))
-    assert rested == ([900] if failures == 0 else [])
+    assert ear.rested == ([900] if failures == 0 else [])
     assert ("the server has news" in rig.said) == (failures == 0)
     if failures:
         assert rig.lab.clock.slept_s[-1] == 900
+
+
+def test_a_device_that_waits_for_its_window_hears_that_it_is_forced(tmp_path: Path) -> None:
+    rig, ear = Rig(tmp_path, server := FakeServer()), Ear()
+    shut = '[agent]\n[[agent.window]]\ndays = ["Sun"]\nstart_time = "03:00"\nlength_minutes = 1\n'
+    rig.lab.config_path.write_text(rig.lab.config_path.read_text() + shut)
+    rig.publish(1)
+    agent = rig.restart()
+    agent.bell = ear  # type: ignore[assignment]
+    server.answer = PollAnswer(Offer("1.0", 1), 900, "")
+    asyncio.run(agent.round())
+    assert rig.reboots == 0  # installed, and waits for Sunday
+    server.answer = PollAnswer(Offer("1.0", 1, forced=True), 900, "")
+    asyncio.run(agent.round())
+    assert rig.reboots == 0  # it polled a moment ago
+    asyncio.run(agent._rest(3600))
+    asyncio.run(agent.round())
+    assert (len(ear.rested), rig.reboots) == (1, 1)
 
 
 def test_a_real_server_wakes_a_device(tmp_path: Path) -> None:
