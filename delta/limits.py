@@ -208,6 +208,40 @@ CENSUS_RELEASES_MAX = 32  # releases counted by name each hour; the rest is "oth
 CENSUS_KEPT_S = 92 * 86_400  # a quarter: at most 71,000 rows
 CHART_S = 7 * 86_400  # how far back "versions over time" looks
 
+# --- who may ask the server, and how often
+ADDRESS_RATE = 1000.0  # requests a second of one address, files aside: 300,000 devices behind a NAT
+ADDRESS_BURST_S = 10.0  # of that at once: 10,000 devices that come back after a power cut
+DEVICE_RATE = (
+    5.0  # calls a second of one device: rauc-hawkbit-updater asks every 1 s at its busiest
+)
+DEVICE_BURST_S = 20.0  # of that at once: SWUpdate sends its log of an install in a hundred posts
+FAILURE_RATE = (
+    10.0  # wrong credentials a second from one address: guessing is hopeless, logs are not
+)
+FAILURE_BURST_S = 20.0
+BUCKETS_MAX = 200_000  # devices, and addresses, that are told apart: about 30 MB of each
+ADDRESSES_CACHED = 16_384  # addresses whose spelling is remembered
+FORWARDED_MAX = 16  # proxies in a row
+HSTS_S = 365 * 86_400  # browsers come back over TLS only
+IDLE_TIMEOUT_S = 75.0  # from a connection, or an answer, to the end of a request's header
+CERTIFICATE_LOOK_S = 60.0  # a renewed certificate is noticed so soon
+TLS_PIECE_BYTES = 256 * KIB  # of a file, read and sent at once: a connection holds as much
+FILES_OPEN_MAX = 65_536  # connections and files of a server, where the system allows so many
+
+# --- waking devices
+WAKE_READERS_MAX = 20_000  # devices that listen to one server: each holds a connection
+WAKE_KEEPALIVE_S = 45.0  # nginx cuts a stream after 60 s of silence
+WAKE_SILENCE_S = 120.0  # two heartbeats missed: the stream is dead
+WAKE_STREAM_S = 3600.0  # then a device shows its token again
+WAKE_BATCH = 200  # devices looked at between two looks at the network
+WAKE_PER_S = 200  # woken devices poll so many a second: the fleet's own polls go on
+WAKE_SPREAD_S_MIN = 2
+WAKE_SPREAD_S_MAX = 600  # ... or within so long, if there are more
+WAKE_LINE_BYTES_MAX = 4096  # of a stream's line
+WAKE_AGAIN_S = 5.0  # before a stream that broke is opened again, doubled up to
+WAKE_AGAIN_S_MAX = 900.0
+WAKE_SPACING_S = 10.0  # a device polls no sooner after its last poll, however often it is woken
+
 # --- pages
 LIVE_READERS_MAX = 256  # open pages that hear of changes, of one server: each holds a connection
 LIVE_KEEPALIVE_S = 15.0  # a proxy that waits for less cuts the stream; the page opens it again

@@ -43,7 +43,7 @@ from slipstream.installer.holds import (
     stop_after_s,
 )
 from slipstream.installer.look import look as look_in_a_process
-from slipstream.installer.notify import Notifier
+from slipstream.installer.notify import Notifier, feed_watchdog
 from slipstream.installer.permission import find_reason_to_wait, gather_facts, remember_hold
 from slipstream.installer.progress import InstallEvent
 from slipstream.installer.reboots import note_reboot
@@ -51,6 +51,7 @@ from slipstream.installer.reports import queue_hold_report
 from slipstream.installer.states import Committed, Idle, Verified, delay_of
 from slipstream.installer.trial import settle
 from slipstream.installer.verdict import Verdict
+from slipstream.installer.wake import Bell
 
 REBOOT_TIMEOUT_S = 60.0  # the command only asks for a reboot; it does not wait for it
 FAILURES_COUNTED_MAX = 6  # the wait doubles with each failure in a row, at most 64-fold
@@ -76,10 +77,14 @@ async def run(
     notifier = notifier or Notifier()
     async with open_contact(device, look) as contact:
         agent = Agent(device, contact, say=say, chance=chance, notifier=notifier)
+        if device.config.agent.wake and contact.server is not None:
+            agent.bell = Bell(contact.server, device.clock, chance)
         with _stopped_by_signals() as stopped:
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(_feed_watchdog(device, notifier))
+                    group.create_task(feed_watchdog(device.clock, notifier))
+                    if agent.bell is not None:
+                        group.create_task(agent.bell.listen())
                     await agent.run()
             except asyncio.CancelledError:
                 if not stopped.is_set():
@@ -102,6 +107,7 @@ class Agent:
     notifier: Notifier
     failures: int = 0
     interval_s: float | None = None  # the server's wish
+    bell: Bell | None = None  # by which the server wakes it; None: it only polls
     _hold: Hold | None = field(default=None, init=False)  # what this round waits for
     _held: tuple[str, int] | None = field(default=None, init=False)  # release and counter of it
     _kept: Hold | None = field(default=None, init=False)  # as `device status` knows it, ...
@@ -138,7 +144,7 @@ class Agent:
             if first:
                 first = False
                 end_start(self.device)
-            await self.device.clock.sleep(self.wait_s(wish_s))
+            await self._rest(self.wait_s(wish_s))
 
     async def round(self) -> None:
         """Settle, deliver, ask, install, reboot. Raises SlipstreamError: try again later."""
@@ -176,6 +182,15 @@ class Agent:
         if self._hold is not None and not waits_for_server and not self.failures:
             seconds = recheck_s(self._hold, self.device.clock.now())
         return max(seconds, wish_s or 0.0)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait for the next round; a device that waits for a poll, or its time, can be woken."""
+        waits = self._hold is not None or isinstance(self.device.journal.state, Idle)
+        if self.bell is None or not waits or self.failures:
+            await self.device.clock.sleep(seconds)
+        elif await self.bell.rest(seconds, self.device.clock.monotonic() - (self._asked_at or 0)):
+            self._tell("the server has news")
+            self._asked_at = None  # a poll is due
 
     # --- the steps of a round
 
@@ -390,13 +405,6 @@ class Agent:
 
 def _kind_of(hold: Hold | None) -> tuple[Step, HoldKind] | None:
     return None if hold is None else (hold.step, hold.kind)
-
-
-async def _feed_watchdog(device: Device, notifier: Notifier) -> None:
-    """Say twice in the manager's interval that the event loop still turns."""
-    while notifier.watchdog_s is not None:
-        notifier.send(WATCHDOG="1")
-        await device.clock.sleep(notifier.watchdog_s / 2)
 
 
 @contextmanager

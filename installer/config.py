@@ -130,6 +130,7 @@ class AgentConfig:
     inhibit_files: tuple[Path, ...]
     allow_command: tuple[str, ...]
     allow_timeout_s: float
+    wake: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,7 @@ _SECTION_KEYS = {
         "allow_command",
         "allow_timeout_s",
         "reboot_spread_s",
+        "wake",
     ),
     "health": ("name", "command", "timeout_s"),
     "release": ("file",),
@@ -262,6 +264,8 @@ def _parse(path: Path, text: str, document: dict[str, Any]) -> Config:
     )
     for section in (device, server, boot, agent, install, release, root):
         section.finish()
+    if config.agent.wake and config.server.token_file is None:
+        agent.fail("wake", "a static repository wakes nobody", "[server] token_file", None)
     _check_trees(root.section("slots"), config)
     _check_names(root.section("slots"), config)
     return config
@@ -359,6 +363,7 @@ def _agent(section: Section) -> AgentConfig:
         inhibit_files=section.paths("inhibit_files", DEFAULT_INHIBIT_FILES),
         allow_command=section.words("allow_command", ()),
         allow_timeout_s=float(section.integer("allow_timeout_s", 30, 1, int(HEALTH_TIMEOUT_S_MAX))),
+        wake=section.flag("wake", default=False),
     )
 
 

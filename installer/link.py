@@ -78,12 +78,20 @@ class Reply:
     """A response whose header has arrived. Exactly one of finish() and close() ends it."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, where: str, clock: Clock, counters: Counters
+        self,
+        response: aiohttp.ClientResponse,
+        where: str,
+        clock: Clock,
+        counters: Counters,
+        *,
+        silence_s: float | None = None,
     ) -> None:
+        """`silence_s`: a stream that is silent for so long is dead; it has no rate floor."""
         self._response = response
         self._clock = clock
         self._counters = counters
-        self._rate = RateFloor()
+        self._gap_s = silence_s or READ_GAP_TIMEOUT_S
+        self._rate = None if silence_s else RateFloor()
         self._slow = False
         self.where = where
         self.status = response.status
@@ -103,13 +111,14 @@ class Reply:
         began = self._clock.monotonic()
         try:
             # Not aiohttp's sock_read, which also runs while nobody reads.
-            async with asyncio.timeout(READ_GAP_TIMEOUT_S):
+            async with asyncio.timeout(self._gap_s):
                 piece = await self._response.content.read(size_max)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Interrupted(_reason(error), where=self.where) from error
         self._counters.bytes_received += len(piece)
         # Told at the next read: the bytes that came are good.
-        self._slow = self._rate.too_slow(self._clock.monotonic() - began, len(piece))
+        if self._rate is not None:
+            self._slow = self._rate.too_slow(self._clock.monotonic() - began, len(piece))
         return piece
 
     async def read_whole(self, size_max: int) -> bytes:
@@ -209,8 +218,20 @@ class Link:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         return await self._request("POST", yarl.URL(self.url(path), encoded=True), headers, body)
 
+    async def listen(self, path: str, silence_s: float) -> Reply:
+        """GET a stream that never ends, and is never silent for so long. No redirects."""
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        url = yarl.URL(self.url(path), encoded=True)
+        return await self._request("GET", url, headers, None, silence_s=silence_s)
+
     async def _request(
-        self, method: str, url: yarl.URL, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        url: yarl.URL,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        silence_s: float | None = None,
     ) -> Reply:
         headers = dict(headers)
         if self._authorization is not None and _origin(url) == self._origin:
@@ -231,7 +252,7 @@ class Link:
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Interrupted(_reason(error), where=where) from error
-        return Reply(response, where, self._clock, self.counters)
+        return Reply(response, where, self._clock, self.counters, silence_s=silence_s)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from slipstream.installer.ports import Clock
+
 
 class Notifier:
     """A connection to the service manager; without an address every call does nothing."""
@@ -70,3 +72,10 @@ def _datagram() -> socket.socket:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     channel.setblocking(False)
     return channel
+
+
+async def feed_watchdog(clock: Clock, notifier: Notifier) -> None:
+    """Say twice in the manager's interval that the event loop still turns."""
+    while notifier.watchdog_s is not None:
+        notifier.send(WATCHDOG="1")
+        await clock.sleep(notifier.watchdog_s / 2)

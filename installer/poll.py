@@ -19,6 +19,7 @@ from slipstream.delta.limits import (
     POLL_INTERVAL_S_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
+    WAKE_SILENCE_S,
 )
 from slipstream.installer.backoff import parse_retry_after
 from slipstream.installer.link import Counters, Link, Reply
@@ -174,6 +175,13 @@ class Server:
         if not receipt.accepted:
             raise Unavailable("the server did not take the report", where=where)
         return receipt
+
+    async def listen(self) -> Reply:
+        """The stream in which the server says that a poll is worth while (wake.py). Ends it: you."""
+        reply = await self._link.listen("v1/wake", WAKE_SILENCE_S)
+        if reply.status != 200:
+            raise self._refusal(reply, await reply.read_whole(POLL_BYTES_MAX))
+        return reply
 
     async def _post(self, path: str, body: bytes, size_max: int) -> tuple[str, bytes]:
         if len(body) > size_max:

@@ -126,6 +126,13 @@ class Section:
             self.fail(key, "not a choice", " or ".join(choices), repr(value))
         return value
 
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.peek(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            self.fail(key, "wrong type", "true or false", repr(value))
+        return value
+
     def integer(self, key: str, default: int | None, low: int, high: int) -> int:
         value = self.peek(key)
         value = default if value is None else value

@@ -32,6 +32,7 @@ from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.courier import Courier
 from slipstream.server.fleet.engine import Engine
 from slipstream.server.fleetlock import FleetLockHandler
+from slipstream.server.gate import Gate, GateSettings
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
 from slipstream.server.operators import OperatorHandler, check_operator
 from slipstream.server.pages.desk import Desk
@@ -41,6 +42,7 @@ from slipstream.server.reports import ReportHandler
 from slipstream.server.store import devices
 from slipstream.server.store.database import Database
 from slipstream.server.tokens import hash_token
+from slipstream.server.wake import Waker
 from slipstream.server.wire import answer_json, describe_error
 
 _log: Any = structlog.get_logger(__name__)
@@ -62,6 +64,7 @@ class Settings:
     secure_cookies: bool = False  # browsers send sessions over HTTPS only
     password_hasher: PasswordHasher = field(default_factory=PasswordHasher)
     ddi: DdiSettings = field(default_factory=DdiSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -73,11 +76,14 @@ ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 COURIER: web.AppKey[Courier] = web.AppKey("courier", Courier)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
 FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
+WAKER: web.AppKey[Waker] = web.AppKey("waker", Waker)
 
 
 def make_app(settings: Settings, database: Database) -> web.Application:
     """The application over an open database, which it closes when it ends."""
-    app = web.Application(middlewares=[_observe, _explain])
+    gate = Gate(settings.gate)
+    app = web.Application(middlewares=[_observe, _explain, gate.middleware()])
+    app.on_response_prepare.append(gate.dress)
     app[SETTINGS] = settings
     app[DATABASE] = database
     app[BOARD] = board = Board(database)
@@ -88,7 +94,8 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     app[ENGINE] = engine = Engine(database, board, settings.now, holder)
     app[COURIER] = Courier(database, settings.now, holder)
     app[FEED] = feed = Feed(database)
-    app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed))
+    app[WAKER] = waker = Waker(database, board, catalog, polls, settings.now)
+    app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed, _waker))
     app.on_shutdown.append(_end_streams)
     if settings.deltas is not None:
         service = DeltaService(database, board, catalog, settings.deltas, settings.now, holder)
@@ -108,10 +115,11 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         now,
         digest,
         settings.secure_cookies,
+        settings.gate.proxies,
     )
     desk = Desk(world, interval_s)
     files = Files(settings.public, metrics)
-    reception = Reception(database, settings.ddi, now)
+    reception = Reception(database, settings.ddi, settings.gate.proxies, now)
     actions = Actions(database, board, catalog, reception)
     downloads = Downloads(catalog, files, reception)
     ddi = DdiDoor(
@@ -121,6 +129,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         [
             web.post("/v1/poll", poll.handle),
             web.post("/v1/report", report.handle),
+            web.get("/v1/wake", waker.handle, allow_head=False),
             *FleetLockHandler(database, now).routes(),
             *Door(world, ROUTES).routes(),
             *OperatorHandler(database, polls, catalog, digest, now).routes(),
@@ -160,8 +169,14 @@ async def _feed(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _waker(app: web.Application) -> AsyncIterator[None]:
+    async with app[WAKER].following():
+        yield
+
+
 async def _end_streams(app: web.Application) -> None:
     app[FEED].close()
+    app[WAKER].close()
 
 
 async def _health(request: web.Request) -> web.Response:

@@ -26,7 +26,12 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from slipstream.delta.byterange import ByteRange
-from slipstream.delta.limits import SEND_PIECE_BYTES, SEND_PIECE_TIMEOUT_S, TARGETS_BYTES_MAX
+from slipstream.delta.limits import (
+    SEND_PIECE_BYTES,
+    SEND_PIECE_TIMEOUT_S,
+    TARGETS_BYTES_MAX,
+    TLS_PIECE_BYTES,
+)
 from slipstream.server.metrics import Metrics
 from slipstream.server.ranges import (
     NotModified,
@@ -235,11 +240,16 @@ class Files:
     ) -> None:
         file = opened.file
         offset = span.offset
+        # Over TLS sendfile would read 16 KiB at a time, each in a thread.
+        is_tls = request.transport is not None and (
+            request.transport.get_extra_info("sslcontext") is not None
+        )
+        piece_bytes = TLS_PIECE_BYTES if is_tls else SEND_PIECE_BYTES
         while offset < span.end:
-            count = min(SEND_PIECE_BYTES, span.end - offset)
+            count = min(piece_bytes, span.end - offset)
             # A client that takes no bytes would hold its handler, and so a shutdown, for ever.
             async with asyncio.timeout(SEND_PIECE_TIMEOUT_S):
-                if span.size <= _SMALL_BYTES:
+                if is_tls or span.size <= _SMALL_BYTES:
                     piece = os.pread(file.fileno(), count, offset)
                     await response.write(piece)
                     sent = len(piece)

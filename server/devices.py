@@ -23,7 +23,7 @@ from slipstream.server.metrics import Metrics
 from slipstream.server.rollout.offer import Decision, Install, Stay
 from slipstream.server.store import devices
 from slipstream.server.store.database import Database
-from slipstream.server.store.devices import Device, Seen
+from slipstream.server.store.devices import Device, Known, Seen
 from slipstream.server.tokens import bearer_token, hash_token
 from slipstream.server.wire import (
     Body,
@@ -87,6 +87,11 @@ class PollLog:
         """A device polled, and said nothing else by it."""
         self._touched[device] = at
 
+    def latest(self, device: Device) -> Device:
+        """The device as it said last, written or not yet."""
+        seen = self._seen.get(device.id)
+        return device if seen is None else devices.after_poll(device, seen)
+
     async def flush(self) -> None:
         """Write what is there; what cannot be written stays for the next time. Unavailable."""
         seen, self._seen = self._seen, {}
@@ -140,9 +145,7 @@ class PollHandler:
 
     async def handle(self, request: web.Request) -> web.Response:
         now = self.now()
-        known = await self.database.lookup.know(sent_digest(request), now)
-        if known is None:
-            raise _stranger()
+        known = await recognise(request, self.database, now)
         poll = await read_json(request, Poll, POLL_BYTES_MAX)
         check_device(known.device, poll.device)
         if poll.product != known.device.product:
@@ -161,10 +164,15 @@ class PollHandler:
 
 async def authenticate(request: web.Request, database: Database, now: int) -> Device:
     """The device whose token the request carries; 401 otherwise."""
+    return (await recognise(request, database, now)).device
+
+
+async def recognise(request: web.Request, database: Database, now: int) -> Known:
+    """The same device with what decides about its offers; 401 otherwise."""
     known = await database.lookup.know(sent_digest(request), now)
     if known is None:
         raise _stranger()
-    return known.device
+    return known
 
 
 def sent_digest(request: web.Request) -> bytes:

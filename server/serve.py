@@ -2,11 +2,14 @@
 
 import asyncio
 import ipaddress
+import logging
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,21 @@ import structlog
 from aiohttp import web
 
 from slipstream.delta.errors import UsageError
-from slipstream.delta.limits import POLL_INTERVAL_S, SHUTDOWN_GRACE_S
+from slipstream.delta.limits import (
+    FILES_OPEN_MAX,
+    IDLE_TIMEOUT_S,
+    POLL_INTERVAL_S,
+    SHUTDOWN_GRACE_S,
+)
 from slipstream.server.app import Settings, make_app
 from slipstream.server.ddi.settings import DdiSettings
 from slipstream.server.deltas.worker import DeltaSettings
+from slipstream.server.exposure import Guards, check_exposure, stays_inside
+from slipstream.server.gate import GateSettings
+from slipstream.server.store import users
 from slipstream.server.store.database import Database
-from slipstream.server.tokens import hash_token, load_token
+from slipstream.server.tls import Certificate, CertificateFiles
+from slipstream.server.tokens import hash_token, load_token, make_token
 
 LISTEN = "127.0.0.1:8480"
 _log: Any = structlog.get_logger(__name__)
@@ -38,15 +50,22 @@ def serve(
     deltas: DeltaSettings | None = None,
     ddi: DdiSettings | None = None,
     gateway_token_file: Path | None = None,
+    gate: GateSettings | None = None,
+    tls: CertificateFiles | None = None,
+    insecure_http: bool = False,
     grace_s: float = SHUTDOWN_GRACE_S,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the repository folder `public` and its fleet until SIGTERM or SIGINT.
 
     `listen` is HOST:PORT (port 0: any free one). The database and the operator's token stand
     in the folder `server` beside `public` unless named. `ddi`: what is set for hawkBit's clients;
-    the gateway token is made, in its file, if that is named and missing. `on_ready` hears the URL once
-    connections are accepted. After the signal, running requests get `grace_s` seconds.
+    the gateway token is made, in its file, if that is named and missing. The operator's is made only for
+    a server that nobody but this machine reaches; another is checked by exposure.py, where
+    `insecure_http` says that plain HTTP is meant. `on_ready` hears the URL once
+    connections are accepted. After the signal, running requests get `grace_s` seconds; a connection
+    that takes longer than `idle_timeout_s` for a request's header is cut.
     Raises UsageError for settings that cannot work, Unavailable for a database that fails.
     """
     configure_log()
@@ -61,18 +80,48 @@ def serve(
     folder = public.absolute().parent / "server"
     if database_url is None or operator_token_file is None:
         _make_folder(folder)
+    database_url = database_url or f"sqlite+aiosqlite:///{folder / 'fleet.sqlite'}"
+    gate = gate or GateSettings()
+    token_file = operator_token_file or folder / "operator.token"
+    guards = Guards(
+        operators=True,
+        tls=tls is not None,
+        proxies=bool(gate.proxies),
+        insecure_http=insecure_http,
+    )
+    check_exposure(host, guards, token_file)
+    if stays_inside(host) or token_file.exists():
+        token = load_token(token_file)
+    else:
+        guards = replace(guards, operators=asyncio.run(_has_admin(database_url)))
+        check_exposure(host, guards, token_file)
+        token = make_token()  # nobody's: users administer it
+    by_proxies = guards.proxies and not (guards.tls or guards.insecure_http)
     settings = Settings(
         public=public.absolute(),
-        database_url=database_url or f"sqlite+aiosqlite:///{folder / 'fleet.sqlite'}",
-        operator_token=load_token(operator_token_file or folder / "operator.token"),
+        database_url=database_url,
+        operator_token=token,
         now=lambda: int(time.time()),
         poll_interval_s=poll_interval_s,
         open_metrics=open_metrics,
-        secure_cookies=secure_cookies,
+        secure_cookies=secure_cookies or tls is not None,
         deltas=deltas,
         ddi=_with_gateway(ddi or DdiSettings(), gateway_token_file),
+        gate=replace(gate, only_proxies=by_proxies and not stays_inside(host)),
     )
-    asyncio.run(run(settings, host, port, grace_s=grace_s, on_ready=on_ready))
+    certificate = None if tls is None else Certificate(tls)
+    _raise_file_limit()
+    asyncio.run(
+        run(
+            settings,
+            host,
+            port,
+            certificate=certificate,
+            grace_s=grace_s,
+            idle_timeout_s=idle_timeout_s,
+            on_ready=on_ready,
+        )
+    )
 
 
 async def run(
@@ -80,7 +129,9 @@ async def run(
     host: str,
     port: int,
     *,
+    certificate: Certificate | None = None,
     grace_s: float = SHUTDOWN_GRACE_S,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Open, listen, wait for a signal, finish, close."""
@@ -89,14 +140,21 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = make_app(settings, await Database.open(settings.database_url))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace_s, auto_decompress=False)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=grace_s,
+        auto_decompress=False,
+        keepalive_timeout=idle_timeout_s,
+    )
     await runner.setup()
     try:
-        url = await _listen(runner, host, port)
-        _log.info("serving", url=url, repository=str(settings.public))
-        if on_ready is not None:
-            on_ready(url)
-        await stop.wait()
+        async with _reloading(certificate):
+            url = await _listen(runner, host, port, certificate)
+            _log.info("serving", url=url, repository=str(settings.public))
+            if on_ready is not None:
+                on_ready(url)
+            await stop.wait()
         _log.info("stopping", grace_s=grace_s)
     finally:
         await runner.cleanup()
@@ -123,6 +181,8 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 def configure_log() -> None:
     """One line an event on standard error; JSON unless a person watches."""
+    # At its lowest level it tells the values of every statement: keys of webhooks are among them.
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     renderer = (
         structlog.dev.ConsoleRenderer()
         if sys.stderr.isatty()
@@ -145,9 +205,44 @@ def _with_gateway(ddi: DdiSettings, token_file: Path | None) -> DdiSettings:
     return replace(ddi, gateway_digest=hash_token(load_token(token_file, "the gateway token")))
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+async def _has_admin(database_url: str) -> bool:
+    database = await Database.open(database_url)
+    try:
+        async with database.reading() as connection:
+            return await users.has_admin(connection, int(time.time()))
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _reloading(certificate: Certificate | None) -> AsyncIterator[None]:
+    """While inside, the certificate follows its files, and SIGHUP has it read at once."""
+    if certificate is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, certificate.try_to_reload)
+    try:
+        async with certificate.following():
+            yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _raise_file_limit() -> None:
+    """A connection is a file: 1024 of them, the usual soft limit, are few for a fleet."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES_OPEN_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_OPEN_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+async def _listen(
+    runner: web.AppRunner, host: str, port: int, certificate: Certificate | None
+) -> str:
     # A fleet that comes back after a power cut connects all at once.
-    site = web.TCPSite(runner, host or None, port, backlog=1024)
+    context = None if certificate is None else certificate.context
+    site = web.TCPSite(runner, host or None, port, backlog=1024, ssl_context=context)
     try:
         await site.start()
     except OSError as error:

@@ -39,6 +39,7 @@ CODES = {
     412: "changed_meanwhile",
     413: "too_large",
     415: "unsupported",
+    416: "no_such_range",
     422: "key_used",
     429: "too_many",
     500: "internal",

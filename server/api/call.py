@@ -21,6 +21,7 @@ from slipstream.server.catalog import CatalogReader
 from slipstream.server.devices import PollLog
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
+from slipstream.server.proxies import Proxies, household
 from slipstream.server.store.database import Database
 from slipstream.server.wire import Body, refusal
 
@@ -42,7 +43,12 @@ class World:
     now: Callable[[], int]  # seconds since 1970
     installation: bytes  # digest of the installation's token
     secure_cookies: bool = False  # sessions travel over HTTPS only
+    proxies: Proxies = field(default_factory=Proxies)
     throttle: Throttle = field(default_factory=Throttle)
+
+    def address(self, request: web.Request) -> str:
+        """Where a request began: whom failed logins are counted for."""
+        return household(self.proxies.client(request.remote, request.headers))
 
 
 @dataclass(frozen=True, slots=True)

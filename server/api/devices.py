@@ -384,6 +384,26 @@ async def lift_quarantine(_world: World, call: Call) -> Act:
     return act
 
 
+async def recall_offer(_world: World, call: Call) -> Act:
+    """Take the offer of a release back, from this device alone and for good.
+
+    A hawkBit client is asked to cancel, and may refuse; any other is not offered it again by that
+    rollout. What is installed stays installed. 409 where no offer of it is on its way.
+    """
+    name, release = call.places["device"], call.places["release"]
+
+    async def act(connection: AsyncConnection) -> Done:
+        await _find_locked(connection, name)
+        for one in await attempts.of_device(connection, name, release=release):
+            if await attempts.recall(connection, one.id, call.identity.actor, call.now):
+                return Done(
+                    thing=f"device {name}", before={"offered": release, "rollout": one.rollout}
+                )
+        raise taken(f"no offer of {release} to device {name} is on its way")
+
+    return act
+
+
 async def release_holds(_world: World, call: Call) -> Act:
     """Give back what a device holds for FleetLock, when it will not do so itself."""
     name = call.places["device"]

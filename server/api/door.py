@@ -60,7 +60,7 @@ class Door:
                 query=parse_query(request.query, route.query),
                 body=_parse_body(route, raw),
                 version=_parse_version(request, route),
-                address=request.remote or "",
+                address=self.world.address(request),
             )
             if route.look is not None:
                 return _render(route, await route.look(self.world, call))

@@ -52,9 +52,20 @@ class NativeCall:
     error: Any = None  # None: as everywhere
     header: str | None = None  # that has to say "true"
     operator: bool = False  # the operator's, of before /api/v1
+    stream: bool = False  # its answer is one of server-sent events, without end
 
 
-_BODY = frozenset({400, 401, 408, 413, 415, 503})
+@dataclass(frozen=True, slots=True)
+class FileCall:
+    """A file of the repository, for anybody."""
+
+    path: str
+    name: str
+    summary: str
+    text: str
+
+
+_BODY = frozenset({400, 401, 408, 413, 415, 429, 503})
 CALLS: Final = (
     NativeCall(
         "POST",
@@ -75,6 +86,19 @@ CALLS: Final = (
         ReportBody,
         ReportAnswer,
         _BODY,
+    ),
+    NativeCall(
+        "GET",
+        "/v1/wake",
+        "device.wake",
+        "Hear when a poll is worth while",
+        'Server-sent events: `event: wake` with `data: {"within_s": 12}` asks the device to poll within so many '
+        "seconds, at a moment that it draws. A comment every 45 s says that the stream lives; after an hour at most "
+        "it ends, and is opened again. One stream a device: another ends the one before.",
+        None,
+        None,
+        frozenset({401, 429, 503}),
+        stream=True,
     ),
     NativeCall(
         "POST",
@@ -99,6 +123,29 @@ CALLS: Final = (
         _BODY,
         error=LockError,
         header=HEADER,
+    ),
+)
+_RANGES = "GET or HEAD. One range or up to 256 (`multipart/byteranges`), If-Range, If-Match, If-None-Match. "
+FILES: Final = (
+    FileCall(
+        "/metadata/{path}",
+        "files.metadata",
+        "Signed metadata",
+        _RANGES + "TUF 1.0: `timestamp.json`, then by version `7.snapshot.json`, `7.targets.json`, "
+        "`7.deltas.json`, `7.root.json`. `Cache-Control: no-cache`.",
+    ),
+    FileCall(
+        "/targets/{path}",
+        "files.target",
+        "A manifest, or another signed target",
+        _RANGES + "Its path as TUF names it in a consistent snapshot, with slashes as they are: "
+        "`releases/2.0/<sha256>.manifest.json`. Never changes.",
+    ),
+    FileCall(
+        "/blobs/{path}",
+        "files.blob",
+        "A payload, a chunk list, a boot file or an artifact",
+        _RANGES + "Named by digest, as signed metadata name it: `<sha256>.payload`. Never changes.",
     ),
 )
 # What /api/v1 has replaced; only the installation's token is taken.

@@ -10,7 +10,7 @@ import msgspec
 from slipstream import __version__
 from slipstream.server.access import WHO_MAY
 from slipstream.server.api.door import COOKIE, CSRF_HEADER, KEY_HEADER
-from slipstream.server.api.native import CALLS, OLD_CALLS, NativeCall
+from slipstream.server.api.native import CALLS, FILES, OLD_CALLS, FileCall, NativeCall
 from slipstream.server.api.route import PLACES, PREFIX, Route
 from slipstream.server.api.table import SECTIONS
 from slipstream.server.wire import CODES
@@ -31,7 +31,8 @@ _STATUS_WORDS: Final = {
     413: "The body is too large",
     415: "Compressed bodies are not taken",
     422: "The Idempotency-Key was used for another call",
-    429: "Too many failures; Retry-After says how long to wait",
+    416: "None of the ranges is in the file",
+    429: "Too many requests or failures; Retry-After says how long to wait",
     503: "The database or the repository cannot be read now; try again",
 }
 
@@ -65,6 +66,8 @@ def document() -> Mapping[str, Any]:
         paths.setdefault(call.path, {})[call.method.lower()] = _native(
             call, "Devices' own", schemas
         )
+    for file in FILES:
+        paths[file.path] = {"get": _file(file, "The repository's files", schemas)}
     for call in OLD_CALLS:
         paths.setdefault(call.path, {})[call.method.lower()] = _native(
             call, "Before /api/v1", schemas
@@ -175,7 +178,7 @@ def _header(name: str, text: str) -> dict[str, Any]:
 
 
 def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
-    statuses = {400, 401, 503} | set(route.refuses)
+    statuses = {400, 401, 429, 503} | set(route.refuses)
     if route.deed is not None:
         statuses.add(403)
     if route.places:
@@ -203,7 +206,9 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
 def _native(call: NativeCall, tag: str, schemas: _Schemas) -> dict[str, Any]:
     names = [name for name in PLACES if f"{{{name}}}" in call.path]
     done: dict[str, Any] = {"description": _STATUS_WORDS[200]}
-    if call.answer is not None:
+    if call.stream:
+        done["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    elif call.answer is not None:
         done["content"] = {_JSON: {"schema": schemas.of(call.answer)}}
     status = "200" if call.method != "POST" or not call.operator else "201"
     made: dict[str, Any] = {
@@ -213,7 +218,7 @@ def _native(call: NativeCall, tag: str, schemas: _Schemas) -> dict[str, Any]:
         "description": call.text,
         "security": [{"token" if call.operator else "device": []}],
         "parameters": [_place(name) for name in names],
-        "responses": {"204" if call.answer is None else status: done},
+        "responses": {"204" if call.answer is None and not call.stream else status: done},
     }
     if call.operator:
         made["deprecated"] = True
@@ -229,11 +234,41 @@ def _native(call: NativeCall, tag: str, schemas: _Schemas) -> dict[str, Any]:
     if call.body is not None:
         content = {_JSON: {"schema": schemas.of(call.body)}}
         made["requestBody"] = {"required": True, "content": content}
-    for one in sorted({401, 503} | call.statuses):
+    for one in sorted({401, 429, 503} | call.statuses):
         # The limits on a body are the server's, whatever the protocol.
         own = call.error is not None and one in (400, 401, 409)
         made["responses"][str(one)] = _error(one, schemas.of(call.error if own else Problem))
     return made
+
+
+def _file(call: FileCall, tag: str, schemas: _Schemas) -> dict[str, Any]:
+    """GET of a file; its path may hold slashes, which OpenAPI has no word for."""
+    whole: dict[str, Any] = {
+        "application/octet-stream": {"schema": {}},
+        "application/json": {"schema": {}},
+    }
+    parts = {**whole, "multipart/byteranges": {"schema": {}}}
+    tag_header = {"ETag": {"description": "SHA-256 of the file", "schema": {"type": "string"}}}
+    responses: dict[str, Any] = {
+        "200": {"description": "The file", "headers": tag_header, "content": whole},
+        "206": {"description": "The ranges", "headers": tag_header, "content": parts},
+        "304": {"description": "Not another one than in If-None-Match"},
+    }
+    for status in (404, 412, 416):
+        responses[str(status)] = _error(status, schemas.of(Problem))
+    spelled = {"type": "string", "pattern": "^[A-Za-z0-9._+~/-]+$"}
+    return {
+        "operationId": call.name,
+        "tags": [tag],
+        "summary": call.summary,
+        "description": call.text,
+        "security": [],
+        "parameters": [
+            {"name": "path", "in": "path", "required": True, "schema": spelled},
+            _header("Range", "`bytes=0-4095`, or several, as RFC 9110 has them."),
+        ],
+        "responses": responses,
+    }
 
 
 def _error(status: int, schema: Any) -> dict[str, Any]:

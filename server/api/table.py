@@ -252,6 +252,15 @@ _DEVICES = (
         refuses=_GONE,
     ),
     Route(
+        "DELETE",
+        "/devices/{device}/offers/{release}",
+        Deed.ROLL_OUT,
+        "device.recall",
+        "Take an offer back",
+        change=devices.recall_offer,
+        refuses=_GONE | {409},
+    ),
+    Route(
         "GET",
         "/quarantines",
         Deed.SEE,

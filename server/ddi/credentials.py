@@ -39,15 +39,17 @@ class Credential(Enum):
 
 def authenticate(
     headers: MultiMapping[str],
-    peer: str | None,
     device: str,
     digests: Collection[bytes],
     settings: DdiSettings,
+    *,
+    by_proxy: bool,
 ) -> Credential:
     """How `device` proved that it is the one; Stranger otherwise.
 
-    `peer`: the address that the connection comes from. `digests`: SHA-256 of the tokens that are
-    good for the device now; none where it is not known. The time taken does not depend on them.
+    `by_proxy`: the request comes straight from a trusted proxy. `digests`: SHA-256 of the tokens
+    that are good for the device now; none where it is not known. The time taken does not depend on
+    them.
     """
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     sent = hash_token(token.strip()[:_TOKEN_CHARS_MAX])
@@ -60,7 +62,7 @@ def authenticate(
             return Credential.GATEWAY
         case _:
             pass
-    if settings.trusts(peer) and _named(headers, device) and _issued(headers, settings):
+    if by_proxy and _named(headers, device) and _issued(headers, settings):
         return Credential.CERTIFICATE
     raise Stranger("unknown device or wrong credentials")
 

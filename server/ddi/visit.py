@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from slipstream.server.ddi.answers import Place
 from slipstream.server.ddi.credentials import Stranger, authenticate
 from slipstream.server.ddi.settings import DdiSettings
+from slipstream.server.proxies import Proxies
 from slipstream.server.store import controllers, devices
 from slipstream.server.store.controllers import Controller
 from slipstream.server.store.database import Database
@@ -42,6 +43,7 @@ class Reception:
 
     database: Database
     settings: DdiSettings
+    proxies: Proxies
     now: Callable[[], int]  # seconds since 1970
 
     async def enter(self, request: web.Request) -> Visit:
@@ -55,7 +57,13 @@ class Reception:
         controller = await self.know(name, now)
         digests = () if controller is None else controller.digests
         try:
-            credential = authenticate(request.headers, request.remote, name, digests, self.settings)
+            credential = authenticate(
+                request.headers,
+                name,
+                digests,
+                self.settings,
+                by_proxy=self.proxies.trusts(request.remote),
+            )
         except Stranger as error:
             raise stranger(str(error)) from error
         if controller is None:
@@ -91,8 +99,8 @@ class Reception:
         if self.settings.public_url is not None:
             return self.settings.public_url.rstrip("/")
         scheme, host = request.scheme, request.host
-        if self.settings.trusts(request.remote):
-            scheme = request.headers.get("X-Forwarded-Proto", scheme)
+        if self.proxies.trusts(request.remote):
+            scheme = self.proxies.scheme(request.remote, request.headers, scheme)
             host = request.headers.get("X-Forwarded-Host", host)
         return f"{scheme}://{host}"
 

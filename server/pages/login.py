@@ -40,7 +40,11 @@ class LoginHandler:
                 {"user": fields.get("user", ""), "password": fields.get("password", "")}, Login
             )
             answer = await self.desk.carry_out(
-                "session.begin", Identity("", Role.VIEWER), {}, login, address=request.remote or ""
+                "session.begin",
+                Identity("", Role.VIEWER),
+                {},
+                login,
+                address=self.desk.world.address(request),
             )
         except msgspec.ValidationError:
             return self._form(request, to, 401, "unknown user or wrong password")

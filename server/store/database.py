@@ -88,7 +88,9 @@ class Database:
     def connect(cls, url: URL) -> "Database":
         """A database whose tables are this version's. Needs a running loop; asks nothing yet."""
         if url.drivername == _POSTGRESQL:
-            engine = create_async_engine(url, pool_size=DATABASE_READERS, pool_pre_ping=True)
+            engine = create_async_engine(
+                url, pool_size=DATABASE_READERS, pool_pre_ping=True, hide_parameters=True
+            )
             return cls(engine, engine, PostgresqlLookup(url))
         readers = _sqlite_engine(url, "BEGIN", DATABASE_READERS)
         return cls(readers, _sqlite_engine(url, "BEGIN IMMEDIATE", 1), SqliteLookup(url))
@@ -200,7 +202,7 @@ async def upgrade(url: URL, revision: str = "head") -> None:
     """
     try:
         if url.drivername == _POSTGRESQL:
-            engine = create_async_engine(url, poolclass=NullPool)
+            engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True)
             try:
                 async with engine.begin() as connection:
                     await connection.run_sync(_upgrade_postgresql, revision)
@@ -265,7 +267,11 @@ def _migrate(connection: sa.Connection, revision: str) -> None:
 
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
     engine = create_async_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=pool_size, max_overflow=0
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,  # errors and logs do not say what a statement was about to keep
     )
     sa.event.listen(engine.sync_engine, "connect", _set_up)
     sa.event.listen(engine.sync_engine, "begin", lambda one: one.exec_driver_sql(begin))

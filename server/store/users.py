@@ -177,3 +177,16 @@ async def list_tokens(connection: AsyncConnection, user: str | None) -> tuple[Ap
 
 def _token(row: sa.Row[tuple[object, ...]]) -> ApiToken:
     return ApiToken(row.id, row.name, row.user, Role(row.role), row.created_at, row.expires_at)
+
+
+async def has_admin(connection: AsyncConnection, now: int) -> bool:
+    """Whether an admin can log in, or has a token that is good at `now`."""
+    is_admin = users.c.role == Role.ADMIN.value
+    has_token = sa.exists().where(
+        api_tokens.c.user == users.c.name,
+        api_tokens.c.role == Role.ADMIN.value,
+        sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > now),
+    )
+    can_act = sa.or_(users.c.password_hash.is_not(None), has_token)
+    query = sa.select(sa.exists().where(is_admin, can_act))
+    return bool((await connection.execute(query)).scalar())

@@ -40,6 +40,7 @@ COMMANDS = (
         "device_admin:device_admin",
         "Register, describe, find and remove a fleet's devices.",
     ),
+    ("Server", "user", "user:user", "Add, list and remove users and their API tokens."),
     ("Device", "device", "device:device", "Check, plan, install, confirm, roll back, run."),
     ("Everything at once", "demo", "demo:demo", "The main job, end to end, on this machine."),
 )

@@ -213,6 +213,19 @@ def lift(client: Client, as_json: bool, device: str, release: str) -> None:
         click.echo(f"{device}: {release} may be offered again")
 
 
+@device_admin.command()
+@click.argument("device", metavar="DEVICE")
+@click.argument("release", metavar="RELEASE")
+@operator_options
+def recall(client: Client, as_json: bool, device: str, release: str) -> None:
+    """Take the offer of RELEASE back from DEVICE alone. What is installed stays installed."""
+    client.change("DELETE", f"/devices/{place(device)}/offers/{place(release)}")
+    if as_json:
+        echo_json({"id": device, "release": release})
+    else:
+        click.echo(f"{device}: the offer of {release} is taken back")
+
+
 def _in_words(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _described(found["device"])
     for one in found["device"]["slots"]:

@@ -3,11 +3,20 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from slipstream.cli.passphrase import passphrase_option
 from slipstream.cli.sizes import SIZE, UNITS_HELP
 from slipstream.delta.errors import UsageError
-from slipstream.delta.limits import POLL_INTERVAL_S
+from slipstream.delta.limits import (
+    ADDRESS_BURST_S,
+    ADDRESS_RATE,
+    DEVICE_BURST_S,
+    DEVICE_RATE,
+    FAILURE_BURST_S,
+    FAILURE_RATE,
+    POLL_INTERVAL_S,
+)
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -20,11 +29,26 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     default="127.0.0.1:8480",
     show_default=True,
     metavar="HOST:PORT",
-    help="Port 0: any free one.",
+    help="Port 0: any free one. Beyond this machine it needs an operator, and TLS or a proxy that brings it.",
+)
+@click.option(
+    "--tls-cert",
+    type=FILE,
+    help="PEM: the certificate and its chain. Read again when it changes, and at SIGHUP.",
+)
+@click.option(
+    "--tls-key", type=FILE, help="PEM: its key, without a passphrase, not readable by everybody."
+)
+@click.option(
+    "--insecure-http",
+    is_flag=True,
+    help="Plain HTTP to others than this machine and trusted proxies: tokens are sent in the clear.",
 )
 @click.option(
     "--database",
     metavar="URL",
+    envvar="SLIPSTREAM_DATABASE",
+    show_envvar=True,
     help="sqlite:///FILE or postgresql://USER@HOST/NAME; REPO/server/fleet.sqlite by default.",
 )
 @click.option(
@@ -87,7 +111,28 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "trusted_proxies",
     metavar="ADDRESS",
     multiple=True,
-    help="Believe X-Controller-Id (the name in a client's certificate) and X-Forwarded-Proto and -Host from this address or network. Repeatable.",
+    help="Believe X-Controller-Id (the name in a client's certificate) and X-Forwarded-For, -Proto and -Host from this address or network. Repeatable.",
+)
+@click.option(
+    "--address-rate",
+    type=click.FloatRange(0),
+    default=ADDRESS_RATE,
+    show_default=True,
+    help=f"Requests a second of one address, {ADDRESS_BURST_S:g} s of that at once; files are not counted. 0: no limit.",
+)
+@click.option(
+    "--device-rate",
+    type=click.FloatRange(0),
+    default=DEVICE_RATE,
+    show_default=True,
+    help=f"Calls a second of one device, {DEVICE_BURST_S:g} s of that at once; downloads are not counted. 0: no limit.",
+)
+@click.option(
+    "--failure-rate",
+    type=click.FloatRange(0),
+    default=FAILURE_RATE,
+    show_default=True,
+    help=f"Wrong credentials a second of one address, {FAILURE_BURST_S:g} s of that at once. 0: no limit.",
 )
 @click.option(
     "--client-authority",
@@ -105,6 +150,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 def serve(
     repo: Path,
     listen: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure_http: bool,
     database: str | None,
     operator_token_file: Path | None,
     poll_interval: int,
@@ -118,14 +166,20 @@ def serve(
     ddi_tenant: str,
     gateway_token_file: Path | None,
     trusted_proxies: tuple[str, ...],
+    address_rate: float,
+    device_rate: float,
+    failure_rate: float,
     authorities: tuple[str, ...],
     ddi_channel: str,
 ) -> None:
     """Serve REPO: its files, polls and reports of devices, a page at /, /healthz, /metrics."""
     # All of these need the server extra.
-    from slipstream.server.ddi.settings import DdiSettings, parse_networks  # noqa: PLC0415
+    from slipstream.server.ddi.settings import DdiSettings  # noqa: PLC0415
+    from slipstream.server.gate import GateSettings  # noqa: PLC0415
+    from slipstream.server.proxies import Proxies, parse_networks  # noqa: PLC0415
     from slipstream.server.repo import open_repo  # noqa: PLC0415
     from slipstream.server.serve import serve as run  # noqa: PLC0415
+    from slipstream.server.tls import CertificateFiles  # noqa: PLC0415
 
     if not (repo / "repo.json").is_file():
         raise UsageError(
@@ -134,6 +188,14 @@ def serve(
             expected="repo.json in it",
             hint="slipstream repo init makes one",
         )
+    tls = None
+    if tls_cert is not None and tls_key is not None:
+        tls = CertificateFiles(tls_cert, tls_key)
+    elif tls_cert is not None or tls_key is not None:
+        raise UsageError(
+            "half of a pair", where="--tls-cert, --tls-key", expected="both files, or neither"
+        )
+    _check_secret_place(database)
     deltas = None
     if delta_workers:
         from slipstream.server.deltas.worker import DeltaSettings  # noqa: PLC0415
@@ -155,10 +217,33 @@ def serve(
             tenant=ddi_tenant,
             product=open_repo(repo).policy.product,
             channel=ddi_channel,
-            proxies=parse_networks(trusted_proxies),
             authorities=frozenset(one.lower() for one in authorities),
             public_url=public_url,
         ),
         gateway_token_file=gateway_token_file,
+        gate=GateSettings(
+            proxies=Proxies(parse_networks(trusted_proxies)),
+            address_rate=address_rate,
+            device_rate=device_rate,
+            failure_rate=failure_rate,
+        ),
+        tls=tls,
+        insecure_http=insecure_http,
         on_ready=lambda url: click.echo(f"serving {repo} on {url}"),
     )
+
+
+def _check_secret_place(database: str | None) -> None:
+    """Every user of a machine can read the arguments of its programs."""
+    source = click.get_current_context().get_parameter_source("database")
+    if database is None or source is not ParameterSource.COMMANDLINE:
+        return
+    address = database.partition("://")[2].partition("/")[0]
+    if ":" in address.rpartition("@")[0]:
+        raise UsageError(
+            "a password among the arguments, which everybody on this machine can read",
+            where="--database",
+            expected="a URL without one",
+            hint="Put the URL into the variable SLIPSTREAM_DATABASE, or the password into PGPASSWORD "
+            "or ~/.pgpass",
+        )

@@ -37,7 +37,7 @@ CONTRACT = {
     "repo secure-boot-keys": ["--name", "--add-db"],
     "repo refresh": ["--offline"],
     "repo rotate-key": ["--old"],
-    "serve": ["--listen", "--database"],
+    "serve": ["--listen", "--database", "--tls-cert", "--tls-key", "--trusted-proxy"],
     **{
         f"device {name}": ["--config"]
         for name in ("status", "check", "plan", "install", "confirm", "rollback", "run", "unit")
@@ -438,6 +438,11 @@ def test_a_passphrase_file_protects_and_opens_the_keys(tmp_path: Path) -> None:
         ],
         ["serve", "NOWHERE"],
         ["serve", "REPO", "--listen", "nonsense"],
+        ["serve", "REPO", "--listen", "0.0.0.0:0"],  # in the clear
+        ["serve", "REPO", "--listen", ":0", "--insecure-http"],  # nobody operates it
+        ["serve", "REPO", "--tls-cert", "IMAGE"],
+        ["serve", "REPO", "--listen", "127.0.0.1:0", "--tls-cert", "IMAGE", "--tls-key", "IMAGE"],
+        ["serve", "REPO", "--database", "postgresql://fleet:secret@db.example.org/fleet"],
         ["device", "status", "--config", "NOWHERE"],
         ["device", "install", "--config", "IMAGE"],
     ],

@@ -48,5 +48,8 @@ def test_a_file_of_devices(operated):
 
 def test_quarantines(operated):
     assert operated.say("device-admin", "quarantines") == "no release is quarantined\n"
+    operated.say("device-admin", "add", "d2", "--product", "gateway")
+    done = operated.run("device-admin", "recall", "d2", "2.0")
+    assert "no offer of 2.0 to device d2 is on its way" in str(done.exception)
     done = operated.run("device-admin", "lift", "d1", "2.0")
     assert "no quarantine of 2.0 on device d1" in str(done.exception)

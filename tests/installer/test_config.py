@@ -217,6 +217,18 @@ def test_errors_name_file_line_and_key(
     assert str(caught.value).startswith(f"{tmp_path / 'device.toml'}:{line}: ")
 
 
+def test_who_can_be_woken(tmp_path: Path) -> None:
+    assert not load(tmp_path, FULL).agent.wake
+    text = FULL.replace("reboot_spread_s = 600", "wake = true")
+    assert load(tmp_path, text).agent.wake
+    for change, message in (
+        (("wake = true", "wake = 1"), "agent.wake: wrong type"),
+        (('token_file = "token"', ""), "agent.wake: a static repository wakes nobody"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load(tmp_path, text.replace(*change))
+
+
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="server: missing"):
         load(tmp_path, FULL[: FULL.index("[server]")] + FULL[FULL.index("[slots.a]") :])

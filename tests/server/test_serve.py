@@ -22,8 +22,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from slipstream.server.serve import serve
-serve(Path(sys.argv[1]), listen="127.0.0.1:0", grace_s=float(sys.argv[2]),
-      on_ready=lambda url: print(url, flush=True))
+from slipstream.server.tls import CertificateFiles
+tls = CertificateFiles(*map(Path, sys.argv[4:])) if sys.argv[4:] else None
+serve(Path(sys.argv[1]), listen="127.0.0.1:0", grace_s=float(sys.argv[2]), tls=tls,
+      idle_timeout_s=float(sys.argv[3]), on_ready=lambda url: print(url, flush=True))
 """
 DIGEST = "d" * 64
 # Far more than the sockets of both ends can hold, so that the download is surely under way.
@@ -38,16 +40,17 @@ def _log_as_before():
 
 
 @contextmanager
-def running(public: Path, grace_s: float = 60):
+def running(public: Path, grace_s: float = 60, idle_timeout_s: float = 60, tls=None):
     """A server process and its port."""
+    files = [] if tls is None else [str(tls.certificate), str(tls.key)]
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(public), str(grace_s)],
+        [sys.executable, "-c", CHILD, str(public), str(grace_s), str(idle_timeout_s), *files],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         try:
             assert process.stdout is not None
-            found = re.fullmatch(rb"http://127\.0\.0\.1:(\d+)\n", process.stdout.readline())
+            found = re.fullmatch(rb"https?://127\.0\.0\.1:(\d+)\n", process.stdout.readline())
             assert found is not None
             yield process, int(found[1])
         finally:
@@ -167,6 +170,48 @@ def test_the_servers_folder_is_its_owners_alone(folder):
         assert request(port, "GET", "/blobs/../server/operator.token")[0] == 404
         with pytest.raises(UsageError, match="cannot listen"):
             serve(folder.public, listen=f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nX-A: "])
+def test_a_connection_that_sends_no_request_is_cut(folder, sent):
+    """Slowloris: a byte of a header now and then, for ever."""
+    with running(folder.public, idle_timeout_s=0.5) as (_, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(sent)
+            connection.settimeout(0.1)
+            for _ in range(300):
+                try:
+                    assert connection.recv(4096) == b""
+                    break
+                except TimeoutError:
+                    if sent:
+                        connection.sendall(b"a")
+                except ConnectionError:
+                    break
+            else:
+                pytest.fail("still open after 30 s")
+        # The next one is served, and may ask twice on its connection.
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        for _ in range(2):
+            client.request("GET", "/healthz")
+            assert client.getresponse().read()
+        client.close()
+
+
+def test_headers_have_a_size(folder):
+    with running(folder.public) as (_, port):
+        for sent in (b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000, b"GET /" + b"a" * 10_000):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(sent + b"\r\n\r\n")
+                assert re.match(rb"HTTP/1\.[01] 400 ", connection.recv(4096))
+
+
+def test_beyond_this_machine(folder):
+    with pytest.raises(UsageError, match="in the clear"):
+        serve(folder.public, listen="0.0.0.0:0")
+    with pytest.raises(UsageError, match="neither"):
+        serve(folder.public, listen="0.0.0.0:0", insecure_http=True)
+    assert not (folder.public.parent / "server" / "operator.token").exists()
 
 
 def test_a_folder_that_is_no_repository(tmp_path):

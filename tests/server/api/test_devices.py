@@ -2,6 +2,7 @@
 
 import pytest
 
+from slipstream.server.app import BOARD, ENGINE
 from slipstream.server.store import attempts
 from tests.server.conftest import NOW
 
@@ -147,3 +148,41 @@ def test_tokens_are_rotated_and_revoked(with_each_fleet):
         assert (await fleet.poll(last, "d1")).status == 401
 
     with_each_fleet(test, now=lambda: times[0])
+
+
+def test_an_offer_is_taken_back_from_one_device(with_each_fleet, folder):
+    folder.release("2.0", 2)
+    folder.full("2.0", "rootfs", "2" * 64, b"x")
+    folder.write()
+    plan = {
+        "name": "one",
+        "product": "gateway",
+        "release": "2.0",
+        "counter": 2,
+        "phases": [{"percent": 100}],
+    }
+
+    async def test(fleet):
+        tokens = {name: await fleet.add(name) for name in ("d1", "d2")}
+        path = "/devices/d1/offers/2.0"
+        assert (await fleet.api("DELETE", path))[0] == 409
+        assert (await fleet.api("POST", "/rollouts", plan))[0] == 201
+        await fleet.client.app[ENGINE].tick(1.0)
+        await fleet.client.app[BOARD].refresh()
+
+        async def actions():
+            answers = [await fleet.poll(token, name) for name, token in tokens.items()]
+            return [(await one.json())["action"] for one in answers]
+
+        assert await actions() == ["install", "install"]
+        viewer = await fleet.user("vera", "viewer")
+        assert (await fleet.api("DELETE", path, token=viewer))[0] == 403
+        assert (await fleet.api("DELETE", path))[0] == 204
+        assert await actions() == ["none", "install"]
+        status, answer = await fleet.api("DELETE", path)
+        assert (status, answer["code"]) == (409, "conflict")
+        assert (await fleet.api("DELETE", "/devices/d9/offers/2.0"))[0] == 404
+        _, log = await fleet.api("GET", "/audit")
+        assert "device.recall" in {row["act"] for row in log["items"]}
+
+    with_each_fleet(test)

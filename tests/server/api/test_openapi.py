@@ -61,6 +61,9 @@ def test_every_answer_is_one_that_the_document_tells(server):
     for result in found.get_all_operations():
         operation = result.ok()
         native = {"device": []} in operation.definition.raw["security"]
+        if operation.path == "/v1/wake":  # has no end: as a stranger, and in test_wake.py
+            asked += ask(operation, server, {"Authorization": "Bearer a stranger's"})
+            continue
         asked += ask(operation, server, device if native else operator)
     assert asked >= 2 * len(ROUTES)
 

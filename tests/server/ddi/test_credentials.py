@@ -5,21 +5,21 @@ from ipaddress import ip_network
 import pytest
 from multidict import CIMultiDict
 
-from slipstream.delta.errors import UsageError
 from slipstream.server.ddi.credentials import Credential, Stranger, authenticate
-from slipstream.server.ddi.settings import DdiSettings, parse_networks
+from slipstream.server.ddi.settings import DdiSettings
+from slipstream.server.proxies import Proxies
 from slipstream.server.tokens import hash_token
 
-SETTINGS = DdiSettings(
-    gateway_digest=hash_token("gate"), proxies=(ip_network("10.0.0.0/24"),), product="gateway"
-)
-ISSUERS = DdiSettings(proxies=(ip_network("::1"),), authorities=frozenset({"ab12"}))
+SETTINGS = DdiSettings(gateway_digest=hash_token("gate"), product="gateway")
+ISSUERS = DdiSettings(authorities=frozenset({"ab12"}))
+NETWORKS = {SETTINGS: "10.0.0.0/24", ISSUERS: "::1"}
 DIGESTS = (hash_token("now"), hash_token("before"))
 CLIENT, PROXY = "192.0.2.1", "10.0.0.7"
 
 
 def ask(*headers, peer=CLIENT, digests=DIGESTS, settings=SETTINGS, device="d1"):
-    return authenticate(CIMultiDict(headers), peer, device, digests, settings)
+    by_proxy = Proxies((ip_network(NETWORKS[settings]),)).trusts(peer)
+    return authenticate(CIMultiDict(headers), device, digests, settings, by_proxy=by_proxy)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_taken(headers, peer, settings, credential):
         ([("Authorization", "TargetToken gate")], CLIENT, SETTINGS),
         ([("Authorization", "GatewayToken now")], CLIENT, SETTINGS),
         ([("Authorization", "Bearer now")], CLIENT, SETTINGS),
-        ([("Authorization", "GatewayToken gate")], CLIENT, DdiSettings()),
+        ([("Authorization", "GatewayToken gate")], CLIENT, ISSUERS),
         ([("X-Controller-Id", "d1")], CLIENT, SETTINGS),
         ([("X-Controller-Id", "d1")], None, SETTINGS),
         ([("X-Controller-Id", "d2")], PROXY, SETTINGS),
@@ -77,9 +77,3 @@ def test_refused(headers, peer, settings):
 def test_an_unknown_device_has_no_token():
     with pytest.raises(Stranger):
         ask(("Authorization", "TargetToken now"), digests=())
-
-
-def test_networks():
-    assert parse_networks(("10.0.0.7", "fd00::/8"))[0] == ip_network("10.0.0.7/32")
-    with pytest.raises(UsageError, match="such as 10"):
-        parse_networks(("proxy.local",))

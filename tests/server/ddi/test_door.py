@@ -3,13 +3,14 @@
 import hashlib
 import re
 from dataclasses import replace
-from ipaddress import ip_network
 
 import pytest
 import sqlalchemy as sa
 
 from slipstream.server.app import POLLS
 from slipstream.server.ddi.settings import DdiSettings
+from slipstream.server.gate import GateSettings
+from slipstream.server.proxies import Proxies, parse_networks
 from slipstream.server.rollout.plan import FailureClass, Proof, Urgency
 from slipstream.server.rollout.record import Act
 from slipstream.server.rollout.track import State
@@ -468,7 +469,6 @@ def test_devices_that_register_themselves(with_fleet):
         product="gateway",
         channel="beta",
         gateway_digest=hash_token("gate"),
-        proxies=(ip_network("127.0.0.1"),),
     )
 
     async def test(fleet):
@@ -489,7 +489,7 @@ def test_devices_that_register_themselves(with_fleet):
         await new.ask("GET", "/OTHER/controller/v1/new", status=401)
         assert await fleet.read(devices.find, "other") is None
 
-    with_fleet(test, ddi=ddi)
+    with_fleet(test, ddi=ddi, gate=GateSettings(Proxies(parse_networks(("127.0.0.1",)))))
 
 
 def test_nobody_registers_where_no_product_is_set(with_fleet):

@@ -1,0 +1,111 @@
+"""`slipstream user`: who may operate a server, as clients of the operators' door."""
+
+from pathlib import Path
+
+import click
+
+from slipstream.cli.operator_client import Client, echo_json, operator_options, place
+from slipstream.delta.errors import UsageError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+ROLE = click.Choice(["viewer", "operator", "approver", "admin"])
+_PASSWORD_BYTES_MAX = 4096
+
+
+@click.group()
+def user() -> None:
+    """Add, list and remove users and their API tokens."""
+
+
+@user.command()
+@click.argument("name", metavar="NAME")
+@click.option("--role", type=ROLE, required=True, help="Each may do what those before it may.")
+@click.option(
+    "--password-file",
+    type=FILE,
+    help="Its first line is the password; else it is asked for. Secrets are not arguments.",
+)
+@click.option("--program", is_flag=True, help="No password: it has tokens and cannot log in.")
+@operator_options
+def add(
+    client: Client, as_json: bool, name: str, role: str, password_file: Path | None, program: bool
+) -> None:
+    """Add the user NAME."""
+    if program and password_file is not None:
+        raise UsageError("a program has no password", where="--program, --password-file")
+    password = None if program else _read_password(password_file)
+    made = client.change("POST", "/users", {"name": name, "role": role, "password": password})
+    if as_json:
+        echo_json(made)
+    else:
+        click.echo(f"{name}: {role}" + (", by tokens alone" if program else ", can log in"))
+
+
+@user.command("list")
+@operator_options
+def list_users(client: Client, as_json: bool) -> None:
+    """List users and tokens."""
+    users, tokens = client.get("/users")["items"], client.get("/tokens")["items"]
+    if as_json:
+        echo_json({"users": users, "tokens": tokens})
+        return
+    for one in users:
+        click.echo(f"{one['name']:<32}{one['role']:<10}" + ("logs in" * one["can_log_in"]))
+    for one in tokens:
+        click.echo(f"token {one['id']:<6}{one['user']:<20}{one['role']:<10}{one['name']}")
+
+
+@user.command()
+@click.argument("name", metavar="NAME")
+@operator_options
+def remove(client: Client, as_json: bool, name: str) -> None:
+    """Remove the user NAME, with sessions and tokens."""
+    client.change("DELETE", f"/users/{place(name)}")
+    if as_json:
+        echo_json({"name": name})
+    else:
+        click.echo(f"{name}: removed")
+
+
+@user.command()
+@click.argument("name", metavar="NAME")
+@click.option("--name", "label", required=True, help="What the token is for.")
+@click.option("--role", type=ROLE, required=True, help="The lesser of this and the user's holds.")
+@click.option("--days", type=click.IntRange(1, 3660), help="Until it is revoked by default.")
+@operator_options
+def token(
+    client: Client, as_json: bool, name: str, label: str, role: str, days: int | None
+) -> None:
+    """Make an API token for the user NAME and print it, which is shown this once."""
+    body = {"name": label, "role": role, "user": name, "days": days}
+    made = client.change("POST", "/tokens", body)
+    if as_json:
+        echo_json(made)
+    elif made["secret"] is None:
+        click.echo("it was made, and lost on the way: revoke it, and make another", err=True)
+    else:
+        click.echo(made["secret"])
+
+
+@user.command()
+@click.argument("number", metavar="TOKEN", type=click.IntRange(1))
+@operator_options
+def revoke(client: Client, as_json: bool, number: int) -> None:
+    """Revoke the API token with the number TOKEN."""
+    client.change("DELETE", f"/tokens/{number}")
+    if as_json:
+        echo_json({"token": number})
+    else:
+        click.echo(f"token {number}: revoked")
+
+
+def _read_password(file: Path | None) -> str:
+    if file is None:
+        asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return asked
+    try:
+        with file.open("rb") as lines:
+            raw = lines.read(_PASSWORD_BYTES_MAX)
+    except OSError as error:
+        raise UsageError(f"cannot read the password: {error.strerror}", where=file) from error
+    return raw.decode("utf-8", "replace").split("\n", 1)[0].rstrip("\r")

@@ -1,0 +1,44 @@
+"""`slipstream user`, against a server."""
+
+import json
+
+from slipstream.delta.errors import SlipstreamError, UsageError
+
+
+def test_users_and_tokens_come_and_go(operated):
+    password = operated.token_file.with_name("password")
+    password.write_text("correct horse battery staple\nnot this line\n")
+    add = ("user", "add", "ada", "--role", "approver")
+    assert operated.say(*add, "--password-file", password) == "ada: approver, can log in\n"
+    words = operated.say("user", "add", "ci", "--role", "operator", "--program")
+    assert words == "ci: operator, by tokens alone\n"
+    secret = operated.say("user", "token", "ci", "--name", "runner", "--role", "operator").strip()
+    assert len(secret) >= 43
+    found = json.loads(operated.say("user", "list", "--json"))
+    assert [(one["name"], one["can_log_in"]) for one in found["users"]] == [
+        ("ada", True),
+        ("ci", False),
+    ]
+    (token,) = found["tokens"]
+    assert (token["user"], token["name"]) == ("ci", "runner")
+    words = operated.say("user", "list")
+    assert "runner" in words
+    assert secret not in words
+    assert "revoked" in operated.say("user", "revoke", token["id"])
+    assert operated.say("user", "remove", "ada") == "ada: removed\n"
+    assert json.loads(operated.say("user", "list", "--json"))["tokens"] == []
+
+
+def test_what_cannot_be(operated):
+    short = operated.token_file.with_name("short")
+    short.write_text("short\n")
+    add = ("user", "add", "ada", "--role", "viewer")
+    done = operated.run(*add, "--password-file", short)
+    assert isinstance(done.exception, UsageError)
+    assert "short" in str(done.exception)
+    done = operated.run(*add, "--password-file", short, "--program")
+    assert "a program has no password" in str(done.exception)
+    done = operated.run(*add, "--password-file", short.with_name("nowhere"))
+    assert "cannot read the password" in str(done.exception)
+    done = operated.run("user", "remove", "nobody")
+    assert isinstance(done.exception, SlipstreamError)
