@@ -86,6 +86,7 @@ screenshots: setup
 
 # Servers, devices and operators in any order, STEPS of them with other chances each time, then every
 # seeded fault of tests/server/fleet/exposure_faults.py.
+STEPS ?= 100000
 bench-exposure: setup
 	$(BIN)/python -m tests.server.fleet.test_exposure --steps $(STEPS)
 

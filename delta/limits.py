@@ -308,6 +308,7 @@ FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
 # --- the fleet's database
 DATABASE_READERS = 8  # connections that read at the same time, of one server
 WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
+WRITE_TRIES_MAX = 5  # of a write that PostgreSQL lets give way to another server's
 BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 ENGINE_TICK_S = 1.0  # a verdict comes at most so long after the report that decides it
 ENGINE_SPACING_S = 0.2  # between looks that reports ask for

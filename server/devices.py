@@ -99,9 +99,13 @@ class PollLog:
         try:
             if seen:
                 rows = tuple(seen.values())
-                await self._database.write(lambda connection: devices.write_polls(connection, rows))
+                await self._database.write(
+                    lambda connection: devices.write_polls(connection, rows), about=seen
+                )
             if touched:
-                await self._database.write(lambda connection: devices.touch(connection, touched))
+                await self._database.write(
+                    lambda connection: devices.touch(connection, touched), about=touched
+                )
         except BaseException:
             self._seen = seen | self._seen
             self._touched = touched | self._touched

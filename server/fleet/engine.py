@@ -121,8 +121,6 @@ class Engine:
                 return due and await self.open_next(rollout, "started", now)
             case Status.RUNNING | Status.FINISHED | Status.PAUSED:
                 await self._time_out(rollout, now)
-                if rollout.status is Status.PAUSED:
-                    return False
                 return await self._judge(rollout, now, elapsed_s)
             case Status.WAITING | Status.ABORTED | Status.DENIED:
                 return False
@@ -173,11 +171,13 @@ class Engine:
 
     async def _judge(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
         opened = await self._records(rollout)
-        finished = rollout.status is Status.FINISHED
-        if not finished:
+        finished, paused = rollout.status is Status.FINISHED, rollout.status is Status.PAUSED
+        if rollout.status is Status.RUNNING:
             await self._watch(rollout, now, elapsed_s)
-        verdict = judge(rollout.plan, opened, finished=finished)
+        verdict = judge(rollout.plan, opened, finished=finished, paused=paused)
         match verdict:
+            case Wait() if paused:
+                return False  # a pause is no soak
             case Wait(_, proved):
                 await self._soak(rollout, opened[-1], elapsed_s, proved=proved)
                 return False

@@ -57,7 +57,7 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
             )
         return True
 
-    return await database.write(act)
+    return await database.write(act, about=[report.device])
 
 
 async def hear_poll(
@@ -101,7 +101,7 @@ async def hear_poll(
                 await attempts.move(connection, one, event, now, said=said, reason=reason)
         return True
 
-    return await database.write(act)
+    return await database.write(act, about=[device.id])
 
 
 def _read(report: Report, plan: Plan, catalog: Catalog | None) -> Heard | None:

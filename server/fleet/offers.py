@@ -48,7 +48,10 @@ async def make_offer(
     )
     try:
         if decision.fresh or not await _stands(database, wanted):
-            await database.write(lambda connection: attempts.grant(connection, wanted, now))
+            await database.write(
+                lambda connection: attempts.grant(connection, wanted, now),
+                about=[wanted.device.id],
+            )
     except attempts.NoRoom as error:
         if isinstance(error, attempts.Crowded):
             board.crowded_at[rollout.id] = now

@@ -91,11 +91,18 @@ class Halt:
 Verdict = Wait | Advance | Finish | Halt
 
 
-def judge(plan: Plan, opened: Sequence[PhaseRecord], *, finished: bool = False) -> Verdict:
+def judge(
+    plan: Plan,
+    opened: Sequence[PhaseRecord],
+    *,
+    finished: bool = False,
+    paused: bool = False,
+) -> Verdict:
     """What shall happen to a rollout whose phases `opened` are open, at least one.
 
-    It is running, or `finished`: then its last phase is one that was proved, too. A rule that
-    aborts goes before one that pauses.
+    It is running, or `finished`: then its last phase is one that was proved, too. Or `paused`:
+    devices that have begun go on and fail, so that a rule may still abort; nothing else moves it.
+    A rule that aborts goes before one that pauses.
     """
     halts = [
         Halt(rule.action, index, f"phase {index + 1}: {words}", rule)
@@ -103,8 +110,13 @@ def judge(plan: Plan, opened: Sequence[PhaseRecord], *, finished: bool = False) 
         for rule in phase_rules(plan, plan.phases[index])
         if (words := fires(rule, record.counted)) is not None
     ]
+    for halt in halts:
+        if halt.halting is Halting.ABORT:
+            return halt
+    if paused:
+        return Wait("it is paused")
     if halts:
-        return next((one for one in halts if one.halting is Halting.ABORT), halts[0])
+        return halts[0]
     for index, record in enumerate(opened if finished else opened[:-1]):
         missing = unmet(plan, index, record)
         # Not where devices that came late are merely on their way, or somebody has accepted it.

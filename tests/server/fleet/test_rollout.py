@@ -16,7 +16,15 @@ from slipstream.server.fleet.offers import make_offer
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.offer import Install, Standing, Stay
 from slipstream.server.rollout.order import phase_of
-from slipstream.server.rollout.plan import AbortRule, Budget, FailureClass, Phase, Plan, Proof
+from slipstream.server.rollout.plan import (
+    AbortRule,
+    Budget,
+    FailureClass,
+    Halting,
+    Phase,
+    Plan,
+    Proof,
+)
 from slipstream.server.rollout.record import Act, Status
 from slipstream.server.rollout.track import State
 from slipstream.server.store import attempts, devices, events, holds, leases, rollouts
@@ -297,6 +305,31 @@ def test_failures_pause_and_a_resume_forgives_them(with_rollout):
         # The pair is quarantined all the same.
         answer = await fleet.poll(one)
         assert "quarantined on this device: why" in answer.reason
+
+    with_rollout(test)
+
+
+def test_a_rule_that_aborts_fires_while_paused(with_rollout):
+    """The devices that had begun go on: what they report counts, and may be the end."""
+    stop = AbortRule(count=2, action=Halting.ABORT)
+
+    async def test(fleet):
+        await fleet.start(replace(PLAN, abort=(AbortRule(count=1), stop)))
+        one, other = await fleet.poll_all()
+        await fleet.confirm(other)
+        await fleet.report(one, "fell_back")
+        await fleet.tick()
+        assert (await fleet.look()).status is Status.PAUSED
+        await fleet.tick(10_000)
+        paused = await fleet.look()
+        assert (paused.status, paused.phase) == (Status.PAUSED, 0)
+        fleet.runs[other] = "1.0"
+        await fleet.poll(other)
+        assert await fleet.state(other) is State.REGRESSED
+        await fleet.tick()
+        found = await fleet.look()
+        assert (found.status, found.phase) == (Status.ABORTED, 0)
+        assert found.reason == "phase 1: 2 failed, at most 1 may"
 
     with_rollout(test)
 

@@ -172,6 +172,27 @@ def test_what_somebody_has_accepted_is_not_counted_again() -> None:
     assert isinstance(judge(PLAN, opened), Halt)
 
 
+def test_only_a_rule_that_aborts_moves_what_is_paused() -> None:
+    pause, stop = AbortRule(count=1), AbortRule(count=3, action=Halting.ABORT)
+    plan = abort(PLAN, pause, stop)
+    proved = record(confirmed=100, soaked_s=600)
+
+    def paused(*opened: PhaseRecord) -> Verdict:
+        return judge(plan, opened, paused=True)
+
+    waits = Wait("it is paused")
+    assert paused(proved) == waits  # it would advance
+    assert paused(proved, record(900, confirmed=900)) == waits  # it would finish
+    assert paused(record(boot=2)) == waits  # it would pause, and is
+    back = record(confirmed=94, soaked_s=600, regressed=2)
+    assert paused(back, record(900)) == waits
+    halt = paused(record(boot=3))
+    assert isinstance(halt, Halt)
+    assert halt.rule is stop
+    # What somebody has seen and accepted aborts nothing while it is paused, either.
+    assert paused(replace(record(boot=3), forgiven={BOOT: 1})) == waits
+
+
 def test_a_rule_of_the_plan_watches_every_phase_and_that_of_a_phase_its_own() -> None:
     own, common = AbortRule(count=2), AbortRule(count=5)
     plan = replace(
