@@ -44,7 +44,8 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
         found = await attempts.of_device(connection, report.device, release=report.release)
         plans = await rollouts.plans(connection, [one.rollout for one in found])
         for one in found:
-            heard = _read(report, plans[one.rollout], catalog)
+            plan = plans.get(one.rollout)
+            heard = None if plan is None else _read(report, plan, catalog)
             if heard is not None:
                 event, said, reason = heard
                 await attempts.move(
@@ -82,6 +83,8 @@ async def hear_poll(
         if known is None:
             if state in (State.OFFERED, State.FETCHING):
                 gone.append(rollout)
+            continue
+        if known.unreadable:
             continue
         heard = _shown(known.plan, catalog, device, state, failed, trial=trial)
         if heard is not None and step(state, heard[0]) is not state:
