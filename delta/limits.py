@@ -202,6 +202,7 @@ SHUTDOWN_GRACE_S = 60.0  # running downloads may take so long after SIGTERM
 POLL_FLUSH_S = 3.0  # what polls brought is written so often: a kill loses at most this
 REASON_CHARS_MAX = 4096  # free text of a report
 SLOTS_MAX = 16  # slots of one device
+QUARANTINES_PER_DEVICE_MAX = 64  # as many as a poll may name; the oldest is dropped for a new one
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page
 CENSUS_RELEASES_MAX = 32  # releases counted by name each hour; the rest is "other"

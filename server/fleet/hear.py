@@ -51,7 +51,8 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
                 await attempts.move(
                     connection, one, event, report.received_at, said=said, reason=reason
                 )
-        if report.kind == "fell_back":
+        # A name that nobody offered is no release: a device could fill the table with them.
+        if report.kind == "fell_back" and (found or _is_published(catalog, report.release)):
             reason = report.reason or "it fell back"
             await attempts.quarantine(
                 connection, report.device, report.release, reason, report.received_at
@@ -105,6 +106,10 @@ async def hear_poll(
         return True
 
     return await database.write(act)
+
+
+def _is_published(catalog: Catalog | None, release: str) -> bool:
+    return catalog is not None and any(one.release == release for one in catalog.releases)
 
 
 def _read(report: Report, plan: Plan, catalog: Catalog | None) -> Heard | None:
