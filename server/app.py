@@ -191,6 +191,9 @@ async def _health(request: web.Request) -> web.Response:
             checks[name] = "ok"
         except Unavailable as error:
             checks[name] = str(error)
+    app = request.app
+    loops = (app[BOARD].loop, app[ENGINE].loop, app[POLLS].loop, app[COURIER].loop, app[FEED].loop)
+    checks["tasks"] = "; ".join(filter(None, (one.trouble() for one in loops))) or "ok"
     healthy = all(text == "ok" for text in checks.values())
     return answer_json(
         {"status": "ok" if healthy else "failing", **checks}, status=200 if healthy else 503

@@ -4,9 +4,8 @@ A poll writes nothing by itself. What it said is gathered here and written every
 and at shutdown; a kill loses at most that, and the device says it again at its next poll.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, assert_never
 
@@ -18,6 +17,7 @@ from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import DENIED_RELEASES_MAX, POLL_BYTES_MAX, POLL_FLUSH_S, SLOTS_MAX
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.loop import Loop
 from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.metrics import Metrics
 from slipstream.server.rollout.offer import Decision, Install, Stay
@@ -79,6 +79,7 @@ class PollLog:
         self._database = database
         self._seen: dict[str, Seen] = {}
         self._touched: dict[str, int] = {}
+        self.loop = Loop("poll log", self.flush, POLL_FLUSH_S)
 
     def note(self, seen: Seen) -> None:
         self._seen[seen.device] = seen
@@ -114,18 +115,10 @@ class PollLog:
     @asynccontextmanager
     async def flushing(self) -> AsyncIterator["PollLog"]:
         """Flushes every POLL_FLUSH_S while inside, and once more at the end."""
-        task = asyncio.create_task(self._flush_for_ever())
         try:
-            yield self
+            async with self.loop.running():
+                yield self
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            await self._try_to_flush()
-
-    async def _flush_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_FLUSH_S)
             await self._try_to_flush()
 
     async def _try_to_flush(self) -> None:

@@ -8,6 +8,7 @@ that the same key may be tried again.
 import hashlib
 import hmac
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from aiohttp import web
 from multidict import MultiMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from slipstream.delta.errors import UsageError
+from slipstream.delta.errors import Unavailable, UsageError
 from slipstream.delta.limits import ANSWERS_KEPT_S, AUDIT_SUMMARY_CHARS_MAX
 from slipstream.server.access import INSTALLATION, Forbidden, Identity, Role, authorise
 from slipstream.server.api.call import Act, Answer, Call, Done, World
@@ -164,7 +165,8 @@ async def _tell(world: World, route: Route, call: Call, done: Done) -> None:
     """What follows from a change once it is durable."""
     _log.info(route.name, actor=done.actor or call.identity.actor, object=done.thing)
     if done.moves:
-        await world.board.refresh()
+        with suppress(Unavailable):  # the change is made; the board's own task comes to it
+            await world.board.refresh()
         world.engine.wake()
 
 

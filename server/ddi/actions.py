@@ -95,7 +95,10 @@ class Actions:
         if known is not None:
             return known.plan
         async with self.database.reading() as connection:
-            return (await rollouts.plans(connection, [attempt.rollout]))[attempt.rollout]
+            found = (await rollouts.plans(connection, [attempt.rollout])).get(attempt.rollout)
+        if found is None:
+            raise refusal(web.HTTPNotFound, "this version cannot read the action's rollout")
+        return found
 
     async def stops(self, visit: Visit, attempt: Attempt) -> bool:
         """Whether the device is asked to stop this action."""

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from slipstream.delta.limits import (
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.deltas.census import pair_bytes, plan_pairs
 from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.loop import Loop
 from slipstream.server.rollout.record import Status
 from slipstream.server.store import delta_jobs, leases
 from slipstream.server.store.database import Database
@@ -65,24 +66,25 @@ class DeltaService:
     now: Callable[[], int]  # seconds since 1970
     holder: str
 
+    def __post_init__(self) -> None:
+        # No device waits for a delta: none of these fails /healthz.
+        self.loops = [
+            Loop("delta planner", self.plan, DELTA_PLAN_S, allowed_s=None),
+            *(
+                Loop(f"delta worker {number}", partial(self._work, number), DELTA_PLAN_S / 4, None)
+                for number in range(self.settings.workers)
+            ),
+        ]
+        if not self.settings.workers:
+            self.loops = []
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator["DeltaService"]:
         """Plans and builds while inside; a build that is cut off goes on in the next process."""
-        tasks = []
-        if self.settings.workers:
-            tasks = [asyncio.create_task(self._plan_for_ever())]
-            tasks += [
-                asyncio.create_task(self._work_for_ever(f"{self.holder}-{number}"))
-                for number in range(self.settings.workers)
-            ]
-        try:
+        async with AsyncExitStack() as stack:
+            for loop in self.loops:
+                await stack.enter_async_context(loop.running())
             yield self
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
 
     async def plan(self) -> int:
         """Queue the pairs that are worth it: how many are new. Unavailable."""
@@ -188,23 +190,9 @@ class DeltaService:
                 if not kept:
                     return
 
-    async def _plan_for_ever(self) -> None:
-        while True:
-            try:
-                await self.plan()
-            except SlipstreamError as error:
-                _log.error("deltas not planned", reason=str(error))
-            await asyncio.sleep(DELTA_PLAN_S)
-
-    async def _work_for_ever(self, holder: str) -> None:
-        while True:
-            try:
-                worked = await self.work_once(holder)
-            except SlipstreamError as error:
-                _log.error("no delta built", reason=str(error))
-                worked = False
-            if not worked:
-                await asyncio.sleep(DELTA_PLAN_S / 4)
+    async def _work(self, number: int) -> None:
+        while await self.work_once(f"{self.holder}-{number}"):
+            pass
 
 
 class _Lost(Exception):

@@ -4,17 +4,15 @@ Refreshed every BOARD_REFRESH_S and whenever this server changes one. What is a 
 offer nothing wrong: every new offer is granted by the database, which knows.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import sqlalchemy as sa
 import structlog
 
-from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import BOARD_REFRESH_S
+from slipstream.server.fleet.loop import Loop
 from slipstream.server.rollout.record import Rollout
 from slipstream.server.rollout.route import Waypoint
 from slipstream.server.store import holds, rollouts
@@ -42,6 +40,8 @@ class Board:
         self._database = database
         self.view = View()
         self.crowded_at: dict[int, int] = {}  # by rollout: a device last waited for room
+        self._unreadable: frozenset[int] = frozenset()
+        self.loop = Loop("rollouts' board", self.refresh, BOARD_REFRESH_S)
 
     async def refresh(self) -> None:
         """Read everything again. Unavailable."""
@@ -50,6 +50,10 @@ class Board:
             managed = await rollouts.list_lines(connection)
             waypoints = await rollouts.list_waypoints(connection)
             budgets = await holds.list_budgets(connection)
+        unreadable = {one.id: one.reason for one in found if one.unreadable}
+        for rollout in unreadable.keys() - self._unreadable:
+            _log.error("a rollout stands still", rollout=rollout, reason=unreadable[rollout])
+        self._unreadable = frozenset(unreadable)
         lines: dict[_Line, list[Rollout]] = {}
         for one in found:
             lines.setdefault((one.plan.product, one.plan.channel), []).append(one)
@@ -65,18 +69,5 @@ class Board:
     async def following(self) -> AsyncIterator["Board"]:
         """Refreshed once, then again and again while inside."""
         await self.refresh()
-        task = asyncio.create_task(self._follow())
-        try:
+        async with self.loop.running():
             yield self
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(BOARD_REFRESH_S)
-            try:
-                await self.refresh()
-            except (Unavailable, sa.exc.IntegrityError) as error:
-                _log.error("rollouts not read", reason=str(error))

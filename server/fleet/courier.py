@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
-import sqlalchemy as sa
 import structlog
 
 from slipstream.delta.errors import SlipstreamError
@@ -31,6 +30,7 @@ from slipstream.delta.limits import (
     WEBHOOK_TIMEOUT_S,
     WEBHOOK_TRIES_MAX,
 )
+from slipstream.server.fleet.loop import Loop
 from slipstream.server.store import leases, webhooks
 from slipstream.server.store.database import Database
 from slipstream.server.store.webhooks import Delivery, Webhook
@@ -74,31 +74,29 @@ class Courier:
     now: Callable[[], int]  # seconds since 1970
     holder: str
     _forgotten_at: int = 0
+    _session: aiohttp.ClientSession | None = None
+
+    def __post_init__(self) -> None:
+        self.loop = Loop("webhooks", self._deliver, WEBHOOK_TICK_S)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Courier"]:
         """Looks again and again while inside; gives its duty back at the end."""
-        task = asyncio.create_task(self._run())
+        timeout = aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT_S)
         try:
-            yield self
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                self._session = session
+                async with self.loop.running():
+                    yield self
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             with suppress(SlipstreamError):
                 await self.database.write(
                     lambda connection: leases.give_back(connection, _DUTY, self.holder)
                 )
 
-    async def _run(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            while True:
-                await asyncio.sleep(WEBHOOK_TICK_S)
-                try:
-                    await self.deliver(session)
-                except (SlipstreamError, sa.exc.IntegrityError) as error:
-                    _log.error("webhooks not delivered", reason=str(error))
+    async def _deliver(self) -> None:
+        assert self._session is not None
+        await self.deliver(self._session)
 
     async def deliver(self, session: aiohttp.ClientSession) -> int:
         """Send what is due, if the duty is ours: how many arrived."""

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, assert_never
 
-import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.errors import SlipstreamError, Unavailable
 from slipstream.delta.limits import (
     CROWDED_S,
     ENGINE_LEASE_S,
@@ -26,6 +25,7 @@ from slipstream.delta.limits import (
     TIMEOUTS_MAX,
 )
 from slipstream.server.fleet.board import Board
+from slipstream.server.fleet.loop import Loop
 from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
 from slipstream.server.rollout.judge import Advance, Finish, Halt, PhaseRecord, Wait, judge
 from slipstream.server.rollout.listening import Span
@@ -54,42 +54,33 @@ class Engine:
     _watched: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _soaked: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _hour: int = -1  # of the last census
-    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _looked_at: float = 0.0  # on the event loop's clock
+
+    def __post_init__(self) -> None:
+        self.loop = Loop("engine", self._look, ENGINE_TICK_S, spacing_s=ENGINE_SPACING_S)
 
     def wake(self) -> None:
         """Something was heard: look at once."""
-        self._woken.set()
+        self.loop.wake()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Engine"]:
         """Ticks while inside; gives its duty back at the end."""
-        task = asyncio.create_task(self._run())
+        self._looked_at = asyncio.get_running_loop().time()
         try:
-            yield self
+            async with self.loop.running():
+                yield self
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             with suppress(SlipstreamError):
                 await self.database.write(
                     lambda connection: leases.give_back(connection, _DUTY, self.holder)
                 )
 
-    async def _run(self) -> None:
-        clock = asyncio.get_running_loop().time
-        last = clock()
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), ENGINE_TICK_S)
-                await asyncio.sleep(ENGINE_SPACING_S)  # reports come in crowds
-            self._woken.clear()
-            try:
-                begun = clock()
-                # A server that slept did not watch: what it slept through is no soak.
-                await self.tick(min(begun - last, 3 * ENGINE_TICK_S))
-                last = begun
-            except (SlipstreamError, sa.exc.IntegrityError) as error:
-                _log.error("rollouts not moved", reason=str(error))
+    async def _look(self) -> None:
+        begun = asyncio.get_running_loop().time()
+        # A server that slept did not watch: what it slept through is no soak.
+        await self.tick(min(begun - self._looked_at, 3 * ENGINE_TICK_S))
+        self._looked_at = begun
 
     async def tick(self, elapsed_s: float) -> None:
         """Look at every rollout once. `elapsed_s`: time since the last look, as it was watched."""
@@ -108,13 +99,25 @@ class Engine:
             await self.database.write(lambda connection: census.take(connection, now))
             self._hour = census.hour_of(now)
         await self.board.refresh()
-        moved = [await self._move(one, now, elapsed_s) for one in self.board.view.by_id.values()]
+        moved = [await self._try(one, now, elapsed_s) for one in self.board.view.by_id.values()]
         await self._free_places(now)
         if any(moved):
             await self.board.refresh()
 
+    async def _try(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
+        """Move a rollout; one that cannot be moved holds no other."""
+        try:
+            return await self._move(rollout, now, elapsed_s)
+        except Unavailable:
+            raise  # none can be
+        except Exception:
+            _log.exception("rollout not moved", rollout=rollout.id, name=rollout.plan.name)
+            return False
+
     async def _move(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
         """Do what is due for one rollout; True if it changed."""
+        if rollout.unreadable:
+            return False
         match rollout.status:
             case Status.SCHEDULED:
                 due = rollout.plan.start_at is None or rollout.plan.start_at <= now
@@ -158,6 +161,7 @@ class Engine:
         async with self.database.reading() as connection:
             holding = await holds.list_holders(connection)
             found = await rollouts.load(connection, ids=holding) if holding else ()
+            found = tuple(one for one in found if not one.unreadable)
             idle = {
                 one.id: await holds.idle(connection, one.id, since)
                 for one in found

@@ -44,13 +44,15 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
         found = await attempts.of_device(connection, report.device, release=report.release)
         plans = await rollouts.plans(connection, [one.rollout for one in found])
         for one in found:
-            heard = _read(report, plans[one.rollout], catalog)
+            plan = plans.get(one.rollout)
+            heard = None if plan is None else _read(report, plan, catalog)
             if heard is not None:
                 event, said, reason = heard
                 await attempts.move(
                     connection, one, event, report.received_at, said=said, reason=reason
                 )
-        if report.kind == "fell_back":
+        # A name that nobody offered is no release: a device could fill the table with them.
+        if report.kind == "fell_back" and (found or _is_published(catalog, report.release)):
             reason = report.reason or "it fell back"
             await attempts.quarantine(
                 connection, report.device, report.release, reason, report.received_at
@@ -83,6 +85,8 @@ async def hear_poll(
             if state in (State.OFFERED, State.FETCHING):
                 gone.append(rollout)
             continue
+        if known.unreadable:
+            continue
         heard = _shown(known.plan, catalog, device, state, failed, trial=trial)
         if heard is not None and step(state, heard[0]) is not state:
             seen[rollout] = heard
@@ -102,6 +106,10 @@ async def hear_poll(
         return True
 
     return await database.write(act, about=[device.id])
+
+
+def _is_published(catalog: Catalog | None, release: str) -> bool:
+    return catalog is not None and any(one.release == release for one in catalog.releases)
 
 
 def _read(report: Report, plan: Plan, catalog: Catalog | None) -> Heard | None:

@@ -13,12 +13,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-import structlog
 from aiohttp import web
 
-from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import (
     FEED_EVENTS_MAX,
     FEED_INTERVAL_S,
@@ -27,12 +24,12 @@ from slipstream.delta.limits import (
     LIVE_READERS_MAX,
     LIVE_WRITE_TIMEOUT_S,
 )
+from slipstream.server.fleet.loop import Loop
 from slipstream.server.store import events
 from slipstream.server.store.database import Database
 from slipstream.server.store.events import Event
 from slipstream.server.wire import refusal
 
-_log: Any = structlog.get_logger(__name__)
 _STATUS_KINDS = frozenset({"phase", "rollout"})  # worth saying aloud; the others are only counted
 
 
@@ -78,17 +75,13 @@ class Feed:
         self._after: int | None = None
         self._heard: set[int] = set()
         self._closed = False
+        self.loop = Loop("news for open pages", self._follow, FEED_INTERVAL_S)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator["Feed"]:
         """Looks for events while inside."""
-        task = asyncio.create_task(self._follow())
-        try:
+        async with self.loop.running():
             yield self
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     def close(self) -> None:
         """End all streams, so that a server that stops need not wait for them."""
@@ -130,15 +123,10 @@ class Feed:
         return response  # the page is gone
 
     async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(FEED_INTERVAL_S)
-            if not self._readers:
-                self._after = None
-                continue
-            try:
-                await self._look()
-            except Unavailable as error:
-                _log.warning("no news for open pages", reason=str(error))
+        if self._readers:
+            await self._look()
+        else:
+            self._after = None
 
     async def _look(self) -> None:
         """Tell of events that were not there at the last look.

@@ -228,7 +228,7 @@ def _offers(found: Sequence[Attempt], names: Mapping[int, str]) -> list[Offer]:
     return [
         Offer(
             one.rollout,
-            names[one.rollout],
+            names.get(one.rollout, f"rollout {one.rollout}"),
             one.release,
             one.phase + 1,
             *STATES[one.state],

@@ -66,6 +66,7 @@ class Rollout:
     version: int
     created_at: int
     reason: str = ""  # of its status, in words
+    unreadable: bool = False  # by this version: its plan is a stand-in, and nothing moves it
 
     @property
     def phase(self) -> int:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.limits import QUARANTINES_PER_DEVICE_MAX
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.plan import FailureClass
 from slipstream.server.rollout.record import OFFERING
@@ -460,11 +461,27 @@ async def lock(connection: AsyncConnection, device: str) -> bool:
 async def quarantine(
     connection: AsyncConnection, device: str, release: str, reason: str, now: int
 ) -> None:
-    """Never offer the release to the device again; the first reason stays."""
+    """Do not offer the release to the device again; the first reason stays.
+
+    A device has at most QUARANTINES_PER_DEVICE_MAX: the one that is oldest makes room.
+    """
     statement = insert_into(connection, quarantines).values(
         device=device, release=release, reason=reason, since=now
     )
-    await connection.execute(statement.on_conflict_do_nothing())
+    if (await connection.execute(statement.on_conflict_do_nothing())).rowcount == 0:
+        return
+    of_device = quarantines.c.device == device
+    newest = (
+        sa.select(quarantines.c.release)
+        .where(of_device, quarantines.c.release != release)
+        .order_by(quarantines.c.since.desc(), quarantines.c.release)
+        .limit(QUARANTINES_PER_DEVICE_MAX - 1)
+    )
+    await connection.execute(
+        sa.delete(quarantines).where(
+            of_device, quarantines.c.release != release, quarantines.c.release.not_in(newest)
+        )
+    )
 
 
 async def count_quarantined(connection: AsyncConnection) -> int:

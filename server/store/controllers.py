@@ -43,7 +43,6 @@ class Controller:
 async def know(connection: AsyncConnection, device: str, now: int) -> Controller | None:
     """The device of that id, and all that decides about it. One statement: a poll's only one."""
     joined = devices.outerjoin(controllers, controllers.c.device == devices.c.id)
-    joined = joined.outerjoin(quarantines, quarantines.c.device == devices.c.id)
     joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
     own = (
         devices.c.token_digest,
@@ -54,21 +53,28 @@ async def know(connection: AsyncConnection, device: str, now: int) -> Controller
         controllers.c.auto_confirm_by,
         controllers.c.auto_confirm_remark,
         controllers.c.auto_confirm_at,
-        quarantines.c.release,
-        quarantines.c.reason,
     )
-    query = (
-        sa.select(*known.COLUMNS, *own, *offers.COLUMNS)
+    rest = [*own, *offers.COLUMNS]
+    absent = sa.cast(sa.null(), sa.Text)
+    # A row for each offer, then one for each release that it refuses: never their product.
+    query = sa.union_all(
+        sa.select(absent, absent, *known.COLUMNS, *rest)
         .select_from(joined)
-        .where(devices.c.id == device)
+        .where(devices.c.id == device),
+        sa.select(
+            quarantines.c.release,
+            quarantines.c.reason,
+            *([sa.null()] * (len(known.COLUMNS) + len(rest))),
+        ).where(quarantines.c.device == device),
     )
-    rows = (await connection.execute(query)).all()
+    found = (await connection.execute(query)).all()
+    refused = {row[0]: row[1] for row in found if row[0] is not None}
+    rows = [row[2:] for row in found if row[0] is None]
     if not rows:
         return None
     begin = len(known.COLUMNS)
     end = begin + len(own)
-    token, old, old_until, since, wants, by, remark, at, _, _ = rows[0][begin:end]
-    refused = {row[end - 2]: row[end - 1] for row in rows if row[end - 2] is not None}
+    token, old, old_until, since, wants, by, remark, at = rows[0][begin:end]
     made = {row[end]: offers.of_row(row[end:]) for row in rows if row[end] is not None}
     return Controller(
         device=Device(*rows[0][:begin]),

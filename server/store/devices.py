@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.rollout.facts import Facts
+from slipstream.server.rollout.record import OVER
 from slipstream.server.rollout.track import State
 from slipstream.server.store.dialect import insert_into
-from slipstream.server.store.tables import attempts, devices, quarantines
+from slipstream.server.store.tables import attempts, devices, quarantines, rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,14 @@ class Known:
 
     device: Device
     quarantined: Mapping[str, str]  # release: reason
-    attempts: Mapping[int, State]  # by rollout
+    attempts: Mapping[int, State]  # by rollout: the offers that still matter
 
 
+# In the statement's own text: a poll's has two parameters (lookup.py).
+_OVER: list[sa.ColumnElement[str]] = [sa.literal_column(f"'{one.value}'") for one in sorted(OVER)]
+_ON_ITS_WAY: list[sa.ColumnElement[str]] = [
+    sa.literal_column(f"'{one.value}'") for one in (State.OFFERED, State.FETCHING)
+]
 _ROWS_AT_ONCE = 500  # of eight values each: SQLite takes 32766 in a statement
 
 
@@ -217,33 +223,44 @@ async def know(connection: AsyncConnection, condition: sa.ColumnElement[bool]) -
     return read_known((await connection.execute(known(condition))).all())
 
 
-def known(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """The query of `know`; a poll's own goes through lookup.py."""
-    joined = devices.outerjoin(quarantines, quarantines.c.device == devices.c.id)
-    joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
-    return (
-        sa.select(
-            *COLUMNS,
-            quarantines.c.release.label("refused"),
-            quarantines.c.reason,
-            attempts.c.rollout,
-            attempts.c.state,
-        )
-        .select_from(joined)
-        .where(condition)
+def known(condition: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
+    """The query of `know`; a poll's own goes through lookup.py.
+
+    A row for the device, one for each release that it refuses, one for each offer that a rollout
+    still decides on: their sum, never their product.
+    """
+    nobody = [sa.null()] * len(COLUMNS)
+    words, number = sa.cast(sa.null(), sa.Text), sa.cast(sa.null(), sa.BigInteger)
+    refused = devices.join(quarantines, quarantines.c.device == devices.c.id)
+    offered = devices.join(attempts, attempts.c.device == devices.c.id)
+    offered = offered.join(rollouts, rollouts.c.id == attempts.c.rollout)
+    # Of a rollout that is over a poll still takes back what is on its way.
+    matters = sa.or_(rollouts.c.status.not_in(_OVER), attempts.c.state.in_(_ON_ITS_WAY))
+    return sa.union_all(
+        sa.select(*COLUMNS, words, words, number, words).where(condition),
+        sa.select(*nobody, quarantines.c.release, quarantines.c.reason, sa.null(), sa.null())
+        .select_from(refused)
+        .where(condition),
+        sa.select(*nobody, sa.null(), sa.null(), attempts.c.rollout, attempts.c.state)
+        .select_from(offered)
+        .where(condition, matters),
     )
 
 
 def read_known(rows: Sequence[Sequence[Any]]) -> Known | None:
-    """The rows of `known`: one for each pair of a quarantine and an offer."""
-    if not rows:
-        return None
+    """The rows of `known`, in any order."""
     width = len(COLUMNS)
-    return Known(
-        Device(*rows[0][:width]),
-        {row[width]: row[width + 1] for row in rows if row[width] is not None},
-        {row[width + 2]: State(row[width + 3]) for row in rows if row[width + 2] is not None},
-    )
+    device: Device | None = None
+    refused: dict[str, str] = {}
+    offered: dict[int, State] = {}
+    for row in rows:
+        if row[0] is not None:
+            device = Device(*row[:width])
+        elif row[width] is not None:
+            refused[row[width]] = row[width + 1]
+        else:
+            offered[row[width + 2]] = State(row[width + 3])
+    return None if device is None else Known(device, refused, offered)
 
 
 def by_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:

@@ -2,14 +2,17 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.limits import COUNTER_MAX
 from slipstream.server.rollout.judge import PhaseRecord, Tally
 from slipstream.server.rollout.order import Opening
-from slipstream.server.rollout.plan import FailureClass, Plan
+from slipstream.server.rollout.plan import FailureClass, Phase, Plan
 from slipstream.server.rollout.record import OVER, Rollout, Status
 from slipstream.server.rollout.route import Waypoint
 from slipstream.server.rollout.track import FAILURES, State
@@ -88,18 +91,7 @@ async def load(
         await connection.execute(sa.select(rollouts).where(which).order_by(rollouts.c.id.desc()))
     ).all()
     opened = await open_phases(connection, [row.id for row in rows])
-    return tuple(
-        Rollout(
-            id=row.id,
-            plan=msgspec.json.decode(row.plan, type=Plan),
-            status=Status(row.status),
-            opened=tuple(phase.opening for phase in opened.get(row.id, ())),
-            version=row.version,
-            created_at=row.created_at,
-            reason=row.reason,
-        )
-        for row in rows
-    )
+    return tuple(_rollout(row, opened.get(row.id, ())) for row in rows)
 
 
 async def papers(connection: AsyncConnection, rollout: int) -> Papers:
@@ -154,10 +146,10 @@ async def list_lines(connection: AsyncConnection) -> frozenset[tuple[str, str]]:
 
 
 async def plans(connection: AsyncConnection, ids: Collection[int]) -> Mapping[int, Plan]:
-    """The plans of rollouts, whatever their status."""
+    """The plans of rollouts, whatever their status; but for those that cannot be read here."""
     query = sa.select(rollouts.c.id, rollouts.c.plan).where(rollouts.c.id.in_(ids))
-    rows = await connection.execute(query)
-    return {row[0]: msgspec.json.decode(row[1], type=Plan) for row in rows}
+    found = {row[0]: _parse_plan(row[1]) for row in await connection.execute(query)}
+    return {rollout: plan for rollout, plan in found.items() if isinstance(plan, Plan)}
 
 
 async def aborted(connection: AsyncConnection, ids: Collection[int]) -> frozenset[int]:
@@ -187,7 +179,7 @@ async def open_phases(
                 row.offered,
                 row.proved,
                 row.soaked_s,
-                msgspec.json.decode(row.forgiven, type=dict[FailureClass, int]),
+                _parse_forgiven(row.forgiven),
                 row.watched_s,
             )
         )
@@ -354,6 +346,48 @@ async def remove_waypoint(
         )
     )
     return result.rowcount == 1
+
+
+def _rollout(row: sa.Row[Any], opened: Sequence[OpenPhase]) -> Rollout:
+    """A row as a value. One whose plan this version cannot read stands still, and hides no other.
+
+    That is a plan of a later version before a way back, or of a server that knows other time zones.
+    """
+    plan = _parse_plan(row.plan)
+    openings = tuple(phase.opening for phase in opened)
+    status = next((one for one in Status if one == row.status), None)
+    if isinstance(plan, Plan) and status is not None:
+        return Rollout(row.id, plan, status, openings, row.version, row.created_at, row.reason)
+    return Rollout(
+        row.id,
+        _stand_in(row, len(openings)),
+        status if status in OVER else Status.PAUSED,
+        openings,
+        row.version,
+        row.created_at,
+        f"{row.name!r} cannot be read by this version: {plan if status else row.status}",
+        unreadable=True,
+    )
+
+
+def _parse_forgiven(text: str) -> Mapping[FailureClass, int]:
+    """By class; classes of a later version are not forgiven."""
+    known = msgspec.json.decode(text, type=dict[str, int])
+    return {one: known[one] for one in FailureClass if one in known}
+
+
+def _parse_plan(text: str) -> Plan | str:
+    """A plan, or why it cannot be read."""
+    try:
+        return msgspec.json.decode(text, type=Plan)
+    except (msgspec.MsgspecError, SlipstreamError) as error:
+        return str(error)
+
+
+def _stand_in(row: sa.Row[Any], opened: int) -> Plan:
+    phases = tuple(Phase(count=1 + index) for index in range(max(1, opened)))
+    name = f"rollout {row.id}"  # its own may be what cannot be read
+    return Plan(name, row.product, row.release, COUNTER_MAX, phases, channel=row.channel)
 
 
 async def _raise_version(

@@ -97,7 +97,12 @@ def test_health_names_what_fails(with_fleet, folder, tmp_path):
     async def test(fleet):
         well = await fleet.client.get("/healthz")
         assert well.status == 200
-        assert await well.json() == {"status": "ok", "database": "ok", "repository": "ok"}
+        assert await well.json() == {
+            "status": "ok",
+            "database": "ok",
+            "repository": "ok",
+            "tasks": "ok",
+        }
         (folder.public / "metadata" / "timestamp.json").unlink()
         ill = await fleet.client.get("/healthz")
         assert ill.status == 503

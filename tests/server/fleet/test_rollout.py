@@ -556,3 +556,21 @@ def test_a_full_phase_offers_to_nobody_else(with_rollout):
             assert await attempts.of_device(connection, stranger) == ()
 
     with_rollout(test)
+
+
+def test_only_a_release_that_was_offered_or_is_published_is_quarantined(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        (name, _) = await fleet.poll_all()
+        for number, (release, catalog) in enumerate(
+            (("invented", CATALOG), ("1.0", None), ("1.0", CATALOG), ("2.0", None))
+        ):
+            report = Report(
+                name, f"q{number}", "fell_back", release, 2, None, "why", "{}", 1, number
+            )
+            assert await hear_report(fleet.database, catalog, report)
+        async with fleet.database.reading() as connection:
+            kept = await attempts.quarantines_of(connection, name)
+        assert {one.release: one.since for one in kept} == {"1.0": 2, "2.0": 3}
+
+    with_rollout(test)

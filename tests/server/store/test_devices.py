@@ -2,8 +2,13 @@
 
 from dataclasses import replace
 
+import sqlalchemy as sa
+
+from slipstream.delta.limits import QUARANTINES_PER_DEVICE_MAX
+from slipstream.server.rollout.plan import Phase, Plan
+from slipstream.server.rollout.record import OVER, Status
 from slipstream.server.rollout.track import State
-from slipstream.server.store import attempts, devices, reports
+from slipstream.server.store import attempts, controllers, devices, reports, rollouts, tables
 from slipstream.server.store.devices import Seen
 from tests.server.store.test_database import REPORT, add
 
@@ -119,5 +124,48 @@ def test_what_a_poll_is_decided_by_is_one_statement(with_database):
         assert known.quarantined == {"2.0": "2.0 is bad", "3.0": "3.0 is bad"}
         assert known.attempts == {}
         assert State.OFFERED not in known.attempts.values()
+
+    with_database(write(test))
+
+
+def test_a_device_refuses_so_many_releases_and_the_oldest_makes_room(with_database):
+    async def test(connection):
+        await add(connection, "d1", "d2")
+        await attempts.quarantine(connection, "d2", "r0", "bad", 1)
+        for number in range(QUARANTINES_PER_DEVICE_MAX + 2):
+            await attempts.quarantine(connection, "d1", f"r{number}", "bad", 100 + number)
+        await attempts.quarantine(connection, "d1", "late clock", "bad", 1)
+        kept = {one.release for one in await attempts.quarantines_of(connection, "d1")}
+        assert len(kept) == QUARANTINES_PER_DEVICE_MAX
+        assert "late clock" in kept  # the new one itself is never what makes room
+        assert {"r0", "r1", "r2", "r3"} & kept == {"r3"}
+        assert len(await attempts.quarantines_of(connection, "d2")) == 1
+
+    with_database(write(test))
+
+
+def test_a_poll_reads_the_sum_of_what_there_is_and_nothing_of_rollouts_that_are_over(with_database):
+    async def test(connection):
+        await add(connection, "d1")
+        for number in range(3):
+            await attempts.quarantine(connection, "d1", f"r{number}", "bad", number)
+        state = {}
+        for number, status in enumerate((*Status, Status.ABORTED)):
+            plan = Plan(f"p{number}", "gateway", "2.0", 2, (Phase(percent=100),))
+            made = await rollouts.create(connection, plan, status, 1)
+            state[made] = State.CONFIRMED if number < len(Status) else State.FETCHING
+            row = {"rollout": made, "device": "d1", "phase": 0, "release": "2.0", "reason": ""}
+            times = {"offered_at": 1, "changed_at": 1, "state": state[made].value}
+            await connection.execute(sa.insert(tables.attempts).values(**row, **times))
+        rows = (await connection.execute(devices.known(devices.by_id("d1")))).all()
+        assert len(rows) == 1 + 3 + len(Status) - len(OVER) + 1
+        known = devices.read_known(list(reversed(rows)))
+        assert known.device.id == "d1"
+        assert known.quarantined == {f"r{number}": "bad" for number in range(3)}
+        assert list(known.attempts.values()).count(State.FETCHING) == 1
+        assert known.attempts.items() <= state.items()
+        controller = await controllers.know(connection, "d1", 1)
+        assert controller.quarantined == known.quarantined
+        assert len(controller.attempts) == len(Status) + 1
 
     with_database(write(test))
