@@ -47,6 +47,7 @@ CONTRACT = {
     "rollout show": ["--server", "--json"],
     "rollout simulate": ["--phase", "--devices", "--fail", "--json"],
     "device-admin add": ["--server", "--token-file", "--json"],
+    "user add": ["--server", "--token-file", "--json"],
 }
 
 
