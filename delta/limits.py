@@ -309,7 +309,6 @@ FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
 # --- the fleet's database
 DATABASE_READERS = 8  # connections that read at the same time, of one server
 WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
-WRITE_TRIES_MAX = 5  # of a write that PostgreSQL lets give way to another server's
 BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 LOOP_STALLED_S = 60.0  # a background task that got nothing done for so long fails /healthz
 LOOP_BACKOFF_S_MAX = 15.0  # between tries of one that fails

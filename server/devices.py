@@ -100,13 +100,9 @@ class PollLog:
         try:
             if seen:
                 rows = tuple(seen.values())
-                await self._database.write(
-                    lambda connection: devices.write_polls(connection, rows), about=seen
-                )
+                await self._database.write(lambda connection: devices.write_polls(connection, rows))
             if touched:
-                await self._database.write(
-                    lambda connection: devices.touch(connection, touched), about=touched
-                )
+                await self._database.write(lambda connection: devices.touch(connection, touched))
         except BaseException:
             self._seen = seen | self._seen
             self._touched = touched | self._touched

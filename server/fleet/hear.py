@@ -59,7 +59,7 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
             )
         return True
 
-    return await database.write(act, about=[report.device])
+    return await database.write(act)
 
 
 async def hear_poll(
@@ -105,7 +105,7 @@ async def hear_poll(
                 await attempts.move(connection, one, event, now, said=said, reason=reason)
         return True
 
-    return await database.write(act, about=[device.id])
+    return await database.write(act)
 
 
 def _is_published(catalog: Catalog | None, release: str) -> bool:

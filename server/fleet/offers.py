@@ -48,10 +48,7 @@ async def make_offer(
     )
     try:
         if decision.fresh or not await _stands(database, wanted):
-            await database.write(
-                lambda connection: attempts.grant(connection, wanted, now),
-                about=[wanted.device.id],
-            )
+            await database.write(lambda connection: attempts.grant(connection, wanted, now))
     except attempts.NoRoom as error:
         if isinstance(error, attempts.Crowded):
             board.crowded_at[rollout.id] = now

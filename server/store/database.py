@@ -5,9 +5,7 @@
 
 Contract: what `write` returned from is durable. All writes of a process go through one connection,
 in the order they came; those that wait together are committed together, each behind a savepoint
-of its own, so that one which fails takes no other with it. On PostgreSQL such a transaction first
-locks the devices that it is about, in the order of their ids, as any other server does; one that
-is told to give way all the same is tried again, each act alone. Every act begins with a statement that
+of its own, so that one which fails takes no other with it. Every act begins with a statement that
 writes: none reads first and finds out later that it may not. A database that fails raises
 Unavailable, so that a device tries again.
 """
@@ -16,7 +14,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,9 +31,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
-from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX, WRITE_TRIES_MAX
+from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX
 from slipstream.server.store import dialect
-from slipstream.server.store.errors import FAILURES, gave_way, translated
+from slipstream.server.store.errors import FAILURES, translated
 from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLookup
 from slipstream.server.store.tables import devices
 
@@ -51,7 +49,6 @@ Act = Callable[[AsyncConnection], Awaitable[_T]]
 @dataclass(slots=True)
 class _Job(Generic[_T]):
     act: Act[_T]
-    about: Collection[str]  # ids of the devices whose rows it locks
     done: asyncio.Future[_T] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -121,12 +118,9 @@ class Database:
             async with self._readers.connect() as connection:
                 yield connection
 
-    async def write(self, act: Act[_T], *, about: Collection[str] = ()) -> _T:
-        """What `act` returns once it is durable; what it raises, and then nothing has changed.
-
-        `about`: ids of the devices whose rows it locks. An act may be run more than once.
-        """
-        job = _Job(act, about)
+    async def write(self, act: Act[_T]) -> _T:
+        """What `act` returns once it is durable; what it raises, and then nothing has changed."""
+        job = _Job(act)
         self._jobs.put_nowait(job)
         return await job.done
 
@@ -150,7 +144,6 @@ class Database:
         settled: list[Callable[[], None]] = []
         try:
             async with self._writer.begin() as connection:
-                await _lock_in_order(connection, {one for job in jobs for one in job.about})
                 for job in jobs:
                     try:
                         async with connection.begin_nested():
@@ -170,27 +163,14 @@ class Database:
         return True
 
     async def _write_one(self, job: _Job[Any]) -> None:
-        for left in reversed(range(WRITE_TRIES_MAX)):
-            try:
-                with translated():
-                    async with self._writer.begin() as connection:
-                        result = await job.act(connection)
-            except Exception as error:
-                if left and gave_way(error.__cause__):
-                    continue
-                job.fail(error)
-            else:
-                job.succeed(result)
-            return
-
-
-async def _lock_in_order(connection: AsyncConnection, names: Collection[str]) -> None:
-    """Lock devices as any other server does: two that wait for each other's would never end."""
-    if len(names) < 2 or connection.dialect.name != "postgresql":
-        return
-    wanted = sa.cast(sorted(names), sa.ARRAY(sa.Text))
-    query = sa.select(devices.c.id).where(devices.c.id == sa.any_(wanted)).order_by(devices.c.id)
-    await connection.execute(query.with_for_update(key_share=True))
+        try:
+            with translated():
+                async with self._writer.begin() as connection:
+                    result = await job.act(connection)
+        except Exception as error:
+            job.fail(error)
+        else:
+            job.succeed(result)
 
 
 def parse_url(text: str) -> URL:

@@ -13,8 +13,6 @@ try:
 except ImportError:  # only where PostgreSQL is used
     InterfaceError = PostgresError = OSError
 
-# deadlock_detected, lock_not_available, serialization_failure: PostgreSQL's errcodes-appendix
-_GAVE_WAY = frozenset({"40P01", "55P03", "40001"})
 FAILURES = (SQLAlchemyError, sqlite3.Error, PostgresError, InterfaceError, OSError, TimeoutError)
 
 
@@ -28,9 +26,3 @@ def translated() -> Iterator[None]:
     except FAILURES as error:
         cause = getattr(error, "orig", None) or error
         raise Unavailable(f"the database does not answer: {cause}") from error
-
-
-def gave_way(error: BaseException | None) -> bool:
-    """Whether PostgreSQL ended a transaction only to let another go on: it may be tried again."""
-    cause = getattr(error, "orig", None) or error
-    return getattr(cause, "sqlstate", None) in _GAVE_WAY

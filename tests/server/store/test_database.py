@@ -4,9 +4,8 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from contextlib import AsyncExitStack, ExitStack, closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +17,6 @@ from slipstream.server.store import attempts, devices, reports
 from slipstream.server.store.database import Database, parse_url, upgrade
 from slipstream.server.store.reports import Report
 from slipstream.server.store.tables import metadata
-from tests.server import postgres
 
 REPORT = Report("d1", "k1", "confirmed", "1.0", 1, None, "", "{}", 5, 6)
 DEVICE = (
@@ -264,68 +262,3 @@ def test_a_database_that_fails_is_unavailable(path):
         await database.check()
 
     open_once(url_of(path), test)
-
-
-def test_servers_that_write_of_the_same_devices_do_not_wait_for_each_other(postgresql):
-    """In opposite order, all in one transaction: a deadlock, were the rows not locked in order."""
-    names = [f"d{number:02}" for number in range(40)]
-    url = postgres.url(postgresql, "contended")
-    postgres.execute(postgresql, "CREATE DATABASE contended")
-
-    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'contended'"
-
-    async def lock(name, connection):
-        assert await attempts.lock(connection, name)
-
-    async def write_all(database, order):
-        await asyncio.gather(*(database.write(partial(lock, name), about=[name]) for name in order))
-
-    async def main():
-        async with AsyncExitStack() as stack:
-            servers = [await Database.open(url) for _ in range(2)]
-            for server in servers:
-                stack.push_async_callback(server.close)
-            for name in names:
-                await servers[0].write(partial(lambda one, c: add(c, one), name))
-            for _ in range(10):
-                await asyncio.gather(
-                    write_all(servers[0], names), write_all(servers[1], names[::-1])
-                )
-            await asyncio.sleep(1.1)  # PostgreSQL writes its counters once a second
-            async with servers[0].reading() as connection:
-                found = await connection.execute(sa.text(deadlocks))
-                assert found.scalar_one() == 0
-
-    asyncio.run(main())
-
-
-def test_a_write_that_gave_way_is_tried_again(postgresql):
-    """Another server holds what it wants and wants what it holds: PostgreSQL ends one of them."""
-    url = postgres.url(postgresql, "crossed")
-    postgres.execute(postgresql, "CREATE DATABASE crossed")
-
-    async def main():
-        async with AsyncExitStack() as stack:
-            servers = [await Database.open(url) for _ in range(2)]
-            for server in servers:
-                stack.push_async_callback(server.close)
-            for name in ("d1", "d2"):
-                await servers[0].write(partial(lambda one, c: add(c, one), name))
-            holding = [asyncio.Event(), asyncio.Event()]
-            runs = 0
-
-            async def cross(mine, first, second, connection):
-                nonlocal runs
-                runs += 1
-                await attempts.lock(connection, first)
-                holding[mine].set()
-                await holding[1 - mine].wait()
-                assert await attempts.lock(connection, second)
-
-            await asyncio.gather(
-                servers[0].write(partial(cross, 0, "d1", "d2")),
-                servers[1].write(partial(cross, 1, "d2", "d1")),
-            )
-            assert runs == 3
-
-    asyncio.run(main())
