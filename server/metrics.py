@@ -17,6 +17,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # Their children, which prometheus_client would look for behind a lock at every request.
+        self._counted: dict[tuple[str, str, int], Counter] = {}
         self._requests = Counter(
             "slipstream_requests",
             "HTTP requests answered",
@@ -50,7 +52,11 @@ class Metrics:
     def count_request(self, method: str, route: str, status: int) -> None:
         # Anybody may invent a method; not everybody may invent a time series.
         method = method if method in _METHODS else "other"
-        self._requests.labels(method, route, str(status)).inc()
+        key = (method, route, status)
+        counter = self._counted.get(key)
+        if counter is None:
+            counter = self._counted[key] = self._requests.labels(method, route, str(status))
+        counter.inc()
 
     def count_bytes(self, folder: str, size: int) -> None:
         self._bytes.labels(folder).inc(size)

@@ -1,16 +1,16 @@
 """Devices that speak hawkBit's DDI: what a request has to know of one, and what is kept of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.store import attempts as offers
-from slipstream.server.store import devices as known
 from slipstream.server.store.attempts import Attempt
-from slipstream.server.store.database import insert_into
-from slipstream.server.store.devices import Device
+from slipstream.server.store.devices import COLUMNS, Device
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import attempts, controllers, devices, quarantines
 
 
@@ -40,33 +40,40 @@ class Controller:
         return next((one for one in self.attempts if one.id == number), None)
 
 
+_OWN = (
+    devices.c.token_digest,
+    devices.c.old_digest,
+    devices.c.old_until,
+    controllers.c.since,
+    controllers.c.wants_attributes,
+    controllers.c.auto_confirm_by,
+    controllers.c.auto_confirm_remark,
+    controllers.c.auto_confirm_at,
+    quarantines.c.release,
+    quarantines.c.reason,
+)
+
+
 async def know(connection: AsyncConnection, device: str, now: int) -> Controller | None:
-    """The device of that id, and all that decides about it. One statement: a poll's only one."""
+    """The device of that id, and all that decides about it, in one statement."""
+    return read_known((await connection.execute(known(sa.literal(device)))).all(), now)
+
+
+def known(device: sa.ColumnElement[str]) -> sa.Select[Any]:
+    """The query of `know`; a request's own goes through lookup.py."""
     joined = devices.outerjoin(controllers, controllers.c.device == devices.c.id)
     joined = joined.outerjoin(quarantines, quarantines.c.device == devices.c.id)
     joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
-    own = (
-        devices.c.token_digest,
-        devices.c.old_digest,
-        devices.c.old_until,
-        controllers.c.since,
-        controllers.c.wants_attributes,
-        controllers.c.auto_confirm_by,
-        controllers.c.auto_confirm_remark,
-        controllers.c.auto_confirm_at,
-        quarantines.c.release,
-        quarantines.c.reason,
-    )
-    query = (
-        sa.select(*known.COLUMNS, *own, *offers.COLUMNS)
-        .select_from(joined)
-        .where(devices.c.id == device)
-    )
-    rows = (await connection.execute(query)).all()
+    query = sa.select(*COLUMNS, *_OWN, *offers.COLUMNS).select_from(joined)
+    return query.where(devices.c.id == device)
+
+
+def read_known(rows: Sequence[Sequence[Any]], now: int) -> Controller | None:
+    """The rows of `known`: one for each pair of a quarantine and an offer."""
     if not rows:
         return None
-    begin = len(known.COLUMNS)
-    end = begin + len(own)
+    begin = len(COLUMNS)
+    end = begin + len(_OWN)
     token, old, old_until, since, wants, by, remark, at, _, _ = rows[0][begin:end]
     refused = {row[end - 2]: row[end - 1] for row in rows if row[end - 2] is not None}
     made = {row[end]: offers.of_row(row[end:]) for row in rows if row[end] is not None}

@@ -32,13 +32,11 @@ from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
 from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX
-from slipstream.server.store import dialect
 from slipstream.server.store.errors import FAILURES, translated
 from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLookup
 from slipstream.server.store.tables import devices
 
 BUSY_TIMEOUT_S = 10
-insert_into = dialect.insert_into  # for the modules that write
 _SQLITE: Final = "sqlite+aiosqlite"
 _POSTGRESQL: Final = "postgresql+asyncpg"
 _MIGRATING: Final = 0x51195712EA  # key of the advisory lock: any number that nobody else uses
