@@ -1,10 +1,13 @@
 """What Prometheus may ask: requests, bytes, polls, reports, and which releases the fleet runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from slipstream.server.catalog import Catalog
 
@@ -12,11 +15,26 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 
 
-class Metrics:
-    """The counters of one application, in a registry of their own."""
+@dataclass(frozen=True, slots=True)
+class _Statements(Collector):
+    """Asks for a count that the database keeps itself."""
 
-    def __init__(self) -> None:
+    count: Callable[[], int]
+
+    def collect(self) -> Iterator[Metric]:
+        words = "Statements sent to the database, for whatever reason"
+        yield CounterMetricFamily("slipstream_database_statements", words, value=self.count())
+
+
+class Metrics:
+    """The counters of one application, in a registry of their own.
+
+    `statements`: how many the database has run so far.
+    """
+
+    def __init__(self, statements: Callable[[], int] = lambda: 0) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_Statements(statements))
         # Their children, which prometheus_client would look for behind a lock at every request.
         self._counted: dict[tuple[str, str, int], Counter] = {}
         self._requests = Counter(

@@ -67,6 +67,9 @@ class Database:
         self.lookup = lookup
         self._readers = readers
         self._writer = writer
+        self._statements = 0
+        for engine in {readers, writer}:
+            sa.event.listen(engine.sync_engine, "before_cursor_execute", self._count)
         self._jobs: asyncio.Queue[_Job[Any]] = asyncio.Queue()
         self._writing = asyncio.create_task(self._write_for_ever())
 
@@ -101,6 +104,14 @@ class Database:
         await self.lookup.close()
         await self._readers.dispose()
         await self._writer.dispose()
+
+    @property
+    def statements(self) -> int:
+        """How many statements were run so far, for whatever reason."""
+        return self._statements + self.lookup.statements
+
+    def _count(self, *_event: object) -> None:
+        self._statements += 1
 
     async def check(self) -> None:
         """Raise Unavailable unless the database answers."""

@@ -9,6 +9,7 @@ one device are in memory or one page away: a thread's hand-over costs more than 
 PostgreSQL answers over connections of its own.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from abc import ABC, abstractmethod
@@ -37,14 +38,12 @@ class _Statement:
     text: str
     order: Sequence[str]
 
-    def values(self, **named: object) -> list[object]:
-        return [named[name] for name in self.order]
-
 
 class Lookup(ABC):
     """Finds the device that asks. Raises Unavailable."""
 
     def __init__(self, dialect: Dialect) -> None:
+        self.statements = 0  # run so far
         digest = sa.bindparam("digest", type_=sa.LargeBinary)
         now = sa.bindparam("now", type_=sa.BigInteger)
         device = sa.bindparam("device", type_=sa.String)
@@ -53,20 +52,19 @@ class Lookup(ABC):
 
     async def know(self, digest: bytes, now: int) -> Known | None:
         """The device that has this token at `now`, seconds since 1970."""
-        statement = self._by_token
-        return devices.read_known(
-            await self._run(statement.text, statement.values(digest=digest, now=now))
-        )
+        return devices.read_known(await self._ask(self._by_token, digest=digest, now=now))
 
     async def know_controller(self, device: str, now: int) -> Controller | None:
         """The device of that id, as DDI meets it; its tokens are those that are good at `now`."""
-        statement = self._by_id
-        rows = await self._run(statement.text, statement.values(device=device))
-        return controllers.read_known(rows, now)
+        return controllers.read_known(await self._ask(self._by_id, device=device), now)
 
     @abstractmethod
     async def close(self) -> None:
         """Give back what it holds."""
+
+    async def _ask(self, statement: _Statement, **named: object) -> _Rows:
+        self.statements += 1
+        return await self._run(statement.text, [named[name] for name in statement.order])
 
     @abstractmethod
     async def _run(self, text: str, values: list[object]) -> _Rows: ...
@@ -99,6 +97,7 @@ class PostgresqlLookup(Lookup):
         super().__init__(postgresql.asyncpg.dialect())  # type: ignore[no-untyped-call]
         self._url = url
         self._pool: Any = None
+        self._connecting = asyncio.Lock()
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -107,26 +106,28 @@ class PostgresqlLookup(Lookup):
 
     async def _run(self, text: str, values: list[object]) -> _Rows:
         with translated():
-            if self._pool is None:
-                await self._connect()
-            return [tuple(row) for row in await self._pool.fetch(text, *values)]
+            pool = self._pool or await self._connect()
+            return [tuple(row) for row in await pool.fetch(text, *values)]
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Any:
+        """The pool, ready; whoever comes while it is made waits for it."""
         import asyncpg  # noqa: PLC0415 - only where PostgreSQL is used
 
         async def leave(_connection: object) -> None: ...
 
         _, words = postgresql.asyncpg.dialect().create_connect_args(self._url)  # type: ignore[no-untyped-call]
         words = {key: value for key, value in words.items() if not key.startswith("prepared_")}
-        self._pool = asyncpg.create_pool(
-            **words,
-            min_size=1,
-            max_size=DATABASE_READERS,
-            reset=leave,
-            command_timeout=_WAIT_S,
-            server_settings={"jit": "off"},  # it would compile for longer than the query runs
-        )
-        await self._pool
+        async with self._connecting:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    **words,
+                    min_size=1,
+                    max_size=DATABASE_READERS,
+                    reset=leave,
+                    command_timeout=_WAIT_S,
+                    server_settings={"jit": "off"},  # it would compile for longer than it runs
+                )
+            return self._pool
 
 
 def _open_to_read(path: str) -> sqlite3.Connection:
