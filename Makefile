@@ -90,9 +90,13 @@ STEPS ?= 100000
 bench-exposure: setup
 	$(BIN)/python -m tests.server.fleet.test_exposure --steps $(STEPS)
 
-# A simulated fleet against a real server process. Writes docs/server-load.md.
+# A simulated fleet, native and DDI, against a real server process; ten minutes on two cores. Writes
+# docs/server-load.md and its figures as JSON. make bench-server DEVICES="1000 10000" takes those sizes.
+DEVICES ?= 1000 10000 100000
+POSTGRESQL ?= 10000
 bench-server: setup
-	$(BIN)/python -m benches.fleet --report
+	scripts/packages server
+	$(BIN)/python -m benches.fleet --devices $(DEVICES) --postgresql $(POSTGRESQL) --report
 
 lint: setup
 	$(BIN)/ruff format --check .

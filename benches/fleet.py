@@ -1,358 +1,341 @@
 """A simulated fleet against a real server process: `make bench-server`.
 
-    python -m benches.fleet [--devices 1000 10000 100000] [--seconds 20] [--report]
+    python -m benches.fleet [--devices 1000 10000 100000] [--postgresql 10000] [--seconds 20]
+                            [--polls 10000] [--downloads 1000] [--report]
 
-For each size of the fleet, on a SQLite file of its own: polls back to back, polls at the rate of a
-fleet that polls every five minutes, a rollout made over all devices and rolled out in phases by
-devices that fail, fall silent and fall back. Then a thousand downloads of ranges at once.
-Client and server share the machine. --report writes docs/server-load.md.
+For each size of the fleet, on a database of its own: idle polls back to back, native and DDI; polls
+of both at RATE_PER_S, which is a fleet of 100,000 that polls every five minutes; then a rollout in
+two phases over all devices, played by devices that fail, fall silent and fall back. At last a
+thousand downloads of ranges at once. Client and server share the machine. --report writes
+docs/server-load.md and docs/server-load.json.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import os
-import platform
 import random
-import sqlite3
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benches.poll_load import Connection, at_a_rate, back_to_back, connect, poll_bytes, post_bytes
-from benches.serve import CHILD, free_port, processor_seconds
+from benches import fleet_report
+from benches.fleet_server import (
+    BLOB_BYTES,
+    Server,
+    create_rollout,
+    fill,
+    idle_poll_of,
+    make_repository,
+    name_of,
+    root_of,
+    serving,
+    speaks_ddi,
+    token_of,
+)
+from benches.poll_load import Connection, at_a_rate, back_to_back, close, connect, post_bytes
 from slipstream.server.rollout.plan import AbortRule, Phase, Plan
 from slipstream.server.rollout.record import Status
-from slipstream.server.store import rollouts
-from slipstream.server.store.database import Database, parse_url
-from slipstream.server.tokens import hash_token
+from tests.server import postgres
 
-RELEASES = {"1.0": 1, "2.0": 2}
-BLOB_BYTES = 64 << 20
 RANGE_BYTES = 1 << 20
-DOWNLOADS = 1000
-POLL_EVERY_S = 300
-MEMBERS = 200  # devices of the rollout's first phase
-REPORT = Path(__file__).parent.parent / "docs" / "server-load.md"
+RATE_PER_S = 100_000 / 300
+MEMBERS = 200  # devices of the rollout's first phase, in a fleet that has three times as many
+ROUNDS = 3
+ROLLOUTS_SEEN_S = 1.5  # a server looks for others' every second
 
 
 @dataclass
 class Row:
     """The figures of one size of the fleet."""
 
+    database: str
     devices: int
-    polls_per_s: float = 0
-    cpu_ms: float = 0  # of the server's processor, for one poll
-    rate: float = 0  # polls a second at which the percentiles were taken
-    percentiles: tuple[float, ...] = ()  # 50, 95, 99; milliseconds
-    create_s: float = 0
-    open_s: float = 0
-    decide_s: float = 0
-    told: int = 0
-    resident_mb: float = 0
+    native_per_s: float = 0  # idle polls back to back
+    native_cpu_ms: float = 0  # of the server's processor, for one of them
+    ddi_per_s: float = 0
+    ddi_cpu_ms: float = 0
+    statements_per_poll: float = 0  # with all that the server asks its database beside the polls
+    rate_per_s: float = RATE_PER_S
+    rate_cpu_percent: float = 0  # of one core
+    percentiles_ms: dict[str, float] = field(default_factory=dict)
+    create_s: float = 0  # a rollout over all devices
+    sweep_per_s: float = 0  # every device polls once, a phase is handed out meanwhile
+    phase: int = 0
+    offered: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    decide_s: float = 0  # from the last deciding report to the next phase's first offer
+    resident_mb: float = 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--devices", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--devices", type=int, nargs="*", default=[1000, 10_000, 100_000])
+    parser.add_argument("--postgresql", type=int, nargs="*", default=[10_000])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--polls", type=int, default=10_000)
+    parser.add_argument("--downloads", type=int, default=1000)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     rows = []
-    for number in options.devices:
-        with tempfile.TemporaryDirectory() as name, serving(Path(name), number) as server:
-            row = Row(number)
-            asyncio.run(measure_polls(server, row, options.polls, options.seconds))
-            asyncio.run(measure_rollout(server, row))
-            row.resident_mb = resident_mb(server.process)
-            rows.append(row)
-            print(json.dumps({**vars(row)}), flush=True)
-    with tempfile.TemporaryDirectory() as name, serving(Path(name), 1) as server:
-        memory = asyncio.run(measure_downloads(server))
-        print(json.dumps({"downloads": DOWNLOADS, **memory}), flush=True)
+    for kind, sizes in (("SQLite", options.devices), ("PostgreSQL", options.postgresql)):
+        for number in sizes:
+            with fleet(kind, number) as server:
+                rows.append(measure(server, kind, number, options.polls, options.seconds))
+            print(json.dumps(asdict(rows[-1])), flush=True)
+    with fleet("SQLite", 1) as server:
+        memory = asyncio.run(measure_downloads(server, options.downloads))
+    print(json.dumps(memory), flush=True)
     if options.report:
-        REPORT.write_text(page(rows, memory, " ".join(sys.argv[1:])))
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server process."""
-
-    process: "subprocess.Popen[bytes]"
-    port: int
-    database: Path
-    blob: str
+        fleet_report.write([asdict(one) for one in rows], memory, sys.argv[1:], load)
 
 
 @contextmanager
-def serving(folder: Path, devices: int) -> Iterator[Server]:
-    """A server over a repository of two releases and a database of so many devices."""
-    public = folder / "public"
-    blob = make_repository(public)
-    database = folder / "server" / "fleet.sqlite"
-    database.parent.mkdir(mode=0o700)
-    asyncio.run(fill(database, devices))
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(public), f"127.0.0.1:{port}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield Server(process, port, database, blob)
-    finally:
-        process.terminate()
-        process.wait()
+def fleet(kind: str, number: int) -> Iterator[Server]:
+    """A server, and its database of a kind with so many devices."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-")))
+        blob = make_repository(folder)
+        if kind == "PostgreSQL":
+            folder.chmod(0o755)  # its account has to pass
+            running = stack.enter_context(postgres.running(folder / "postgresql"))
+            postgres.execute(running, "CREATE DATABASE fleet")
+            url = postgres.url(running, "fleet")
+        else:
+            url = f"sqlite:///{folder / 'fleet.sqlite'}"
+        asyncio.run(fill(url, number))
+        yield stack.enter_context(serving(folder / "repo", blob, url))
 
 
-def make_repository(public: Path) -> str:
-    """Two releases and one blob; the blob's path on the server."""
-    for name in ("metadata", "targets", "blobs"):
-        (public / name).mkdir(parents=True)
-    targets = {}
-    for release, counter in RELEASES.items():
-        about = {"product": "gateway", "release": release, "counter": counter, "channel": "stable"}
-        image = {"image": "rootfs", "root": root_of(release)}
-        for path, custom in (("manifest.json", about), ("rootfs.full", image)):
-            entry = {"length": 1, "hashes": {"sha256": "0" * 64}, "custom": custom}
-            targets[f"releases/{release}/{path}"] = entry
-    date = {"expires": "2099-01-01T00:00:00Z"}
-    for name, signed in (
-        ("timestamp", {"meta": {"snapshot.json": {"version": 1}}, **date}),
-        ("1.snapshot", {"meta": {"targets.json": {"version": 1}}, **date}),
-        ("1.targets", {"targets": targets, **date}),
-    ):
-        (public / "metadata" / f"{name}.json").write_text(json.dumps({"signed": signed}))
-    name = f"blobs/{'b' * 64}.payload"
-    (public / name).write_bytes(random.Random(1).randbytes(1 << 20) * (BLOB_BYTES >> 20))
-    return "/" + name
+def measure(server: Server, kind: str, number: int, polls: int, seconds: float) -> Row:
+    """All figures of one server."""
+    row = Row(kind, number)
+
+    async def run() -> None:
+        # Without any rollout 2.0 would be offered to all; one that is over leaves nothing to offer.
+        await create_rollout(server.database_url, plan("over", 1), Status.ABORTED, _now())
+        await asyncio.sleep(ROLLOUTS_SEEN_S)
+        await measure_idle(server, row, polls, seconds)
+        await measure_rollout(server, row)
+        row.resident_mb = server.resident_mb()
+
+    asyncio.run(run())
+    return row
 
 
-def root_of(release: str) -> str:
-    return str(RELEASES[release]) * 64
+def plan(name: str, members: int) -> Plan:
+    # The usual rules would pause it when one of the first three fails, as they should.
+    rules = (AbortRule(count=50),)
+    phases = (Phase(count=members), Phase(percent=100))
+    return Plan(name, "gateway", "2.0", 2, phases, filter="release==1.0", abort=rules)
 
 
-def token_of(device: int) -> str:
-    return f"the token of device {device}, long enough"
-
-
-def name_of(device: int) -> str:
-    return f"d{device:06}"
-
-
-async def fill(path: Path, number: int) -> None:
-    """Devices straight into the database: registering is not what is measured."""
-    await (await Database.open(f"sqlite:///{path}")).close()
-    with closing(sqlite3.connect(path)) as database, database:
-        database.executemany(
-            "INSERT INTO devices (id, product, channel, token_digest, created_at, release, counter,"
-            " attributes) VALUES (?, 'gateway', 'stable', ?, 1, '1.0', 1, ?)",
-            (
-                (name_of(one), hash_token(token_of(one)), json.dumps({"site": f"s{one % 50}"}))
-                for one in range(number)
-            ),
-        )
-
-
-def poll_of(device: int) -> bytes:
-    release = "1.0"
-    root = root_of(release)
-    words = {"release": release, "counter": RELEASES[release], "booted_root": root, "floor": 1}
-    slots = [{"name": "a", "release": release, "state": "good"}, {"name": "b"}]
-    return poll_bytes(name_of(device), token_of(device), hardware="x86-64", slots=slots, **words)
-
-
-async def measure_polls(server: Server, row: Row, count: int, seconds: float) -> None:
-    # Without any rollout 2.0 would be offered to all; one that is over leaves nothing to offer.
-    await create(server, "over", Status.ABORTED)
-    await asyncio.sleep(1.5)  # until every poll is answered by it
+async def measure_idle(server: Server, row: Row, polls: int, seconds: float) -> None:
     chance = random.Random(2)
-    requests = [poll_of(chance.randrange(row.devices)) for _ in range(2000)]
-    before = processor_seconds(server.process)
-    times, taken = await back_to_back(server.port, lambda n: requests[n % 2000], count)
+    some = [chance.randrange(row.devices) for _ in range(5000)]
+    native = [idle_poll_of(one) for one in some if not speaks_ddi(one)]
+    ddi = [idle_poll_of(one) for one in some if speaks_ddi(one)]
+    row.native_per_s, row.native_cpu_ms, row.statements_per_poll = await _flat_out(
+        server, native, polls
+    )
+    row.ddi_per_s, row.ddi_cpu_ms, _ = await _flat_out(server, ddi, polls // 2)
+    both = [idle_poll_of(one) for one in some]
+    before, begun = server.processor_s(), time.perf_counter()
+    times = await at_a_rate(server.port, lambda n: both[n % len(both)], row.rate_per_s, seconds)
     assert not times.wrong
-    row.polls_per_s = count / taken
-    row.cpu_ms = 1e3 * (processor_seconds(server.process) - before) / count
-    row.rate = row.devices / POLL_EVERY_S
-    times = await at_a_rate(server.port, lambda n: requests[n % 2000], row.rate, seconds)
-    assert not times.wrong
-    row.percentiles = tuple(times.percentile(one) for one in (50, 95, 99))
+    row.rate_cpu_percent = 1e2 * (server.processor_s() - before) / (time.perf_counter() - begun)
+    row.percentiles_ms = {f"p{one}": times.percentile(one) for one in (50, 95, 99)}
+
+
+async def _flat_out(
+    server: Server, requests: list[bytes], polls: int
+) -> tuple[float, float, float]:
+    """Polls a second, milliseconds of processor and statements for each: medians of ROUNDS."""
+    rates, costs, counts = [], [], []
+    for _ in range(ROUNDS):
+        asked, spent = server.statements(), server.processor_s()
+        times, taken = await back_to_back(server.port, lambda n: requests[n % len(requests)], polls)
+        assert not times.wrong
+        rates.append(polls / taken)
+        costs.append(1e3 * (server.processor_s() - spent) / polls)
+        counts.append((server.statements() - asked) / polls)
+    return statistics.median(rates), statistics.median(costs), statistics.median(counts)
 
 
 async def measure_rollout(server: Server, row: Row) -> None:
-    """A rollout over all devices, made beside the server; its first phases, played to the end."""
+    """A rollout over all devices: its first phase is handed out and played to the end."""
+    row.phase = min(MEMBERS, row.devices // 3)
     begun = time.perf_counter()
-    await create(server, "all", Status.SCHEDULED)
+    await create_rollout(server.database_url, plan("all", row.phase), Status.SCHEDULED, _now())
     row.create_s = time.perf_counter() - begun
-    row.open_s = await wait_for_phases(server, 1, begun)
-    await asyncio.sleep(1.5)  # until every poll is answered by it
-    await play(server, row)
+    await asyncio.sleep(2 * ROLLOUTS_SEEN_S)  # until it is seen, and its first phase is open
+    opened = await connect(server.port, 16)
+    begun = time.perf_counter()
+    told = await _sweep(opened, row.devices)
+    row.sweep_per_s = row.devices / (time.perf_counter() - begun)
+    row.offered = len(told)
+    assert row.offered == row.phase, "exposure: the phase, all of it, and nobody else"
+    waiting = next(one for one in range(row.devices) if one not in told and not speaks_ddi(one))
+    row.decide_s = await _play(opened, told, waiting, row)
+    close(opened)
 
 
-async def create(server: Server, name: str, status: Status) -> None:
-    """A rollout, made beside the server by a process of its own."""
-    phases = (Phase(count=MEMBERS), Phase(percent=100))
-    # The usual rules would pause it when one of the first three fails, as they should.
-    rules = (AbortRule(count=50),)
-    plan = Plan(name, "gateway", "2.0", 2, phases, filter="release==1.0", abort=rules)
-    database = Database.connect(parse_url(f"sqlite:///{server.database}"))
-    made = await database.write(
-        lambda connection: rollouts.create(connection, plan, status, int(time.time()))
-    )
-    assert made is not None
-    await database.close()
+async def _sweep(opened: list[Connection], number: int) -> dict[int, str]:
+    """Every device polls once: those that are told to install, with the path of a DDI action."""
+    told: dict[int, str] = {}
+    devices = iter(random.Random(3).sample(range(number), number))
+
+    async def ask(one: Connection) -> None:
+        for device in devices:
+            action = await _told(one, device)
+            if action is not None:
+                told[device] = action
+
+    await asyncio.gather(*(ask(one) for one in opened))
+    return told
 
 
-async def wait_for_phases(server: Server, number: int, begun: float) -> float:
-    """Seconds from `begun` until so many phases are open."""
-    with closing(sqlite3.connect(f"file:{server.database}?mode=ro", uri=True)) as look:
-        while look.execute("SELECT count(*) FROM phases").fetchone()[0] < number:
-            assert time.perf_counter() < begun + 120
-            await asyncio.sleep(0.01)
+async def _told(one: Connection, device: int) -> str | None:
+    """What a device is told: the path of its action, "" for native ones; None: nothing."""
+    status, body = await one.ask(idle_poll_of(device))
+    assert status == 200
+    answer = json.loads(body)
+    if not speaks_ddi(device):
+        return "" if answer["action"] == "install" else None
+    link = answer.get("_links", {}).get("deploymentBase")
+    return None if link is None else "/" + link["href"].split("/", 3)[3].partition("?")[0]
+
+
+async def _play(opened: list[Connection], told: dict[int, str], waiting: int, row: Row) -> float:
+    """The devices act; seconds from the report that decides to the next phase's first offer.
+
+    The phase needs 95 %: the last of its devices that is confirmed decides.
+    """
+    needed = math.ceil(0.95 * len(told))
+    native_last = sorted(told, key=lambda one: (not speaks_ddi(one), one))
+    lost = native_last[: len(told) - needed]
+    fates = {one: ("fetch", "boot", "silent")[index % 3] for index, one in enumerate(lost)}
+    order = iter(native_last[:-1])
+
+    async def act(one: Connection) -> None:
+        for device in order:
+            for request in words_of(device, told[device], fates.get(device, "confirmed")):
+                status, body = await one.ask(request)
+                assert status == 200, body
+
+    await asyncio.gather(*(act(one) for one in opened))
+    row.outcomes = dict(Counter(fates.get(one, "confirmed") for one in told))
+    *before, deciding = words_of(native_last[-1], "", "confirmed")
+    for request in before:
+        await opened[0].ask(request)
+    assert await _told(opened[1], waiting) is None, "the next phase opened too early"
+    begun = time.perf_counter()
+    status, _ = await opened[0].ask(deciding)
+    assert status == 200
+    while await _told(opened[1], waiting) is None:
+        assert time.perf_counter() < begun + 60
+        await asyncio.sleep(0.01)
     return time.perf_counter() - begun
 
 
-async def play(server: Server, row: Row) -> None:
-    """Every device polls; those that are told act: some fail, some fall back, some say nothing."""
-    chance, outcomes = random.Random(3), row.outcomes
-    told: list[int] = []
-    numbers = iter(chance.sample(range(row.devices), row.devices))
+def words_of(device: int, action: str, fate: str) -> list[bytes]:
+    """The requests by which a device tells what became of its offer."""
+    token = token_of(device)
+    if not speaks_ddi(device):
+        kinds = {
+            "fetch": ("progress", "failed"),
+            "boot": ("installed", "fell_back"),
+            "silent": (),
+            "confirmed": ("installed", "confirmed"),
+        }[fate]
+        about = {"device": name_of(device), "release": "2.0", "counter": 2}
+        root = {"booted_root": root_of("2.0")}
+        return [
+            post_bytes(
+                "/v1/report",
+                token,
+                {**about, "key": kind, "kind": kind, **(root if kind == "confirmed" else {})},
+            )
+            for kind in kinds
+        ]
+    said = {
+        "fetch": (("proceeding", "none", "Downloading."), ("closed", "failure", "No space.")),
+        "boot": (
+            ("proceeding", "none", "All Chunks Installed."),
+            ("closed", "failure", "Came back with the old one."),
+        ),
+        "silent": (),
+        "confirmed": (("closed", "success", "Done."),),
+    }[fate]
+    words = [
+        post_bytes(
+            f"{action}/feedback",
+            token,
+            {"status": {"execution": one, "result": {"finished": end}, "details": [line]}},
+            scheme="TargetToken",
+        )
+        for one, end, line in said
+    ]
+    if fate == "confirmed":
+        data = {"slipstream.release": "2.0", "slipstream.booted_root": root_of("2.0")}
+        path = f"/DEFAULT/controller/v1/{name_of(device)}/configData"
+        body = {"mode": "merge", "data": data}
+        words.append(post_bytes(path, token, body, method="PUT", scheme="TargetToken"))
+    return words
 
-    async def ask(one: Connection) -> None:
-        for device in numbers:
-            if len(told) >= MEMBERS:
-                return
-            status, body = await one.ask(poll_of(device))
-            assert status == 200
-            if json.loads(body)["action"] == "install":
-                told.append(device)
 
-    opened = await connect(server.port, 16)
-    await asyncio.gather(*(ask(one) for one in opened))
-    row.told = len(told)
-    assert row.told <= MEMBERS
-    fates = ["fetch", "boot", "silent"] + ["confirmed"] * 117  # within 95 %
-    waiting = iter([(device, chance.choice(fates)) for device in told])
+async def measure_downloads(server: Server, number: int, pause_s: float = 0.5) -> dict[str, float]:
+    """So many ranges at once, each taken slowly: the server's memory before, during, after."""
+    before = peak = server.resident_mb()
+    flowing = most = 0
 
-    async def act(one: Connection) -> None:
-        for device, fate in waiting:
-            outcomes[fate] = outcomes.get(fate, 0) + 1
-            kinds = {
-                "fetch": ("progress", "failed"),
-                "boot": ("installed", "fell_back"),
-                "silent": (),
-                "confirmed": ("installed", "confirmed"),
-            }[fate]
-            for kind in kinds:
-                await say(one, device, kind)
-
-    await asyncio.gather(*(act(one) for one in opened))
-    row.decide_s = await wait_for_phases(server, 2, time.perf_counter())
-
-
-async def say(one: Connection, device: int, kind: str) -> None:
-    report = {"key": kind, "device": name_of(device), "kind": kind, "release": "2.0", "counter": 2}
-    if kind == "confirmed":
-        report["booted_root"] = root_of("2.0")
-    status, _ = await one.ask(post_bytes("/v1/report", token_of(device), report))
-    assert status == 200
-
-
-async def measure_downloads(server: Server) -> dict[str, float]:
-    """DOWNLOADS ranges at once, each taken slowly: the server's memory before, during, after."""
-    before = peak = resident_mb(server.process)
-    done = 0
-
-    async def take(number: int) -> None:
-        nonlocal done
-        first = (number % (BLOB_BYTES // RANGE_BYTES)) * RANGE_BYTES
+    async def take(one: int) -> None:
+        nonlocal flowing, most
+        first = (one % (BLOB_BYTES // RANGE_BYTES)) * RANGE_BYTES
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=65536)
         span = f"bytes={first}-{first + RANGE_BYTES - 1}"
         writer.write(f"GET {server.blob} HTTP/1.1\r\nHost: x\r\nRange: {span}\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         assert b" 206 " in head.split(b"\r\n", 1)[0]
+        flowing += 1
+        most = max(most, flowing)
         left = RANGE_BYTES
         while left:
-            left -= len(await reader.read(min(left, 65536)))
-            await asyncio.sleep(0.02)
+            piece = await reader.read(min(left, 65536))
+            assert piece, "it broke off"
+            left -= len(piece)
+            await asyncio.sleep(pause_s)
+        flowing -= 1
         writer.close()
-        done += 1
 
     begun = time.perf_counter()
-    tasks = [asyncio.create_task(take(number)) for number in range(DOWNLOADS)]
+    tasks = [asyncio.create_task(take(one)) for one in range(number)]
     while not all(task.done() for task in tasks):
         await asyncio.sleep(0.05)
-        peak = max(peak, resident_mb(server.process))
+        peak = max(peak, server.resident_mb())
     await asyncio.gather(*tasks)
-    assert done == DOWNLOADS
     return {
+        "downloads": number,
+        "at_once": most,
+        "range_bytes": RANGE_BYTES,
         "before_mb": before,
         "peak_mb": peak,
+        "after_mb": server.resident_mb(),
         "seconds": time.perf_counter() - begun,
-        "after_mb": resident_mb(server.process),
+        "mb_per_s": number * RANGE_BYTES / 1e6 / (time.perf_counter() - begun),
     }
 
 
-def resident_mb(process: "subprocess.Popen[bytes]") -> float:
-    text = Path(f"/proc/{process.pid}/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0]) / 1000
-
-
-def page(rows: list[Row], memory: dict[str, float], options: str) -> str:
-    """docs/server-load.md."""
-    load = os.getloadavg()[0]
-    lines = [
-        "# The server under load",
-        "",
-        f"Written by `python -m benches.fleet {options}` (`make bench-server`) on {platform.machine()},",
-        f"{os.cpu_count()} cores that client, server and other work shared (load {load:.0f} at the end),",
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}. Processor time is the",
-        "figure that other work does not change much; times of day are those of a busy machine.",
-        "",
-        "| devices | polls/s back to back | processor per poll | at polls/s | p50 | p95 | p99 | resident |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        middle = " | ".join(f"{one:.1f} ms" for one in row.percentiles)
-        lines.append(
-            f"| {row.devices:,} | {row.polls_per_s:,.0f} | {row.cpu_ms:.2f} ms | {row.rate:.0f} |"
-            f" {middle} | {row.resident_mb:.0f} MB |"
-        )
-    lines += [
-        "",
-        "An idle poll is one statement: tests/server/test_poll_cost.py counts them, on SQLite and on",
-        "PostgreSQL.",
-        "",
-        f"A rollout over all devices, whose first phase is {MEMBERS} of them:",
-        "",
-        "| devices | created in | first phase open after | offered | outcomes | next phase open after the last report |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        outcomes = ", ".join(f"{value} {key}" for key, value in sorted(row.outcomes.items()))
-        lines.append(
-            f"| {row.devices:,} | {row.create_s * 1e3:.0f} ms | {row.open_s:.2f} s | {row.told} |"
-            f" {outcomes} | {row.decide_s:.2f} s |"
-        )
-    lines += [
-        "",
-        (
-            f"{DOWNLOADS:,} downloads of 1 MiB ranges at once, each read slowly, took"
-            f" {memory['seconds']:.0f} s; resident memory {memory['before_mb']:.0f} MB before,"
-            f" {memory['peak_mb']:.0f} MB at most, {memory['after_mb']:.0f} MB after."
-        ),
-        "",
-    ]
-    return "\n".join(lines)
+def _now() -> int:
+    return int(time.time())
 
 
 if __name__ == "__main__":

@@ -10,20 +10,30 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+ADDRESSES = 32
+
 
 def poll_bytes(device: str, token: str, **more: object) -> bytes:
     """One poll as it goes over the wire."""
     return post_bytes("/v1/poll", token, {"device": device, "product": "gateway", **more})
 
 
-def post_bytes(path: str, token: str, value: object) -> bytes:
-    """A POST of JSON with a bearer token."""
+def post_bytes(
+    path: str, token: str, value: object, *, method: str = "POST", scheme: str = "Bearer"
+) -> bytes:
+    """A POST, or PUT, of JSON with a token."""
     body = json.dumps(value).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: fleet\r\nAuthorization: Bearer {token}\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: fleet\r\nAuthorization: {scheme} {token}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def get_bytes(path: str, token: str) -> bytes:
+    """A GET of hawkBit's DDI."""
+    head = f"GET {path} HTTP/1.1\r\nHost: fleet\r\nAuthorization: TargetToken {token}\r\n\r\n"
+    return head.encode()
 
 
 @dataclass
@@ -74,10 +84,20 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(port: int, number: int) -> list[Connection]:
-    """So many connections to the server."""
+    """So many connections to the server, from ADDRESSES addresses: a fleet has more than one."""
     loop = asyncio.get_running_loop()
-    made = [await loop.create_connection(Connection, "127.0.0.1", port) for _ in range(number)]
+    made = []
+    for one in range(number):
+        local = (f"127.0.0.{2 + one % ADDRESSES}", 0)
+        made.append(await loop.create_connection(Connection, "127.0.0.1", port, local_addr=local))
     return [protocol for _, protocol in made]
+
+
+def close(connections: list[Connection]) -> None:
+    """End them."""
+    for one in connections:
+        if one.transport is not None:
+            one.transport.close()
 
 
 async def back_to_back(
@@ -96,7 +116,9 @@ async def back_to_back(
     opened = await connect(port, connections)
     begun = time.perf_counter()
     await asyncio.gather(*(run(one) for one in opened))
-    return times, time.perf_counter() - begun
+    taken = time.perf_counter() - begun
+    close(opened)
+    return times, taken
 
 
 async def at_a_rate(
@@ -108,7 +130,8 @@ async def at_a_rate(
     """
     times, chance = Times(), random.Random(1)
     free: asyncio.Queue[Connection] = asyncio.Queue()
-    for one in await connect(port, connections):
+    opened = await connect(port, connections)
+    for one in opened:
         free.put_nowait(one)
 
     async def run(number: int, due: float) -> None:
@@ -126,6 +149,7 @@ async def at_a_rate(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)
+    close(opened)
     return times
 
 

@@ -87,7 +87,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     app[SETTINGS] = settings
     app[DATABASE] = database
     app[BOARD] = board = Board(database)
-    app[METRICS] = metrics = Metrics()
+    app[METRICS] = metrics = Metrics(lambda: database.statements)
     app[CATALOG] = catalog = CatalogReader(settings.public)
     app[POLLS] = polls = PollLog(database)
     holder = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"

@@ -168,6 +168,7 @@ class CatalogReader:
 
     def __init__(self, public: Path) -> None:
         self._public = public
+        self._timestamp = str(public / "metadata" / "timestamp.json")
         self._key: tuple[int, int, int] | None = None
         self._catalog: Catalog | None = None
         self._reading = asyncio.Lock()
@@ -184,7 +185,7 @@ class CatalogReader:
 
     def _stat(self) -> tuple[int, int, int]:
         try:
-            status = os.stat(self._public / "metadata" / "timestamp.json")
+            status = os.stat(self._timestamp)
         except OSError as error:
             raise _unreadable("timestamp.json", error.strerror or str(error)) from error
         return (status.st_ino, status.st_mtime_ns, status.st_size)

@@ -79,10 +79,16 @@ class PollLog:
         self._database = database
         self._seen: dict[str, Seen] = {}
         self._touched: dict[str, int] = {}
+        self._leaving: dict[str, Seen] = {}  # being written now
         self.loop = Loop("poll log", self.flush, POLL_FLUSH_S)
 
-    def note(self, seen: Seen) -> None:
-        self._seen[seen.device] = seen
+    def note(self, seen: Seen, stored: Device) -> None:
+        """A device polled. `stored`: what the database says of it; mostly just what it says now."""
+        waits = seen.device in self._seen or seen.device in self._leaving
+        if waits or devices.is_news(stored, seen):
+            self._seen[seen.device] = seen
+        else:
+            self.touch(seen.device, seen.seen_at)
 
     def touch(self, device: str, at: int) -> None:
         """A device polled, and said nothing else by it."""
@@ -90,23 +96,26 @@ class PollLog:
 
     def latest(self, device: Device) -> Device:
         """The device as it said last, written or not yet."""
-        seen = self._seen.get(device.id)
+        seen = self._seen.get(device.id) or self._leaving.get(device.id)
         return device if seen is None else devices.after_poll(device, seen)
 
     async def flush(self) -> None:
         """Write what is there; what cannot be written stays for the next time. Unavailable."""
         seen, self._seen = self._seen, {}
         touched, self._touched = self._touched, {}
+        self._leaving = seen
         try:
+            if touched:
+                await self._database.write(lambda connection: devices.touch(connection, touched))
             if seen:
                 rows = tuple(seen.values())
                 await self._database.write(lambda connection: devices.write_polls(connection, rows))
-            if touched:
-                await self._database.write(lambda connection: devices.touch(connection, touched))
         except BaseException:
             self._seen = seen | self._seen
             self._touched = touched | self._touched
             raise
+        finally:
+            self._leaving = {}
 
     @asynccontextmanager
     async def flushing(self) -> AsyncIterator["PollLog"]:
@@ -147,7 +156,7 @@ class PollHandler:
                 f"registered as {known.device.product!r}, not {poll.product!r} - at `$.product`",
             )
         said = _said(poll, now)
-        self.polls.note(said.seen)
+        self.polls.note(said.seen, known.device)
         catalog = await self.catalog.read()
         decision = await answer_poll(self.database, self.board, catalog, known, said, now)
         answer = _answer(decision, now)

@@ -1,10 +1,13 @@
 """What Prometheus may ask: requests, bytes, polls, reports, and which releases the fleet runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from slipstream.server.catalog import Catalog
 
@@ -12,11 +15,28 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 
 
-class Metrics:
-    """The counters of one application, in a registry of their own."""
+@dataclass(frozen=True, slots=True)
+class _Statements(Collector):
+    """Asks for a count that the database keeps itself."""
 
-    def __init__(self) -> None:
+    count: Callable[[], int]
+
+    def collect(self) -> Iterator[Metric]:
+        words = "Statements sent to the database, for whatever reason"
+        yield CounterMetricFamily("slipstream_database_statements", words, value=self.count())
+
+
+class Metrics:
+    """The counters of one application, in a registry of their own.
+
+    `statements`: how many the database has run so far.
+    """
+
+    def __init__(self, statements: Callable[[], int] = lambda: 0) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_Statements(statements))
+        # Their children, which prometheus_client would look for behind a lock at every request.
+        self._counted: dict[tuple[str, str, int], Counter] = {}
         self._requests = Counter(
             "slipstream_requests",
             "HTTP requests answered",
@@ -50,7 +70,11 @@ class Metrics:
     def count_request(self, method: str, route: str, status: int) -> None:
         # Anybody may invent a method; not everybody may invent a time series.
         method = method if method in _METHODS else "other"
-        self._requests.labels(method, route, str(status)).inc()
+        key = (method, route, status)
+        counter = self._counted.get(key)
+        if counter is None:
+            counter = self._counted[key] = self._requests.labels(method, route, str(status))
+        counter.inc()
 
     def count_bytes(self, folder: str, size: int) -> None:
         self._bytes.labels(folder).inc(size)

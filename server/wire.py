@@ -131,6 +131,15 @@ async def read_body(request: web.Request, size_max: int) -> bytes:
         raise refusal(web.HTTPUnsupportedMediaType, "compressed bodies are not taken")
     if request.content_length is not None and request.content_length > size_max:
         raise too_large(size_max, request.content_length)
+    if request.content.is_eof():  # it came with the head, as most do: no need to wait for it
+        raw = request.content.read_nowait()
+        if len(raw) > size_max:
+            raise too_large(size_max, len(raw))
+        return raw
+    return await _read_slowly(request, size_max)
+
+
+async def _read_slowly(request: web.Request, size_max: int) -> bytes:
     raw = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

@@ -77,8 +77,7 @@ class Reception:
 
     async def know(self, device: str, now: int) -> Controller | None:
         """The device as it stands."""
-        async with self.database.reading() as connection:
-            return await controllers.know(connection, device, now)
+        return await self.database.lookup.know_controller(device, now)
 
     async def _register(self, name: str, product: str, now: int) -> Controller:
         # It comes by the gateway or a certificate: nobody has to know this token.

@@ -19,8 +19,8 @@ from slipstream.server.rollout.record import OFFERING
 from slipstream.server.rollout.track import IN_FLIGHT, QUARANTINED, Event, State, class_of, step
 from slipstream.server.store import events
 from slipstream.server.store import holds as places
-from slipstream.server.store.database import insert_into
 from slipstream.server.store.devices import described
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import (
     attempts,
     controllers,

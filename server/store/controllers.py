@@ -1,16 +1,16 @@
 """Devices that speak hawkBit's DDI: what a request has to know of one, and what is kept of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.store import attempts as offers
-from slipstream.server.store import devices as known
 from slipstream.server.store.attempts import Attempt
-from slipstream.server.store.database import insert_into
-from slipstream.server.store.devices import Device
+from slipstream.server.store.devices import COLUMNS, Device
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import attempts, controllers, devices, quarantines
 
 
@@ -40,40 +40,48 @@ class Controller:
         return next((one for one in self.attempts if one.id == number), None)
 
 
+_OWN = (
+    devices.c.token_digest,
+    devices.c.old_digest,
+    devices.c.old_until,
+    controllers.c.since,
+    controllers.c.wants_attributes,
+    controllers.c.auto_confirm_by,
+    controllers.c.auto_confirm_remark,
+    controllers.c.auto_confirm_at,
+)
+_NO_WORD = sa.cast(sa.null(), sa.Text)
+
+
 async def know(connection: AsyncConnection, device: str, now: int) -> Controller | None:
-    """The device of that id, and all that decides about it. One statement: a poll's only one."""
+    """The device of that id, and all that decides about it, in one statement."""
+    return read_known((await connection.execute(known(sa.literal(device)))).all(), now)
+
+
+def known(device: sa.ColumnElement[str]) -> sa.CompoundSelect[Any]:
+    """The query of `know`; a request's own goes through lookup.py.
+
+    A row for each offer (one at least), then one for each release that it refuses: never their
+    product.
+    """
     joined = devices.outerjoin(controllers, controllers.c.device == devices.c.id)
     joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
-    own = (
-        devices.c.token_digest,
-        devices.c.old_digest,
-        devices.c.old_until,
-        controllers.c.since,
-        controllers.c.wants_attributes,
-        controllers.c.auto_confirm_by,
-        controllers.c.auto_confirm_remark,
-        controllers.c.auto_confirm_at,
+    own = sa.select(_NO_WORD, _NO_WORD, *COLUMNS, *_OWN, *offers.COLUMNS).select_from(joined)
+    nothing = [sa.null()] * (len(COLUMNS) + len(_OWN) + len(offers.COLUMNS))
+    refused = sa.select(quarantines.c.release, quarantines.c.reason, *nothing)
+    return sa.union_all(
+        own.where(devices.c.id == device), refused.where(quarantines.c.device == device)
     )
-    rest = [*own, *offers.COLUMNS]
-    absent = sa.cast(sa.null(), sa.Text)
-    # A row for each offer, then one for each release that it refuses: never their product.
-    query = sa.union_all(
-        sa.select(absent, absent, *known.COLUMNS, *rest)
-        .select_from(joined)
-        .where(devices.c.id == device),
-        sa.select(
-            quarantines.c.release,
-            quarantines.c.reason,
-            *([sa.null()] * (len(known.COLUMNS) + len(rest))),
-        ).where(quarantines.c.device == device),
-    )
-    found = (await connection.execute(query)).all()
+
+
+def read_known(found: Sequence[Sequence[Any]], now: int) -> Controller | None:
+    """The rows of `known`, in any order."""
     refused = {row[0]: row[1] for row in found if row[0] is not None}
     rows = [row[2:] for row in found if row[0] is None]
     if not rows:
         return None
-    begin = len(known.COLUMNS)
-    end = begin + len(own)
+    begin = len(COLUMNS)
+    end = begin + len(_OWN)
     token, old, old_until, since, wants, by, remark, at = rows[0][begin:end]
     made = {row[end]: offers.of_row(row[end:]) for row in rows if row[end] is not None}
     return Controller(

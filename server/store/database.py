@@ -32,13 +32,11 @@ from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
 from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX
-from slipstream.server.store import dialect
 from slipstream.server.store.errors import FAILURES, translated
 from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLookup
 from slipstream.server.store.tables import devices
 
 BUSY_TIMEOUT_S = 10
-insert_into = dialect.insert_into  # for the modules that write
 _SQLITE: Final = "sqlite+aiosqlite"
 _POSTGRESQL: Final = "postgresql+asyncpg"
 _MIGRATING: Final = 0x51195712EA  # key of the advisory lock: any number that nobody else uses
@@ -69,6 +67,9 @@ class Database:
         self.lookup = lookup
         self._readers = readers
         self._writer = writer
+        self._statements = 0
+        for engine in {readers, writer}:
+            sa.event.listen(engine.sync_engine, "before_cursor_execute", self._count)
         self._jobs: asyncio.Queue[_Job[Any]] = asyncio.Queue()
         self._writing = asyncio.create_task(self._write_for_ever())
 
@@ -105,6 +106,14 @@ class Database:
         await self.lookup.close()
         await self._readers.dispose()
         await self._writer.dispose()
+
+    @property
+    def statements(self) -> int:
+        """How many statements were run so far, for whatever reason."""
+        return self._statements + self.lookup.statements
+
+    def _count(self, *_event: object) -> None:
+        self._statements += 1
 
     async def check(self) -> None:
         """Raise Unavailable unless the database answers."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.limits import DELTA_TRIES_MAX
-from slipstream.server.store.database import insert_into
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import delta_jobs, devices
 
 

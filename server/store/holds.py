@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from slipstream.server.store.database import insert_into
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import budgets, devices, hold_queues, holds
 
 

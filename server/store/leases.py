@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from slipstream.server.store.database import insert_into
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import leases
 
 

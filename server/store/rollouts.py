@@ -16,7 +16,7 @@ from slipstream.server.rollout.plan import FailureClass, Phase, Plan
 from slipstream.server.rollout.record import OVER, Rollout, Status
 from slipstream.server.rollout.route import Waypoint
 from slipstream.server.rollout.track import FAILURES, State
-from slipstream.server.store.database import insert_into
+from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import attempts, phases, rollouts, waypoints
 
 

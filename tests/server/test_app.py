@@ -151,6 +151,8 @@ def test_metrics(with_fleet, folder):
             "slipstream_timestamp_expiry_seconds 1.893456e+09",
         ):
             assert line in lines, line
+        (asked,) = (one for one in lines if one.startswith("slipstream_database_statements_total"))
+        assert float(asked.split()[1]) > 5
 
     with_fleet(test)
 

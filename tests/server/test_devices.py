@@ -6,7 +6,9 @@ import json
 import pytest
 
 from slipstream.delta.limits import POLL_BYTES_MAX
+from slipstream.server.app import POLLS
 from slipstream.server.store import devices
+from tests.server.conftest import NOW
 
 ROOT_1, ROOT_2 = "1" * 64, "2" * 64
 
@@ -226,6 +228,41 @@ def test_a_poll_is_written_later_and_once(with_fleet):
         assert "token" not in json.dumps(shown)
 
     with_fleet(test)
+
+
+def test_a_device_that_goes_back_to_what_it_said_before_is_known_so(with_fleet):
+    # A poll that says nothing new writes the time alone: it must not leave older news behind it.
+    async def test(fleet):
+        token, polls = await fleet.add("d1"), fleet.client.server.app[POLLS]
+
+        async def says(release):
+            assert (await fleet.poll(token, "d1", release=release, counter=1)).status == 200
+
+        async def stored():
+            return (await fleet.read(devices.find, "d1")).release
+
+        await says("1.0")
+        await polls.flush()
+        await says("2.0")
+        await says("1.0")
+        await polls.flush()
+        assert await stored() == "1.0"
+        await says("2.0")
+        flushing = asyncio.create_task(polls.flush())
+        await asyncio.sleep(0)
+        polls.note(seen_of("1.0"), await fleet.read(devices.find, "d1"))
+        await flushing
+        await polls.flush()
+        assert await stored() == "1.0"
+        polls.note(seen_of("1.0", NOW + 7), await fleet.read(devices.find, "d1"))
+        await polls.flush()
+        assert (await fleet.read(devices.find, "d1")).seen_at == NOW + 7
+
+    with_fleet(test)
+
+
+def seen_of(release, at=NOW):
+    return devices.Seen("d1", at, None, release, 1, None, trial=False, slots="[]")
 
 
 def test_polls_are_written_at_shutdown(with_fleet, tmp_path):
