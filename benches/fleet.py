@@ -49,6 +49,7 @@ RANGE_BYTES = 1 << 20
 RATE_PER_S = 100_000 / 300
 MEMBERS = 200  # devices of the rollout's first phase, in a fleet that has three times as many
 ROUNDS = 3
+POLLS_PER_DEVICE = 10  # in a round: a device may ask 5 times a second, 100 times at once
 ROLLOUTS_SEEN_S = 1.5  # a server looks for others' every second
 
 
@@ -139,6 +140,7 @@ def plan(name: str, members: int) -> Plan:
 
 
 async def measure_idle(server: Server, row: Row, polls: int, seconds: float) -> None:
+    polls = min(polls, POLLS_PER_DEVICE * row.devices)
     chance = random.Random(2)
     some = [chance.randrange(row.devices) for _ in range(5000)]
     native = [idle_poll_of(one) for one in some if not speaks_ddi(one)]

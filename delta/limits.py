@@ -309,6 +309,11 @@ FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
 # --- the fleet's database
 DATABASE_READERS = 8  # connections that read at the same time, of one server
 WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
+LOCK_TIMEOUT_S = 3  # for a row, or its turn to write, of PostgreSQL: then others go first
+LOCK_MISSES_MAX = 2  # writes of a batch that wait so long, one after the other; the rest try later
+STATEMENT_TIMEOUT_S = (
+    20  # of PostgreSQL, for one statement: it is gone, or too busy to serve devices
+)
 BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 LOOP_STALLED_S = 60.0  # a background task that got nothing done for so long fails /healthz
 LOOP_BACKOFF_S_MAX = 15.0  # between tries of one that fails

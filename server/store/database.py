@@ -31,15 +31,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
-from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX
-from slipstream.server.store.errors import FAILURES, translated
+from slipstream.delta.limits import (
+    DATABASE_READERS,
+    LOCK_MISSES_MAX,
+    LOCK_TIMEOUT_S,
+    STATEMENT_TIMEOUT_S,
+    WRITE_BATCH_MAX,
+)
+from slipstream.server.store.errors import (
+    FAILURES,
+    is_contended,
+    is_gone,
+    translated,
+    unavailable,
+)
 from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLookup
 from slipstream.server.store.tables import devices
 
 BUSY_TIMEOUT_S = 10
 _SQLITE: Final = "sqlite+aiosqlite"
 _POSTGRESQL: Final = "postgresql+asyncpg"
-_MIGRATING: Final = 0x51195712EA  # key of the advisory lock: any number that nobody else uses
+# Keys of advisory locks: any numbers that nobody else uses.
+_MIGRATING: Final = 0x51195712EA
+_WRITING: Final = 0x51195712EB
 _T = TypeVar("_T")
 Act = Callable[[AsyncConnection], Awaitable[_T]]
 
@@ -90,7 +104,19 @@ class Database:
         """A database whose tables are this version's. Needs a running loop; asks nothing yet."""
         if url.drivername == _POSTGRESQL:
             engine = create_async_engine(
-                url, pool_size=DATABASE_READERS, pool_pre_ping=True, hide_parameters=True
+                url,
+                pool_size=DATABASE_READERS,
+                pool_pre_ping=True,
+                hide_parameters=True,
+                connect_args={
+                    "timeout": BUSY_TIMEOUT_S,
+                    "command_timeout": STATEMENT_TIMEOUT_S,
+                    "server_settings": {
+                        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+                        # A server that stopped in the middle of its turn holds nobody up for ever.
+                        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S}s",
+                    },
+                },
             )
             return cls(engine, engine, PostgresqlLookup(url))
         readers = _sqlite_engine(url, "BEGIN", DATABASE_READERS)
@@ -139,20 +165,38 @@ class Database:
             while not self._jobs.empty() and len(jobs) < WRITE_BATCH_MAX:
                 jobs.append(self._jobs.get_nowait())
             try:
-                if len(jobs) > 1 and await self._write_together(jobs):
-                    continue
-                for job in jobs:
-                    await self._write_one(job)
+                await self._write_all(jobs)
             except asyncio.CancelledError:
                 for job in jobs:
                     job.fail(Unavailable("the server is stopping"))
                 raise
 
-    async def _write_together(self, jobs: list[_Job[Any]]) -> bool:
-        """One transaction for all; False, and nothing changed, if they have to be tried alone."""
+    async def _write_all(self, jobs: list[_Job[Any]]) -> None:
+        """All together; again if another had the turn; then each alone.
+
+        Where the database as a whole does not answer, none is tried alone: each would wait as long
+        as all did together, and the devices with it.
+        """
+        failure: Exception | None = None
+        if len(jobs) > 1:
+            failure = await self._write_together(jobs)
+            if failure is not None and is_contended(failure):
+                failure = await self._write_together(jobs)
+            if failure is None:
+                return
+        misses = 0
+        for job in jobs:
+            if failure is not None and (is_gone(failure) or misses == LOCK_MISSES_MAX):
+                job.fail(unavailable(failure))
+                continue
+            if (alone := await self._write_one(job)) is not None:
+                failure, misses = alone, misses + is_contended(alone)
+
+    async def _write_together(self, jobs: list[_Job[Any]]) -> Exception | None:
+        """One transaction for all. Or why the database refused it, and nothing has changed."""
         settled: list[Callable[[], None]] = []
         try:
-            async with self._writer.begin() as connection:
+            async with self._turn() as connection:
                 for job in jobs:
                     try:
                         async with connection.begin_nested():
@@ -165,21 +209,40 @@ class Database:
                     except Exception as error:  # whatever an act raises is its caller's
                         settled.append(partial(job.fail, error))
         # A full disk may have undone the whole transaction, not just this savepoint.
-        except FAILURES:
-            return False
+        except FAILURES as error:
+            return error
         for tell in settled:
             tell()
-        return True
+        return None
 
-    async def _write_one(self, job: _Job[Any]) -> None:
+    async def _write_one(self, job: _Job[Any]) -> Exception | None:
+        """One transaction for one. Why the database refused it, if it did."""
         try:
-            with translated():
-                async with self._writer.begin() as connection:
-                    result = await job.act(connection)
-        except Exception as error:
+            async with self._turn() as connection:
+                result = await job.act(connection)
+        except IntegrityError as error:
+            job.fail(error)
+        except FAILURES as error:
+            job.fail(unavailable(error))
+            return error
+        except Exception as error:  # whatever an act raises is its caller's
             job.fail(error)
         else:
             job.succeed(result)
+        return None
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes; of all servers on a database, one at a time has one.
+
+        SQLite has no other way. On PostgreSQL two batches that lock the same rows in another order
+        would wait for each other: acts cannot be sorted by the rows that they will touch, but
+        batches can take turns. What waits meanwhile is committed together in the next.
+        """
+        async with self._writer.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITING)))
+            yield connection
 
 
 def parse_url(text: str) -> URL:

@@ -4,7 +4,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from slipstream.delta.errors import Unavailable
 
@@ -13,6 +14,14 @@ try:
 except ImportError:  # only where PostgreSQL is used
     InterfaceError = PostgresError = OSError
 
+_SQLITE_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+# Classes of PostgreSQL's appendix A: connection exceptions, operator intervention (it shuts down).
+_POSTGRESQL_GONE = ("08", "57")
+_POSTGRESQL_CONTENDED = {
+    "40001",
+    "40P01",
+    "55P03",
+}  # not serializable, deadlock, lock not to be had
 FAILURES = (SQLAlchemyError, sqlite3.Error, PostgresError, InterfaceError, OSError, TimeoutError)
 
 
@@ -24,5 +33,31 @@ def translated() -> Iterator[None]:
     except IntegrityError:
         raise
     except FAILURES as error:
-        cause = getattr(error, "orig", None) or error
-        raise Unavailable(f"the database does not answer: {cause}") from error
+        raise unavailable(error) from error
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """What a database's error is told as: it says why."""
+    cause = getattr(error, "orig", None) or error
+    words = str(cause) or type(cause).__name__  # a timeout has none of its own
+    return Unavailable(f"the database does not answer: {words}")
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether the database as a whole gave no answer, so that what else waits would wait in vain."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        error = error.orig if isinstance(error.orig, Exception) else error
+    if isinstance(error, OSError | TimeoutError | PoolTimeout | InterfaceError):
+        return True
+    if isinstance(error, sqlite3.Error):
+        # Extended codes say more in their upper bytes.
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_LOCKED
+    return str(getattr(error, "sqlstate", "")).startswith(_POSTGRESQL_GONE)
+
+
+def is_contended(error: Exception) -> bool:
+    """Whether PostgreSQL gave the turn to another: the same statements may well pass again."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "sqlstate", None) in _POSTGRESQL_CONTENDED
