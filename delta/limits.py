@@ -265,11 +265,15 @@ WEBHOOK_TIMEOUT_S = 10.0
 WEBHOOK_TRIES_MAX = 17  # 5 s, doubled up to 6 h: given up after 29 hours
 WEBHOOK_DELAY_S = 5
 WEBHOOK_DELAY_S_MAX = 6 * 3600
-WEBHOOK_BATCH_MAX = 50  # looked at in one turn
+WEBHOOK_BATCH_MAX = 50  # of one webhook, in one turn
+WEBHOOK_REST_S_MAX = (
+    300  # one that fails is tried again after so long at most, with its oldest delivery
+)
 WEBHOOK_TICK_S = 1.0
 WEBHOOK_ROUND_S = 10.0  # a webhook's turn: nothing is begun later than this, ...
 WEBHOOK_LEASE_S = 30  # ... so that a turn is over before the lease is
 DELIVERIES_KEPT_S = 7 * 86_400
+FORGET_S = 3600  # between looks for what is older than it is kept
 FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
 
 # --- the fleet's database
