@@ -278,6 +278,11 @@ FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
 
 # --- the fleet's database
 DATABASE_READERS = 8  # connections that read at the same time, of one server
+DATABASE_CONNECT_S = 5.0  # PostgreSQL's: TCP alone would take a quarter of an hour to give up
+DATABASE_ANSWER_S = 10.0  # one statement
+DATABASE_BATCH_S = 25.0  # writes that are committed together: then none of them is waited for
+DATABASE_CLOSE_S = 10.0  # what still waits at the end is written in this time, or refused
+WRITES_WAITING_MAX = 4096  # of one server: more are refused, and devices come again
 WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
 BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 LOOP_STALLED_S = 60.0  # a background task that got nothing done for so long fails /healthz

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
-from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX
+from slipstream.delta.limits import (
+    DATABASE_ANSWER_S,
+    DATABASE_BATCH_S,
+    DATABASE_CLOSE_S,
+    DATABASE_CONNECT_S,
+    DATABASE_READERS,
+    WRITE_BATCH_MAX,
+    WRITES_WAITING_MAX,
+)
 from slipstream.server.store import dialect
 from slipstream.server.store.errors import FAILURES, translated
 from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLookup
@@ -65,11 +73,21 @@ class _Job(Generic[_T]):
 class Database:
     """One open database. Use `open`, and `close` at the end."""
 
-    def __init__(self, readers: AsyncEngine, writer: AsyncEngine, lookup: Lookup) -> None:
+    def __init__(
+        self,
+        readers: AsyncEngine,
+        writer: AsyncEngine,
+        lookup: Lookup,
+        *,
+        batch_s: float | None = None,
+    ) -> None:
+        """`batch_s`: how long a transaction may take, where the database can vanish."""
         self.lookup = lookup
         self._readers = readers
         self._writer = writer
-        self._jobs: asyncio.Queue[_Job[Any]] = asyncio.Queue()
+        self._batch_s = batch_s
+        self._jobs: asyncio.Queue[_Job[Any]] = asyncio.Queue(WRITES_WAITING_MAX)
+        self._given_up: set[asyncio.Task[Any]] = set()
         self._writing = asyncio.create_task(self._write_for_ever())
 
     @classmethod
@@ -88,24 +106,37 @@ class Database:
     def connect(cls, url: URL) -> "Database":
         """A database whose tables are this version's. Needs a running loop; asks nothing yet."""
         if url.drivername == _POSTGRESQL:
-            engine = create_async_engine(url, pool_size=DATABASE_READERS, pool_pre_ping=True)
-            return cls(engine, engine, PostgresqlLookup(url))
+            waits = {"timeout": DATABASE_CONNECT_S, "command_timeout": DATABASE_ANSWER_S}
+            engine = create_async_engine(
+                url,
+                pool_size=DATABASE_READERS,
+                pool_pre_ping=True,
+                pool_timeout=DATABASE_ANSWER_S,
+                connect_args=waits,
+            )
+            return cls(engine, engine, PostgresqlLookup(url), batch_s=DATABASE_BATCH_S)
         readers = _sqlite_engine(url, "BEGIN", DATABASE_READERS)
         return cls(readers, _sqlite_engine(url, "BEGIN IMMEDIATE", 1), SqliteLookup(url))
 
     async def close(self) -> None:
-        """Write what waits, then close."""
-        while not self._jobs.empty():
-            await asyncio.sleep(0)
+        """Write what waits, then close: within twice DATABASE_CLOSE_S, whatever the database does."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._jobs.join(), DATABASE_CLOSE_S)
         self._writing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._writing
+        self._refuse_waiting("the server is stopping")
         await self.lookup.close()
-        await self._readers.dispose()
-        await self._writer.dispose()
+        for engine in (self._readers, self._writer):
+            with contextlib.suppress(TimeoutError):
+                await self._within(DATABASE_CLOSE_S / 2, engine.dispose())
 
     async def check(self) -> None:
         """Raise Unavailable unless the database answers."""
+        with translated():
+            await self._within(self._batch_s and DATABASE_ANSWER_S, self._ask())
+
+    async def _ask(self) -> None:
         async with self.reading() as connection:
             await connection.execute(sa.select(devices.c.id).limit(1))
 
@@ -117,9 +148,15 @@ class Database:
                 yield connection
 
     async def write(self, act: Act[_T]) -> _T:
-        """What `act` returns once it is durable; what it raises, and then nothing has changed."""
+        """What `act` returns once it is durable; what it raises, and then nothing has changed.
+
+        Raises Unavailable, too, for a database that has not answered in time: then it may have.
+        """
         job = _Job(act)
-        self._jobs.put_nowait(job)
+        try:
+            self._jobs.put_nowait(job)
+        except asyncio.QueueFull:
+            raise Unavailable(f"{WRITES_WAITING_MAX} writes wait for the database") from None
         return await job.done
 
     async def _write_for_ever(self) -> None:
@@ -128,14 +165,56 @@ class Database:
             while not self._jobs.empty() and len(jobs) < WRITE_BATCH_MAX:
                 jobs.append(self._jobs.get_nowait())
             try:
-                if len(jobs) > 1 and await self._write_together(jobs):
-                    continue
+                # Whoever has gone away in the queue has been told nothing: it is not begun.
+                await self._write([job for job in jobs if not job.done.done()])
+            except TimeoutError:
+                reason = "the database does not answer"
                 for job in jobs:
-                    await self._write_one(job)
+                    job.fail(Unavailable(reason))
+                self._refuse_waiting(reason)  # they would wait as long, one batch after the other
             except asyncio.CancelledError:
                 for job in jobs:
                     job.fail(Unavailable("the server is stopping"))
                 raise
+            finally:
+                for _ in jobs:
+                    self._jobs.task_done()
+
+    async def _write(self, jobs: list[_Job[Any]]) -> None:
+        """Settle all of them. TimeoutError: the database has vanished."""
+        if len(jobs) > 1 and await self._within(self._batch_s, self._write_together(jobs)):
+            return
+        for job in jobs:
+            await self._within(self._batch_s, self._write_one(job))
+
+    def _refuse_waiting(self, reason: str) -> None:
+        while not self._jobs.empty():
+            self._jobs.get_nowait().fail(Unavailable(reason))
+            self._jobs.task_done()
+
+    async def _within(self, seconds: float | None, work: Coroutine[Any, Any, _T]) -> _T:
+        """What `work` returns; TimeoutError after so long, whatever it still waits for.
+
+        It is not waited for any more then: to end a transaction takes an answer as well.
+        """
+        if seconds is None:
+            return await work
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+                self._given_up.add(task)
+                task.add_done_callback(self._forget)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody asks any more
 
     async def _write_together(self, jobs: list[_Job[Any]]) -> bool:
         """One transaction for all; False, and nothing changed, if they have to be tried alone."""
@@ -153,8 +232,11 @@ class Database:
                         raise
                     except Exception as error:  # whatever an act raises is its caller's
                         settled.append(partial(job.fail, error))
-        # A full disk may have undone the whole transaction, not just this savepoint.
-        except FAILURES:
+        except TimeoutError:
+            raise
+        # A full disk may have undone the whole transaction, not just this savepoint; a driver may
+        # raise what it never said it would.
+        except Exception:
             return False
         for tell in settled:
             tell()
@@ -167,6 +249,8 @@ class Database:
                     result = await job.act(connection)
         except Exception as error:
             job.fail(error)
+            if isinstance(error.__cause__, TimeoutError):
+                raise TimeoutError from error
         else:
             job.succeed(result)
 

@@ -9,21 +9,21 @@ one device are in memory or one page away: a thread's hand-over costs more than 
 PostgreSQL answers over connections of its own.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Protocol, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect
 
-from slipstream.delta.limits import DATABASE_READERS
+from slipstream.delta.limits import DATABASE_ANSWER_S, DATABASE_CONNECT_S, DATABASE_READERS
 from slipstream.server.store import devices
 from slipstream.server.store.devices import Known
 from slipstream.server.store.errors import translated
 
-_WAIT_S: Final = 10.0
 _DIGEST, _NOW = (
     sa.bindparam("digest", type_=sa.LargeBinary),
     sa.bindparam("now", type_=sa.BigInteger),
@@ -69,13 +69,14 @@ class PostgresqlLookup:
         self._url = url
         self._text, self._order = _compiled(postgresql.asyncpg.dialect())  # type: ignore[no-untyped-call]
         self._pool: Any = None
+        self._connecting = asyncio.Lock()
 
     async def know(self, digest: bytes, now: int) -> Known | None:
         values = {"digest": digest, "now": now}
         with translated():
-            if self._pool is None:
-                await self._connect()
-            found = await self._pool.fetch(self._text, *(values[name] for name in self._order))
+            pool = self._pool or await self._connect()
+            async with pool.acquire(timeout=DATABASE_ANSWER_S) as connection:
+                found = await connection.fetch(self._text, *(values[name] for name in self._order))
         return devices.read_known([tuple(row) for row in found])
 
     async def close(self) -> None:
@@ -83,22 +84,27 @@ class PostgresqlLookup:
             self._pool.terminate()  # they only read: there is nothing to finish
             self._pool = None
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Any:
         import asyncpg  # noqa: PLC0415 - only where PostgreSQL is used
 
         async def leave(_connection: object) -> None: ...
 
         _, words = postgresql.asyncpg.dialect().create_connect_args(self._url)  # type: ignore[no-untyped-call]
         words = {key: value for key, value in words.items() if not key.startswith("prepared_")}
-        self._pool = asyncpg.create_pool(
-            **words,
-            min_size=1,
-            max_size=DATABASE_READERS,
-            reset=leave,
-            command_timeout=_WAIT_S,
-            server_settings={"jit": "off"},  # it would compile for longer than the query runs
-        )
-        await self._pool
+        async with self._connecting:
+            if self._pool is None:
+                # Kept once it is open: one that could not be opened would never be.
+                self._pool = await asyncpg.create_pool(
+                    **words,
+                    min_size=1,
+                    max_size=DATABASE_READERS,
+                    reset=leave,
+                    timeout=DATABASE_CONNECT_S,
+                    command_timeout=DATABASE_ANSWER_S,
+                    # It would compile for longer than the query runs.
+                    server_settings={"jit": "off"},
+                )
+            return self._pool
 
 
 def _open_to_read(path: str) -> sqlite3.Connection:
