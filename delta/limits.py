@@ -288,6 +288,9 @@ BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 LOOP_STALLED_S = 60.0  # a background task that got nothing done for so long fails /healthz
 LOOP_BACKOFF_S_MAX = 15.0  # between tries of one that fails
 ENGINE_TICK_S = 1.0  # a verdict comes at most so long after the report that decides it
+FINISHED_LOOK_S = (
+    60  # between looks at finished rollouts to which nothing has happened: silence alone
+)
 ENGINE_SPACING_S = 0.2  # between looks that reports ask for
 ENGINE_LEASE_S = 15  # a server that died is followed by another within this
 CROWDED_S = 3600  # a device that waits for room asks for it at least so often

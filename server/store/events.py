@@ -86,6 +86,13 @@ async def newest_id(connection: AsyncConnection) -> int:
     return int((await connection.execute(sa.select(sa.func.max(events.c.id)))).scalar() or 0)
 
 
+async def stirred_after(connection: AsyncConnection, after: int) -> frozenset[int]:
+    """Rollouts with events behind an id."""
+    query = sa.select(events.c.rollout).distinct()
+    rows = await connection.execute(query.where(events.c.id > after, events.c.rollout.is_not(None)))
+    return frozenset(row[0] for row in rows)
+
+
 async def _newest(
     connection: AsyncConnection,
     condition: sa.ColumnElement[bool],
