@@ -206,6 +206,8 @@ QUARANTINES_PER_DEVICE_MAX = 64  # as many as a poll may name; the oldest is dro
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page
 CENSUS_RELEASES_MAX = 32  # releases counted by name each hour; the rest is "other"
+EVENTS_KEPT_S = 92 * 86_400  # of devices; those of a rollout alone stay with it
+FORGET_ROWS_MAX = 10_000  # of a table, in one look: a write that nobody waits long behind
 CENSUS_KEPT_S = 92 * 86_400  # a quarter: at most 71,000 rows
 CHART_S = 7 * 86_400  # how far back "versions over time" looks
 

@@ -20,6 +20,7 @@ from slipstream.delta.limits import (
     ENGINE_LEASE_S,
     ENGINE_SPACING_S,
     ENGINE_TICK_S,
+    EVENTS_KEPT_S,
     FINISHED_LOOK_S,
     LISTEN_GAP_S,
     SOAK_NOTE_S,
@@ -109,7 +110,7 @@ class Engine:
             lambda connection: listening.note(connection, now, self.gap_s)
         )
         if census.hour_of(now) != self._hour:
-            await self.database.write(lambda connection: census.take(connection, now))
+            await self._keep_house(now)
             self._hour = census.hour_of(now)
         await self.board.refresh()
         stir = await self._stir(now)
@@ -122,6 +123,12 @@ class Engine:
         await self._free_places(now)
         if any(moved):
             await self.board.refresh()
+
+    async def _keep_house(self, now: int) -> None:
+        """What is due once an hour: the census, and what is older than it is kept."""
+        await self.database.write(lambda connection: census.take(connection, now))
+        await self.database.write(lambda connection: events.forget(connection, now - EVENTS_KEPT_S))
+        await self.database.write(holds.forget_queues)
 
     async def _stir(self, now: int) -> "_Stir":
         """To which rollouts something has happened since the last look.

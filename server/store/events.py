@@ -7,6 +7,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.delta.limits import FORGET_ROWS_MAX
 from slipstream.server.store import webhooks
 from slipstream.server.store.tables import events
 
@@ -45,6 +46,18 @@ async def add(
     number = (await connection.execute(statement.returning(events.c.id))).scalar_one()
     event = Event(number, at, kind, device, rollout, text)
     await webhooks.enqueue(connection, kind, msgspec.json.encode(event).decode(), at)
+
+
+async def forget(connection: AsyncConnection, before: int) -> int:
+    """Drop the oldest events of devices that are from before `before`: how many of them.
+
+    It looks at FORGET_ROWS_MAX rows, however many there are: ids rise with time.
+    """
+    of_devices = events.c.device.is_not(None)
+    oldest = sa.select(events.c.id, events.c.at).where(of_devices).order_by(events.c.id)
+    rows = oldest.limit(FORGET_ROWS_MAX).subquery()
+    old = sa.select(rows.c.id).where(rows.c.at < before)
+    return (await connection.execute(sa.delete(events).where(events.c.id.in_(old)))).rowcount
 
 
 async def list_after(connection: AsyncConnection, after: int, *, limit: int) -> tuple[Event, ...]:
