@@ -206,6 +206,8 @@ QUARANTINES_PER_DEVICE_MAX = 64  # as many as a poll may name; the oldest is dro
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page
 CENSUS_RELEASES_MAX = 32  # releases counted by name each hour; the rest is "other"
+EVENTS_KEPT_S = 92 * 86_400  # of devices; those of a rollout alone stay with it
+FORGET_ROWS_MAX = 10_000  # of a table, in one look: a write that nobody waits long behind
 CENSUS_KEPT_S = 92 * 86_400  # a quarter: at most 71,000 rows
 CHART_S = 7 * 86_400  # how far back "versions over time" looks
 
@@ -299,25 +301,34 @@ WEBHOOK_TIMEOUT_S = 10.0
 WEBHOOK_TRIES_MAX = 17  # 5 s, doubled up to 6 h: given up after 29 hours
 WEBHOOK_DELAY_S = 5
 WEBHOOK_DELAY_S_MAX = 6 * 3600
-WEBHOOK_BATCH_MAX = 50  # looked at in one turn
+WEBHOOK_BATCH_MAX = 50  # of one webhook, in one turn
+WEBHOOK_REST_S_MAX = (
+    300  # one that fails is tried again after so long at most, with its oldest delivery
+)
 WEBHOOK_TICK_S = 1.0
 WEBHOOK_ROUND_S = 10.0  # a webhook's turn: nothing is begun later than this, ...
 WEBHOOK_LEASE_S = 30  # ... so that a turn is over before the lease is
 DELIVERIES_KEPT_S = 7 * 86_400
+FORGET_S = 3600  # between looks for what is older than it is kept
 FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
 
 # --- the fleet's database
 DATABASE_READERS = 8  # connections that read at the same time, of one server
+DATABASE_CONNECT_S = 5.0  # PostgreSQL's: TCP alone would take a quarter of an hour to give up
+DATABASE_ANSWER_S = 10.0  # one statement
+DATABASE_BATCH_S = 25.0  # writes that are committed together: then none of them is waited for
+DATABASE_CLOSE_S = 10.0  # what still waits at the end is written in this time, or refused
+WRITES_WAITING_MAX = 4096  # of one server: more are refused, and devices come again
 WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
 LOCK_TIMEOUT_S = 3  # for a row, or its turn to write, of PostgreSQL: then others go first
 LOCK_MISSES_MAX = 2  # writes of a batch that wait so long, one after the other; the rest try later
-STATEMENT_TIMEOUT_S = (
-    20  # of PostgreSQL, for one statement: it is gone, or too busy to serve devices
-)
 BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 LOOP_STALLED_S = 60.0  # a background task that got nothing done for so long fails /healthz
 LOOP_BACKOFF_S_MAX = 15.0  # between tries of one that fails
 ENGINE_TICK_S = 1.0  # a verdict comes at most so long after the report that decides it
+FINISHED_LOOK_S = (
+    60  # between looks at finished rollouts to which nothing has happened: silence alone
+)
 ENGINE_SPACING_S = 0.2  # between looks that reports ask for
 ENGINE_LEASE_S = 15  # a server that died is followed by another within this
 CROWDED_S = 3600  # a device that waits for room asks for it at least so often

@@ -53,11 +53,15 @@ class Forbidden(SlipstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls. `session`: digest of the browser's session; None for a token."""
+    """Who calls. `session`: digest of the browser's session; None for a token.
+
+    `expires_at`: when that token ends, in seconds since 1970; None: it does not.
+    """
 
     actor: str
     role: Role
     session: bytes | None = None
+    expires_at: int | None = None
 
 
 def authorise(identity: Identity, deed: Deed) -> None:

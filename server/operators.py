@@ -7,7 +7,8 @@
     GET    /v1/releases                                       ->  200 {"releases": [...], ...}
 
 They take the operator's token as Bearer only: a browser that knows it as a Basic password
-would send it with a form that any other page submits.
+would send it with a form that any other page submits. Changes are in the audit log, as those of
+/api/v1 are.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from typing import Any
 import msgspec
 import structlog
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.limits import PAGE_ROWS_MAX, POLL_BYTES_MAX
+from slipstream.server.access import INSTALLATION
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.devices import PollLog
-from slipstream.server.store import devices, reports
+from slipstream.server.store import audit, devices, reports
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Device
 from slipstream.server.store.reports import Report
@@ -78,11 +81,17 @@ class OperatorHandler:
         new = await read_json(request, DeviceEntry, POLL_BYTES_MAX)
         token = make_token()
         digest, now = hash_token(token), self.now()
-        if not await self.database.write(
-            lambda connection: devices.add(
-                connection, new.id, new.product, new.channel, digest, now
+
+        async def act(connection: AsyncConnection) -> bool:
+            if not await devices.add(connection, new.id, new.product, new.channel, digest, now):
+                return False
+            after = msgspec.json.encode(new).decode()
+            await audit.append(
+                connection, now, INSTALLATION, "device.add", f"device {new.id}", after=after
             )
-        ):
+            return True
+
+        if not await self.database.write(act):
             raise refusal(web.HTTPConflict, f"device {new.id!r} exists")
         _log.info("device added", device=new.id, product=new.product, channel=new.channel)
         return answer_json({"id": new.id, "token": token}, status=201)
@@ -90,7 +99,15 @@ class OperatorHandler:
     async def _remove_device(self, request: web.Request) -> web.Response:
         check_operator(request, self.token_digest)
         device = request.match_info["id"]
-        if not await self.database.write(lambda connection: devices.remove(connection, device)):
+
+        async def act(connection: AsyncConnection) -> bool:
+            if not await devices.remove(connection, device):
+                return False
+            what = f"device {device}"
+            await audit.append(connection, self.now(), INSTALLATION, "device.remove", what)
+            return True
+
+        if not await self.database.write(act):
             raise refusal(web.HTTPNotFound, f"no device {device!r}")
         _log.info("device removed", device=device)
         return web.Response(status=204)

@@ -237,7 +237,7 @@ async def list_tokens(world: World, call: Call) -> Answer:
 async def add_token(world: World, call: Call) -> Act:
     """Make an API token. It acts for its user, with its own role or the user's where that is less.
 
-    The secret is shown once; a repeated call with the same Idempotency-Key has it null.
+    Made with a token that ends, it ends no later. The secret is shown once; a repeated call with the same Idempotency-Key has it null.
     """
     body: NewToken = call.body
     name = _owner(call.identity, body.user)
@@ -250,6 +250,9 @@ async def add_token(world: World, call: Call) -> Act:
         raise Forbidden(f"the token cannot be above {granted.value}", got=body.role.value)
     secret = make_token()
     expires_at = None if body.days is None else min(COUNTER_MAX, call.now + body.days * 86_400)
+    end = call.identity.expires_at
+    if end is not None and (expires_at is None or expires_at > end):
+        expires_at = end  # whoever has a token for a day shall not have it for ever
 
     async def act(connection: AsyncConnection) -> Done:
         if await users.find(connection, name) is None:
@@ -269,7 +272,7 @@ async def add_token(world: World, call: Call) -> Act:
 
 
 async def revoke_token(world: World, call: Call) -> Act:
-    """Revoke an API token: one's own, or with the role admin any."""
+    """Revoke an API token: one's own, or with the role admin any. With a token, none above it."""
     number = int(call.places["token"])
     async with world.database.reading() as connection:
         token = await users.find_token(connection, number)
@@ -277,6 +280,8 @@ async def revoke_token(world: World, call: Call) -> Act:
         raise missing(f"token {number}")
     if token.user != call.identity.actor:
         authorise(call.identity, Deed.ADMINISTER)
+    if call.identity.session is None and token.role.rank > call.identity.role.rank:
+        raise Forbidden("this token cannot revoke one above it", got=call.identity.role.value)
 
     async def act(connection: AsyncConnection) -> Done:
         if not await users.remove_token(connection, number):

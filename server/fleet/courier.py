@@ -12,7 +12,7 @@ import hmac
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
@@ -21,10 +21,12 @@ import structlog
 from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.limits import (
     DELIVERIES_KEPT_S,
+    FORGET_S,
     WEBHOOK_BATCH_MAX,
     WEBHOOK_DELAY_S,
     WEBHOOK_DELAY_S_MAX,
     WEBHOOK_LEASE_S,
+    WEBHOOK_REST_S_MAX,
     WEBHOOK_ROUND_S,
     WEBHOOK_TICK_S,
     WEBHOOK_TIMEOUT_S,
@@ -74,6 +76,7 @@ class Courier:
     now: Callable[[], int]  # seconds since 1970
     holder: str
     _forgotten_at: int = 0
+    _resting: dict[int, tuple[int, int]] = field(default_factory=dict)  # failures, until when
     _session: aiohttp.ClientSession | None = None
 
     def __post_init__(self) -> None:
@@ -101,18 +104,19 @@ class Courier:
     async def deliver(self, session: aiohttp.ClientSession) -> int:
         """Send what is due, if the duty is ours: how many arrived."""
         now = self.now()
+        resting = [webhook for webhook, (_, until) in self._resting.items() if now < until]
         async with self.database.reading() as connection:
-            waiting = await webhooks.due(connection, now, limit=WEBHOOK_BATCH_MAX)
-        if not waiting and now - self._forgotten_at < DELIVERIES_KEPT_S // 100:
+            waiting = await webhooks.due(connection, now, limit=1, resting=resting)
+        forgetting = now - self._forgotten_at >= FORGET_S
+        if not waiting and not forgetting:
             return 0  # an idle look is one statement, and writes nothing
         mine = await self.database.write(
             lambda connection: leases.take(connection, _DUTY, self.holder, now, WEBHOOK_LEASE_S)
         )
         if mine is None:
             return 0
-        self._forgotten_at = now
         async with self.database.reading() as connection:
-            waiting = await webhooks.due(connection, now, limit=WEBHOOK_BATCH_MAX)
+            waiting = await webhooks.due(connection, now, limit=WEBHOOK_BATCH_MAX, resting=resting)
             known = {one.id: one for one in await webhooks.list_all(connection)}
         queues: dict[int, list[Delivery]] = {}
         for one in waiting:
@@ -124,15 +128,20 @@ class Courier:
                 if key in known
             )
         )
-        await self.database.write(
-            lambda connection: webhooks.forget(connection, now - DELIVERIES_KEPT_S)
-        )
+        if forgetting:
+            await self.database.write(
+                lambda connection: webhooks.forget(connection, now - DELIVERIES_KEPT_S)
+            )
+            self._forgotten_at = now
         return sum(arrived)
 
     async def _empty(
         self, session: aiohttp.ClientSession, webhook: Webhook, queue: Sequence[Delivery]
     ) -> int:
-        """Send one after the other, until one fails or the lease may soon be another's."""
+        """Send one after the other, until one fails or the lease may soon be another's.
+
+        One that fails lets the whole webhook rest: whoever is dead is not asked for each delivery.
+        """
         clock = asyncio.get_running_loop().time
         until, arrived = clock() + WEBHOOK_ROUND_S, 0
         for one in queue:
@@ -140,8 +149,12 @@ class Courier:
                 break
             error = await self._send(session, webhook, one)
             if error is not None:
+                fails = self._resting.get(webhook.id, (0, 0))[0]
+                rest_s = min(WEBHOOK_DELAY_S << fails, WEBHOOK_REST_S_MAX)
+                self._resting[webhook.id] = min(fails + 1, 16), self.now() + rest_s
                 await self._note_failed(one, error)
                 break
+            self._resting.pop(webhook.id, None)
             await self._note_delivered(one)
             arrived += 1
         return arrived

@@ -20,6 +20,8 @@ from slipstream.delta.limits import (
     ENGINE_LEASE_S,
     ENGINE_SPACING_S,
     ENGINE_TICK_S,
+    EVENTS_KEPT_S,
+    FINISHED_LOOK_S,
     LISTEN_GAP_S,
     SOAK_NOTE_S,
     TIMEOUTS_MAX,
@@ -34,11 +36,21 @@ from slipstream.server.rollout.offer import closed
 from slipstream.server.rollout.plan import Halting
 from slipstream.server.rollout.record import Act, Rollout, Status
 from slipstream.server.rollout.track import Event
-from slipstream.server.store import attempts, census, holds, leases, listening, rollouts
+from slipstream.server.store import attempts, census, events, holds, leases, listening, rollouts
 from slipstream.server.store.database import Database
 
 _log: Any = structlog.get_logger(__name__)
 _DUTY = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stir:
+    """What had happened at a look: the newest event, and the rollouts that it and others touched."""
+
+    whole_at: int  # the last look at every rollout
+    newest: int
+    rollouts: frozenset[int] = frozenset()
+    whole: bool = False
 
 
 @dataclass
@@ -54,6 +66,7 @@ class Engine:
     _watched: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _soaked: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _hour: int = -1  # of the last census
+    _stirred: "_Stir" = field(default_factory=lambda: _Stir(0, 0))
     _looked_at: float = 0.0  # on the event loop's clock
 
     def __post_init__(self) -> None:
@@ -91,18 +104,44 @@ class Engine:
         if mine is None:
             self._soaked.clear()
             self._watched.clear()
+            self._stirred = _Stir(0, 0)
             return
         self._spans = await self.database.write(
             lambda connection: listening.note(connection, now, self.gap_s)
         )
         if census.hour_of(now) != self._hour:
-            await self.database.write(lambda connection: census.take(connection, now))
+            await self._keep_house(now)
             self._hour = census.hour_of(now)
         await self.board.refresh()
-        moved = [await self._try(one, now, elapsed_s) for one in self.board.view.by_id.values()]
+        stir = await self._stir(now)
+        moved = [
+            await self._try(one, now, elapsed_s)
+            for one in self.board.view.by_id.values()
+            if one.status is not Status.FINISHED or stir.whole or one.id in stir.rollouts
+        ]
+        self._stirred = stir
         await self._free_places(now)
         if any(moved):
             await self.board.refresh()
+
+    async def _keep_house(self, now: int) -> None:
+        """What is due once an hour: the census, and what is older than it is kept."""
+        await self.database.write(lambda connection: census.take(connection, now))
+        await self.database.write(lambda connection: events.forget(connection, now - EVENTS_KEPT_S))
+        await self.database.write(holds.forget_queues)
+
+    async def _stir(self, now: int) -> "_Stir":
+        """To which rollouts something has happened since the last look.
+
+        All offers of the finished ones are not counted every second for as long as they stand.
+        """
+        before = self._stirred
+        async with self.database.reading() as connection:
+            newest = await events.newest_id(connection)
+            if not 0 <= now - before.whole_at < FINISHED_LOOK_S:
+                return _Stir(now, newest, whole=True)
+            found = await events.stirred_after(connection, before.newest)
+        return _Stir(before.whole_at, newest, found)
 
     async def _try(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
         """Move a rollout; one that cannot be moved holds no other."""

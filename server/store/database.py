@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,11 +32,15 @@ from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
 from slipstream.delta.limits import (
+    DATABASE_ANSWER_S,
+    DATABASE_BATCH_S,
+    DATABASE_CLOSE_S,
+    DATABASE_CONNECT_S,
     DATABASE_READERS,
     LOCK_MISSES_MAX,
     LOCK_TIMEOUT_S,
-    STATEMENT_TIMEOUT_S,
     WRITE_BATCH_MAX,
+    WRITES_WAITING_MAX,
 )
 from slipstream.server.store.errors import (
     FAILURES,
@@ -77,14 +81,24 @@ class _Job(Generic[_T]):
 class Database:
     """One open database. Use `open`, and `close` at the end."""
 
-    def __init__(self, readers: AsyncEngine, writer: AsyncEngine, lookup: Lookup) -> None:
+    def __init__(
+        self,
+        readers: AsyncEngine,
+        writer: AsyncEngine,
+        lookup: Lookup,
+        *,
+        batch_s: float | None = None,
+    ) -> None:
+        """`batch_s`: how long a transaction may take, where the database can vanish."""
         self.lookup = lookup
         self._readers = readers
         self._writer = writer
+        self._batch_s = batch_s
         self._statements = 0
         for engine in {readers, writer}:
             sa.event.listen(engine.sync_engine, "before_cursor_execute", self._count)
-        self._jobs: asyncio.Queue[_Job[Any]] = asyncio.Queue()
+        self._jobs: asyncio.Queue[_Job[Any]] = asyncio.Queue(WRITES_WAITING_MAX)
+        self._given_up: set[asyncio.Task[Any]] = set()
         self._writing = asyncio.create_task(self._write_for_ever())
 
     @classmethod
@@ -108,30 +122,33 @@ class Database:
                 pool_size=DATABASE_READERS,
                 pool_pre_ping=True,
                 hide_parameters=True,
+                pool_timeout=DATABASE_ANSWER_S,
                 connect_args={
-                    "timeout": BUSY_TIMEOUT_S,
-                    "command_timeout": STATEMENT_TIMEOUT_S,
+                    "timeout": DATABASE_CONNECT_S,
+                    "command_timeout": DATABASE_ANSWER_S,
                     "server_settings": {
                         "lock_timeout": f"{LOCK_TIMEOUT_S}s",
                         # A server that stopped in the middle of its turn holds nobody up for ever.
-                        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S}s",
+                        "idle_in_transaction_session_timeout": f"{DATABASE_ANSWER_S}s",
                     },
                 },
             )
-            return cls(engine, engine, PostgresqlLookup(url))
+            return cls(engine, engine, PostgresqlLookup(url), batch_s=DATABASE_BATCH_S)
         readers = _sqlite_engine(url, "BEGIN", DATABASE_READERS)
         return cls(readers, _sqlite_engine(url, "BEGIN IMMEDIATE", 1), SqliteLookup(url))
 
     async def close(self) -> None:
-        """Write what waits, then close."""
-        while not self._jobs.empty():
-            await asyncio.sleep(0)
+        """Write what waits, then close: within twice DATABASE_CLOSE_S, whatever the database does."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._jobs.join(), DATABASE_CLOSE_S)
         self._writing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._writing
+        self._refuse_waiting("the server is stopping")
         await self.lookup.close()
-        await self._readers.dispose()
-        await self._writer.dispose()
+        for engine in (self._readers, self._writer):
+            with contextlib.suppress(TimeoutError):
+                await self._within(DATABASE_CLOSE_S / 2, engine.dispose())
 
     @property
     def statements(self) -> int:
@@ -143,6 +160,10 @@ class Database:
 
     async def check(self) -> None:
         """Raise Unavailable unless the database answers."""
+        with translated():
+            await self._within(self._batch_s and DATABASE_ANSWER_S, self._ask())
+
+    async def _ask(self) -> None:
         async with self.reading() as connection:
             await connection.execute(sa.select(devices.c.id).limit(1))
 
@@ -154,9 +175,15 @@ class Database:
                 yield connection
 
     async def write(self, act: Act[_T]) -> _T:
-        """What `act` returns once it is durable; what it raises, and then nothing has changed."""
+        """What `act` returns once it is durable; what it raises, and then nothing has changed.
+
+        Raises Unavailable, too, for a database that has not answered in time: then it may have.
+        """
         job = _Job(act)
-        self._jobs.put_nowait(job)
+        try:
+            self._jobs.put_nowait(job)
+        except asyncio.QueueFull:
+            raise Unavailable(f"{WRITES_WAITING_MAX} writes wait for the database") from None
         return await job.done
 
     async def _write_for_ever(self) -> None:
@@ -165,23 +192,61 @@ class Database:
             while not self._jobs.empty() and len(jobs) < WRITE_BATCH_MAX:
                 jobs.append(self._jobs.get_nowait())
             try:
-                await self._write_all(jobs)
+                # Whoever has gone away in the queue has been told nothing: it is not begun.
+                await self._write_all([job for job in jobs if not job.done.done()])
+            except TimeoutError:
+                reason = "the database does not answer"
+                for job in jobs:
+                    job.fail(Unavailable(reason))
+                self._refuse_waiting(reason)  # they would wait as long, one batch after the other
             except asyncio.CancelledError:
                 for job in jobs:
                     job.fail(Unavailable("the server is stopping"))
                 raise
+            finally:
+                for _ in jobs:
+                    self._jobs.task_done()
+
+    def _refuse_waiting(self, reason: str) -> None:
+        while not self._jobs.empty():
+            self._jobs.get_nowait().fail(Unavailable(reason))
+            self._jobs.task_done()
+
+    async def _within(self, seconds: float | None, work: Coroutine[Any, Any, _T]) -> _T:
+        """What `work` returns; TimeoutError after so long, whatever it still waits for.
+
+        It is not waited for any more then: to end a transaction takes an answer as well.
+        """
+        if seconds is None:
+            return await work
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+                self._given_up.add(task)
+                task.add_done_callback(self._forget)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody asks any more
 
     async def _write_all(self, jobs: list[_Job[Any]]) -> None:
         """All together; again if another had the turn; then each alone.
 
         Where the database as a whole does not answer, none is tried alone: each would wait as long
-        as all did together, and the devices with it.
+        as all did together, and the devices with it. TimeoutError: it has vanished.
         """
         failure: Exception | None = None
         if len(jobs) > 1:
-            failure = await self._write_together(jobs)
+            failure = await self._within(self._batch_s, self._write_together(jobs))
             if failure is not None and is_contended(failure):
-                failure = await self._write_together(jobs)
+                failure = await self._within(self._batch_s, self._write_together(jobs))
             if failure is None:
                 return
         misses = 0
@@ -189,7 +254,8 @@ class Database:
             if failure is not None and (is_gone(failure) or misses == LOCK_MISSES_MAX):
                 job.fail(unavailable(failure))
                 continue
-            if (alone := await self._write_one(job)) is not None:
+            alone = await self._within(self._batch_s, self._write_one(job))
+            if alone is not None:
                 failure, misses = alone, misses + is_contended(alone)
 
     async def _write_together(self, jobs: list[_Job[Any]]) -> Exception | None:
@@ -208,8 +274,11 @@ class Database:
                         raise
                     except Exception as error:  # whatever an act raises is its caller's
                         settled.append(partial(job.fail, error))
-        # A full disk may have undone the whole transaction, not just this savepoint.
-        except FAILURES as error:
+        except TimeoutError:
+            raise
+        # A full disk may have undone the whole transaction, not just this savepoint; a driver may
+        # raise what it never said it would.
+        except Exception as error:
             return error
         for tell in settled:
             tell()
@@ -224,6 +293,8 @@ class Database:
             job.fail(error)
         except FAILURES as error:
             job.fail(unavailable(error))
+            if isinstance(error, TimeoutError):
+                raise
             return error
         except Exception as error:  # whatever an act raises is its caller's
             job.fail(error)

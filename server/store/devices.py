@@ -315,7 +315,10 @@ async def count_seen(connection: AsyncConnection, since: int) -> tuple[int, int,
 
 
 async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> None:
-    """Write what polls said; removed devices are passed over."""
+    """Write what polls said; removed devices are passed over, and those that said more since.
+
+    A server that could not write for a while may come behind another that heard the device later.
+    """
     rows = [
         {("of_device" if key == "device" else key): value for key, value in asdict(one).items()}
         # In one order everywhere: two servers write the same devices at the same time.
@@ -326,7 +329,7 @@ async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> Non
     names = [name for name in Seen.__dataclass_fields__ if name != "device"]
     statement = (
         sa.update(devices)
-        .where(devices.c.id == sa.bindparam("of_device"))
+        .where(devices.c.id == sa.bindparam("of_device"), _not_after(sa.bindparam("seen_at")))
         .values({name: sa.bindparam(name) for name in names})
     )
     await connection.execute(statement, rows)
@@ -351,7 +354,9 @@ async def touch(connection: AsyncConnection, seen: Mapping[str, int]) -> None:
                 .with_for_update(key_share=True)
             )
             await connection.execute(
-                sa.update(devices).where(devices.c.id.in_(some)).values(seen_at=at)
+                sa.update(devices)
+                .where(devices.c.id.in_(some), _not_after(sa.literal(at)))
+                .values(seen_at=at)
             )
 
 
@@ -395,6 +400,10 @@ def after_poll(device: Device, seen: Seen) -> Device:
         trial=seen.trial,
         slots=seen.slots,
     )
+
+
+def _not_after(at: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    return sa.or_(devices.c.seen_at.is_(None), devices.c.seen_at <= at)
 
 
 def _dump_tags(tags: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.delta.limits import FORGET_ROWS_MAX
 from slipstream.server.store import webhooks
 from slipstream.server.store.tables import events
 
@@ -47,6 +48,18 @@ async def add(
     await webhooks.enqueue(connection, kind, msgspec.json.encode(event).decode(), at)
 
 
+async def forget(connection: AsyncConnection, before: int) -> int:
+    """Drop the oldest events of devices that are from before `before`: how many of them.
+
+    It looks at FORGET_ROWS_MAX rows, however many there are: ids rise with time.
+    """
+    of_devices = events.c.device.is_not(None)
+    oldest = sa.select(events.c.id, events.c.at).where(of_devices).order_by(events.c.id)
+    rows = oldest.limit(FORGET_ROWS_MAX).subquery()
+    old = sa.select(rows.c.id).where(rows.c.at < before)
+    return (await connection.execute(sa.delete(events).where(events.c.id.in_(old)))).rowcount
+
+
 async def list_after(connection: AsyncConnection, after: int, *, limit: int) -> tuple[Event, ...]:
     """Events behind an id, oldest first.
 
@@ -84,6 +97,13 @@ async def list_of_kinds(
 async def newest_id(connection: AsyncConnection) -> int:
     """The id of the newest event; 0 without any."""
     return int((await connection.execute(sa.select(sa.func.max(events.c.id)))).scalar() or 0)
+
+
+async def stirred_after(connection: AsyncConnection, after: int) -> frozenset[int]:
+    """Rollouts with events behind an id."""
+    query = sa.select(events.c.rollout).distinct()
+    rows = await connection.execute(query.where(events.c.id > after, events.c.rollout.is_not(None)))
+    return frozenset(row[0] for row in rows)
 
 
 async def _newest(

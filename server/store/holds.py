@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.delta.limits import FORGET_ROWS_MAX
 from slipstream.server.store.dialect import insert_into
 from slipstream.server.store.tables import budgets, devices, hold_queues, holds
 
@@ -65,6 +66,26 @@ async def take(
         )
     )
     return True
+
+
+async def forget_queues(connection: AsyncConnection) -> int:
+    """Drop queues in which nobody holds a place, up to FORGET_ROWS_MAX: how many there were.
+
+    A device names its group to FleetLock as it likes. A queue is made again by who comes next; one
+    that somebody stands in just now is passed over.
+    """
+    held = sa.exists().where(
+        holds.c.label == hold_queues.c.label, holds.c.value == hold_queues.c.value
+    )
+    query = sa.select(hold_queues.c.label, hold_queues.c.value).where(~held)
+    query = query.limit(FORGET_ROWS_MAX).with_for_update(skip_locked=True)
+    empty = [{"of": row.label, "among": row.value} for row in await connection.execute(query)]
+    if empty:
+        statement = sa.delete(hold_queues).where(
+            hold_queues.c.label == sa.bindparam("of"), hold_queues.c.value == sa.bindparam("among")
+        )
+        await connection.execute(statement, empty)
+    return len(empty)
 
 
 async def release(connection: AsyncConnection, device: str, *, rollout: int | None = None) -> bool:

@@ -15,19 +15,18 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect
 
-from slipstream.delta.limits import DATABASE_READERS
+from slipstream.delta.limits import DATABASE_ANSWER_S, DATABASE_CONNECT_S, DATABASE_READERS
 from slipstream.server.store import controllers, devices
 from slipstream.server.store.controllers import Controller
 from slipstream.server.store.devices import Known
 from slipstream.server.store.errors import translated
 
-_WAIT_S: Final = 10.0
 _Rows = Sequence[Sequence[Any]]
 
 
@@ -107,7 +106,8 @@ class PostgresqlLookup(Lookup):
     async def _run(self, text: str, values: list[object]) -> _Rows:
         with translated():
             pool = self._pool or await self._connect()
-            return [tuple(row) for row in await pool.fetch(text, *values)]
+            async with pool.acquire(timeout=DATABASE_ANSWER_S) as connection:
+                return [tuple(row) for row in await connection.fetch(text, *values)]
 
     async def _connect(self) -> Any:
         """The pool, ready; whoever comes while it is made waits for it."""
@@ -119,12 +119,14 @@ class PostgresqlLookup(Lookup):
         words = {key: value for key, value in words.items() if not key.startswith("prepared_")}
         async with self._connecting:
             if self._pool is None:
+                # Kept once it is open: one that could not be opened would never be.
                 self._pool = await asyncpg.create_pool(
                     **words,
                     min_size=1,
                     max_size=DATABASE_READERS,
                     reset=leave,
-                    command_timeout=_WAIT_S,
+                    timeout=DATABASE_CONNECT_S,
+                    command_timeout=DATABASE_ANSWER_S,
                     server_settings={"jit": "off"},  # it would compile for longer than it runs
                 )
             return self._pool

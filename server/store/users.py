@@ -122,14 +122,20 @@ async def by_token(connection: AsyncConnection, digest: bytes, now: int) -> Iden
     """Who a token acts for: with its own role, or its user's where that is less."""
     lasts = sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > now)
     query = (
-        sa.select(users.c.name, users.c.role, api_tokens.c.role.label("token_role"))
+        sa.select(
+            users.c.name,
+            users.c.role,
+            api_tokens.c.role.label("token_role"),
+            api_tokens.c.expires_at,
+        )
         .join(api_tokens, api_tokens.c.user == users.c.name)
         .where(api_tokens.c.digest == digest, lasts)
     )
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None
-    return Identity(row.name, lesser(Role(row.role), Role(row.token_role)))
+    role = lesser(Role(row.role), Role(row.token_role))
+    return Identity(row.name, role, expires_at=row.expires_at)
 
 
 async def add_token(

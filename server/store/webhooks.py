@@ -95,10 +95,23 @@ async def enqueue(
     return (await connection.execute(sa.insert(deliveries).from_select(names, chosen))).rowcount
 
 
-async def due(connection: AsyncConnection, now: int, *, limit: int) -> tuple[Delivery, ...]:
-    """What is to be sent now, the longest due first."""
-    query = sa.select(*_COLUMNS).where(deliveries.c.due_at <= now)
-    rows = await connection.execute(query.order_by(deliveries.c.due_at).limit(limit))
+async def due(
+    connection: AsyncConnection, now: int, *, limit: int, resting: Collection[int] = ()
+) -> tuple[Delivery, ...]:
+    """What is to be sent now, the longest due first: up to `limit` of each webhook.
+
+    Of `resting` webhooks, which failed a moment ago, a test alone: somebody waits for that.
+    """
+    order = (deliveries.c.due_at, deliveries.c.id)
+    place = sa.func.row_number().over(partition_by=deliveries.c.webhook, order_by=order)
+    may = sa.or_(deliveries.c.webhook.not_in(resting), deliveries.c.kind == TEST)
+    ranked = (
+        sa.select(*_COLUMNS, place.label("place")).where(deliveries.c.due_at <= now, may).subquery()
+    )
+    query = sa.select(*(ranked.c[name] for name in Delivery.__dataclass_fields__))
+    rows = await connection.execute(
+        query.where(ranked.c.place <= limit).order_by(ranked.c.due_at, ranked.c.id)
+    )
     return tuple(Delivery(*row) for row in rows)
 
 

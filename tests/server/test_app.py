@@ -6,6 +6,8 @@ from contextlib import closing
 
 import pytest
 
+from slipstream.server.store import audit
+
 ROOT_1, ROOT_2 = "1" * 64, "2" * 64
 
 
@@ -30,6 +32,13 @@ def test_devices_are_registered_listed_and_removed(with_fleet):
         assert rest["next"] is None
         assert (await client.delete("/v1/devices/d1", headers=operator)).status == 204
         assert (await client.delete("/v1/devices/d1", headers=operator)).status == 404
+        # What was refused is no change.
+        rows = await fleet.read(audit.list_before, None, limit=9)
+        assert [(one.entry.actor, one.entry.act, one.entry.object) for one in reversed(rows)] == [
+            ("installation", "device.add", "device d1"),
+            ("installation", "device.add", "device d2"),
+            ("installation", "device.remove", "device d1"),
+        ]
 
     with_fleet(test)
 

@@ -124,6 +124,33 @@ def test_a_token_can_do_no_more_than_its_user(with_each_fleet):
     with_each_fleet(test)
 
 
+def test_a_token_makes_none_that_outlives_it_and_revokes_none_above_it(with_fleet):
+    async def test(fleet):
+        own = await fleet.user("ada", "operator")
+
+        async def make(token, **more):
+            body = {"name": "next", "role": "viewer", **more}
+            status, made = await fleet.api("POST", "/tokens", body, token=token)
+            assert status == 201, made
+            return made
+
+        day = await make(own, days=1)
+        token = {"Authorization": f"Bearer {day['secret']}"}
+        end = NOW + 86_400
+        assert day["token"]["expires_at"] == end
+        for more in ({}, {"days": 2}, {"days": 1}):
+            assert (await make(token, **more))["token"]["expires_at"] == end
+        assert (await make(own))["token"]["expires_at"] is None
+        # The viewer's token and the operator's are of one user.
+        _, listed = await fleet.api("GET", "/tokens", token=own)
+        above = next(one["id"] for one in listed["items"] if one["role"] == "operator")
+        assert (await fleet.api("DELETE", f"/tokens/{above}", token=token))[0] == 403
+        assert (await fleet.api("DELETE", f"/tokens/{day['token']['id']}", token=token))[0] == 204
+        assert (await fleet.api("DELETE", f"/tokens/{above}", token=own))[0] == 204
+
+    with_fleet(test)
+
+
 def test_users(with_fleet):
     async def test(fleet):
         status, made = await fleet.api("POST", "/users", ADA)

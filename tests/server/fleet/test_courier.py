@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from slipstream.delta.limits import (
     DELIVERIES_KEPT_S,
+    WEBHOOK_BATCH_MAX,
     WEBHOOK_DELAY_S,
     WEBHOOK_DELAY_S_MAX,
     WEBHOOK_LEASE_S,
@@ -125,6 +126,45 @@ def test_one_that_is_dead_does_not_hold_the_others(with_database):
             assert "Connect" in dead[1].error
 
     with_database(test)
+
+
+def test_a_crowd_for_one_that_is_dead_does_not_starve_the_others(with_database):
+    async def test(database):
+        times = [100]
+        courier = Courier(database, lambda: times[0], "one")
+        async with receiver() as (url, got), aiohttp.ClientSession() as session:
+
+            async def crowd(connection):
+                dead = await webhooks.add(connection, "http://127.0.0.1:9/", ["failed"], SECRET, 1)
+                await webhooks.add(connection, url, ["rollout"], SECRET, 1)
+                for number in range(WEBHOOK_BATCH_MAX + 1):
+                    await webhooks.enqueue(connection, "failed", f"{number}", 1)
+                return dead
+
+            dead = await database.write(crowd)
+            await database.write(lambda c: happen(c, "rollout", "told"))
+            assert await courier.deliver(session) == 1
+            assert len(got) == 1
+            # The dead one rests as a whole, ever longer; a test is tried at once.
+            for times[0] in range(100, 100 + WEBHOOK_DELAY_S):
+                await courier.deliver(session)
+            tries = await _tries(database, dead)
+            assert tries == 1
+            times[0] = 100 + WEBHOOK_DELAY_S
+            await courier.deliver(session)
+            await courier.deliver(session)
+            assert await _tries(database, dead) == tries + 1
+            await database.write(lambda c: webhooks.enqueue(c, webhooks.TEST, "", 1, only=dead))
+            await courier.deliver(session)
+            assert await _tries(database, dead) == tries + 2
+
+    with_database(test)
+
+
+async def _tries(database, webhook):
+    async with database.reading() as connection:
+        sent = await webhooks.list_of_webhook(connection, webhook, before=None, limit=999)
+    return sum(one.tries for one in sent)
 
 
 def test_it_waits_ever_longer_and_gives_up():

@@ -5,8 +5,9 @@ import json
 from dataclasses import dataclass, field, replace
 
 import pytest
+import sqlalchemy as sa
 
-from slipstream.delta.limits import LISTEN_GAP_S
+from slipstream.delta.limits import FINISHED_LOOK_S, LISTEN_GAP_S
 from slipstream.installer.reports import Failure
 from slipstream.server.catalog import Catalog, ImageOffer, Release
 from slipstream.server.fleet.board import Board
@@ -350,6 +351,36 @@ def test_a_late_fall_back_opens_the_verdict_again(with_rollout):
         found = await fleet.look()
         assert found.status is Status.PAUSED
         assert "not proved any more" in found.reason
+
+    with_rollout(test)
+
+
+def test_offers_of_a_finished_rollout_are_counted_when_something_happens_to_it(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        for _ in range(3):
+            await fleet.confirm(*await fleet.poll_all())
+            await fleet.tick()
+        await fleet.tick()
+        counted = []
+
+        def note(_connection, _cursor, statement, *_):
+            if "FROM attempts" in statement:
+                counted.append(statement)
+
+        sa.event.listen(fleet.database._readers.sync_engine, "before_cursor_execute", note)
+        await fleet.tick()
+        assert counted == []
+        fleet.now += FINISHED_LOOK_S  # silence makes no event
+        await fleet.tick()
+        assert counted
+        await fleet.tick()
+        fleet.runs[min(fleet.runs)] = "1.0"
+        await fleet.poll(min(fleet.runs))
+        counted.clear()
+        await fleet.tick()
+        assert counted
+        assert (await fleet.look()).status is Status.PAUSED
 
     with_rollout(test)
 

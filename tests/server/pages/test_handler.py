@@ -417,7 +417,10 @@ def test_a_draft_is_previewed_and_its_problems_are_shown_at_their_fields(with_fl
     with_fleet(test)
 
 
-def test_a_quarantine_is_lifted(with_fleet):
+def test_a_quarantine_is_lifted(with_fleet, folder):
+    folder.release("2.0", 2)
+    folder.write()
+
     async def test(fleet):
         token = await fleet.add("door-7")
         await fleet.report(token, "door-7", kind="fell_back", release="2.0", reason="no network")

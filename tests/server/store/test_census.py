@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
-from slipstream.delta.limits import CENSUS_KEPT_S, CENSUS_RELEASES_MAX
+import sqlalchemy as sa
+
+from slipstream.delta.limits import CENSUS_KEPT_S, CENSUS_RELEASES_MAX, EVENTS_KEPT_S
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
-from slipstream.server.store import census, devices
+from slipstream.server.store import census, devices, events, holds, tables
 from slipstream.server.store.devices import Seen
 
 NOW = 1_800_000_000 + 1234
@@ -63,3 +65,35 @@ def test_names_are_bounded_and_old_hours_go(with_database):
         assert list(await past(database)) == [census.hour_of(later)]
 
     with_database(test)
+
+
+def test_old_events_of_devices_and_empty_queues_are_forgotten_once_an_hour(with_database):
+    async def test(database):
+        await add(database, {"a": None})
+        times = [NOW]
+        engine = Engine(database, Board(database), lambda: times[0], "one")
+        await engine.tick(1.0)
+
+        async def happen(connection):
+            await events.add(connection, NOW - EVENTS_KEPT_S, "offered", "old", device="a")
+            await events.add(connection, NOW, "offered", "new", device="a")
+            await events.add(connection, NOW - EVENTS_KEPT_S, "rollout", "its own", rollout=1)
+            for value in ("held", "free", "free too"):
+                await holds.take(connection, "group", value, "a", 1, NOW)
+            await connection.execute(sa.delete(tables.holds).where(tables.holds.c.value != "held"))
+
+        await database.write(happen)
+        await engine.tick(1.0)  # the same hour
+        assert len(await _kept(database)) == 6
+        times[0] += census.HOUR_S
+        await engine.tick(1.0)
+        assert await _kept(database) == ["held", "its own", "new"]
+
+    with_database(test)
+
+
+async def _kept(database):
+    async with database.reading() as connection:
+        texts = await connection.execute(sa.select(tables.events.c.text))
+        queues = await connection.execute(sa.select(tables.hold_queues.c.value))
+        return sorted([*texts.scalars(), *queues.scalars()])

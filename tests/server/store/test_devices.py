@@ -169,3 +169,17 @@ def test_a_poll_reads_the_sum_of_what_there_is_and_nothing_of_rollouts_that_are_
         assert len(controller.attempts) == len(Status) + 1
 
     with_database(write(test))
+
+
+def test_a_poll_that_is_written_late_overwrites_no_newer_one(with_database):
+    async def test(connection):
+        await add(connection, "d1")
+        await devices.write_polls(connection, [replace(SEEN, seen_at=400, release="2.0")])
+        await devices.write_polls(connection, [replace(SEEN, seen_at=100, release="1.0")])
+        await devices.touch(connection, {"d1": 399})
+        found = await devices.find(connection, "d1")
+        assert (found.seen_at, found.release) == (400, "2.0")
+        await devices.touch(connection, {"d1": 401})
+        assert (await devices.find(connection, "d1")).seen_at == 401
+
+    with_database(write(test))
