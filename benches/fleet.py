@@ -39,6 +39,7 @@ from benches.fleet_server import (
     serving,
     speaks_ddi,
     token_of,
+    wait_for_phase,
 )
 from benches.poll_load import Connection, at_a_rate, back_to_back, close, connect, post_bytes
 from slipstream.server.rollout.plan import AbortRule, Phase, Plan
@@ -178,13 +179,14 @@ async def measure_rollout(server: Server, row: Row) -> None:
     begun = time.perf_counter()
     await create_rollout(server.database_url, plan("all", row.phase), Status.SCHEDULED, _now())
     row.create_s = time.perf_counter() - begun
-    await asyncio.sleep(2 * ROLLOUTS_SEEN_S)  # until it is seen, and its first phase is open
+    await wait_for_phase(server.database_url)
+    await asyncio.sleep(ROLLOUTS_SEEN_S)
     opened = await connect(server.port, 16)
     begun = time.perf_counter()
     told = await _sweep(opened, row.devices)
     row.sweep_per_s = row.devices / (time.perf_counter() - begun)
     row.offered = len(told)
-    assert row.offered == row.phase, "exposure: the phase, all of it, and nobody else"
+    assert row.offered == row.phase, f"{row.offered} offers in a phase of {row.phase}"
     waiting = next(one for one in range(row.devices) if one not in told and not speaks_ddi(one))
     row.decide_s = await _play(opened, told, waiting, row)
     close(opened)

@@ -4,6 +4,7 @@ Devices are written straight into the database: registering them is not what is 
 polled before, as a fleet at rest has; every fourth speaks hawkBit's DDI.
 """
 
+import asyncio
 import hashlib
 import json
 import os
@@ -163,6 +164,18 @@ async def create_rollout(database_url: str, plan: Plan, status: Status, now: int
     database = Database.connect(parse_url(database_url))
     made = await database.write(lambda connection: rollouts.create(connection, plan, status, now))
     assert made is not None
+    await database.close()
+
+
+async def wait_for_phase(database_url: str) -> None:
+    """Until a phase is open: of 100,000 devices it is drawn for seconds on a busy machine."""
+    database = Database.connect(parse_url(database_url))
+    async with asyncio.timeout(60):
+        while True:
+            async with database.reading() as connection:
+                if any(one.opened for one in await rollouts.load(connection)):
+                    break
+            await asyncio.sleep(0.1)
     await database.close()
 
 
