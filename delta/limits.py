@@ -204,6 +204,7 @@ REASON_CHARS_MAX = 4096  # free text of a report
 SLOTS_MAX = 16  # slots of one device
 QUARANTINES_PER_DEVICE_MAX = 64  # as many as a poll may name; the oldest is dropped for a new one
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
+FACTS_AT_ONCE = 1000  # devices read between two looks at the network: 10 ms
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page
 CENSUS_RELEASES_MAX = 32  # releases counted by name each hour; the rest is "other"
 EVENTS_KEPT_S = 92 * 86_400  # of devices; those of a rollout alone stay with it

@@ -9,6 +9,7 @@ import asyncio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.order import Opening, open_phase
 from slipstream.server.rollout.record import Act, Rollout, step
 from slipstream.server.rollout.rsql import matches
@@ -21,21 +22,18 @@ _log = structlog.get_logger(__name__)
 async def draw_phase(database: Database, rollout: Rollout) -> Opening:
     """The line of the next phase, through the devices as they are now."""
     plan = rollout.plan
+    condition = plan.condition
+    population: list[Facts] = []
     async with database.reading() as connection:
-        found = await devices.list_of_channel(connection, plan.product, plan.channel)
+        async for page in devices.facts_of_channel(connection, plan.product, plan.channel):
+            population.extend(
+                one
+                for one in page
+                if not (one.release == plan.release or (one.counter or 0) >= plan.counter)
+                and matches(condition, one)
+            )
         offered = await attempts.offered_to(connection, rollout.id)
-    return await asyncio.to_thread(_draw, rollout, found, offered)
-
-
-def _draw(rollout: Rollout, found: tuple[devices.Device, ...], offered: frozenset[str]) -> Opening:
-    plan = rollout.plan
-    population = [
-        one
-        for one in (device.facts() for device in found)
-        if matches(plan.condition, one)
-        and not (one.release == plan.release or (one.counter or 0) >= plan.counter)
-    ]
-    return open_phase(plan, rollout.opened, population, offered)
+    return await asyncio.to_thread(open_phase, plan, rollout.opened, population, offered)
 
 
 async def open_phase_as(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from slipstream.delta.limits import PAGE_ROWS_MAX, SAMPLE_MAX
 from slipstream.server.rollout.facts import Facts
@@ -39,16 +40,14 @@ async def list_matching(
 
 async def preview(database: Database, product: str, channel: str, condition: Filter) -> Preview:
     """Count and sample of the devices of a line that match."""
+    whole = 0
+    population: list[Facts] = []
     async with database.reading() as connection:
-        found = await devices.list_of_channel(connection, product, channel)
-    return await asyncio.to_thread(_preview, found, condition)
-
-
-def _preview(found: Sequence[Device], condition: Filter) -> Preview:
-    facts = (one.facts() for one in found)
-    population = tuple(one for one in facts if matches(condition, one))
-    sample = sorted(population, key=lambda one: one.id)[:SAMPLE_MAX]
-    return Preview(population, len(found), tuple(sample))
+        async for page in devices.facts_of_channel(connection, product, channel):
+            whole += len(page)
+            population.extend(one for one in page if matches(condition, one))
+    sample = nsmallest(SAMPLE_MAX, population, key=lambda one: one.id)
+    return Preview(tuple(population), whole, tuple(sample))
 
 
 def _matching(page: Sequence[Device], condition: Filter) -> list[Device]:

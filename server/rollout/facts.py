@@ -19,6 +19,11 @@ SELECTORS = (
     "created",
     "attribute.KEY",
 )
+_FIELD_OF = {
+    **{one: one for one in ("id", "product", "channel", "hardware", "release", "counter", "group")},
+    "seen": "seen_at",
+    "created": "created_at",
+}
 
 
 def check_selector(text: str) -> None:
@@ -53,17 +58,7 @@ class Facts:
             return () if value is None else (value,)
         if selector == "tag":
             return tuple(sorted(self.tags))
-        found = {
-            "id": self.id,
-            "product": self.product,
-            "channel": self.channel,
-            "hardware": self.hardware,
-            "release": self.release,
-            "counter": self.counter,
-            "group": self.group,
-            "seen": self.seen_at,
-            "created": self.created_at,
-        }[selector]
+        found = getattr(self, _FIELD_OF[selector])
         return () if found is None else (str(found),)
 
     def label(self, selector: str) -> str:

@@ -1,13 +1,15 @@
 """Devices: who they are, what their last poll said, what operators say of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.delta.limits import FACTS_AT_ONCE
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.record import OVER
 from slipstream.server.rollout.track import State
@@ -97,15 +99,16 @@ _ON_ITS_WAY: list[sa.ColumnElement[str]] = [
 _ROWS_AT_ONCE = 500  # of eight values each: SQLite takes 32766 in a statement
 
 
+@lru_cache(maxsize=1024)  # a fleet has few different ones, and asks for them at every poll
 def described(tags: str, attributes: str) -> tuple[frozenset[str], Mapping[str, str]]:
     """Tags and attributes from the JSON of their columns."""
-    return (
-        frozenset(msgspec.json.decode(tags, type=list[str])),
-        msgspec.json.decode(attributes, type=dict[str, str]),
-    )
+    return frozenset(_TAGS.decode(tags)), _ATTRIBUTES.decode(attributes)
 
 
 COLUMNS = tuple(devices.c[name] for name in Device.__dataclass_fields__)
+_COLUMN_OF = {"group": "group_name"}  # a word of SQL
+_FACTS = tuple(devices.c[_COLUMN_OF.get(name, name)] for name in Facts.__dataclass_fields__)
+_TAGS, _ATTRIBUTES = msgspec.json.Decoder(list[str]), msgspec.json.Decoder(dict[str, str])
 
 
 async def add(
@@ -281,12 +284,22 @@ async def list_page(
     return tuple(Device(*row) for row in await connection.execute(query))
 
 
-async def list_of_channel(
+async def facts_of_channel(
     connection: AsyncConnection, product: str, channel: str
-) -> tuple[Device, ...]:
-    """Every device of a product's channel: the population that a filter is applied to."""
-    query = sa.select(*COLUMNS).where(devices.c.product == product, devices.c.channel == channel)
-    return tuple(Device(*row) for row in await connection.execute(query))
+) -> AsyncIterator[tuple[Facts, ...]]:
+    """Every device of a product's channel, page by page: the population that a filter is applied to.
+
+    The polls beside it wait for a page at most.
+    """
+    query = sa.select(*_FACTS).where(devices.c.product == product, devices.c.channel == channel)
+    async with connection.stream(query) as found:
+        async for rows in found.partitions(FACTS_AT_ONCE):
+            yield tuple(_facts(*row) for row in rows)
+
+
+def _facts(*row: Any) -> Facts:
+    tags, attributes = described(row[8], row[9])
+    return Facts(*(*row[:8], tags, attributes, *row[10:]))
 
 
 async def count_by_release(connection: AsyncConnection) -> Mapping[str | None, int]:

@@ -279,9 +279,12 @@ async def fill(database: Database, now: int, number: int = 10_000) -> None:
 
     async def act(connection: AsyncConnection) -> None:
         await connection.execute(sa.insert(tables.devices), rows)
-        found = await devices.list_of_channel(connection, "gateway", "stable")
-        found += await devices.list_of_channel(connection, "gateway", "edge")
-        facts = [one.facts() for one in found]
+        facts = [
+            one
+            for channel in ("stable", "edge")
+            async for page in devices.facts_of_channel(connection, "gateway", channel)
+            for one in page
+        ]
         for story in told:
             await _tell(connection, story, facts, now)
         await connection.execute(sa.insert(tables.census), list(history(now, number)))
