@@ -31,6 +31,7 @@ from slipstream.server.devices import PollHandler, PollLog
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.courier import Courier
 from slipstream.server.fleet.engine import Engine
+from slipstream.server.fleet.loop import Loop
 from slipstream.server.fleetlock import FleetLockHandler
 from slipstream.server.gate import Gate, GateSettings
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
@@ -75,6 +76,7 @@ BOARD: web.AppKey[Board] = web.AppKey("board", Board)
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 COURIER: web.AppKey[Courier] = web.AppKey("courier", Courier)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
+LOOPS: web.AppKey[list[Loop]] = web.AppKey("loops", list)
 FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 WAKER: web.AppKey[Waker] = web.AppKey("waker", Waker)
 
@@ -92,14 +94,16 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     app[POLLS] = polls = PollLog(database)
     holder = f"{socket.gethostname()[:40]}-{secrets.token_hex(8)}"
     app[ENGINE] = engine = Engine(database, board, settings.now, holder)
-    app[COURIER] = Courier(database, settings.now, holder)
+    app[COURIER] = courier = Courier(database, settings.now, holder)
     app[FEED] = feed = Feed(database)
     app[WAKER] = waker = Waker(database, board, catalog, polls, settings.now)
+    app[LOOPS] = [one.loop for one in (board, engine, polls, courier, feed)]
     app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed, _waker))
     app.on_shutdown.append(_end_streams)
     if settings.deltas is not None:
         service = DeltaService(database, board, catalog, settings.deltas, settings.now, holder)
         app.cleanup_ctx.append(partial(_deltas, service))
+        app[LOOPS] += service.loops
 
     digest, now = hash_token(settings.operator_token), settings.now
     interval_s = settings.poll_interval_s
@@ -191,9 +195,8 @@ async def _health(request: web.Request) -> web.Response:
             checks[name] = "ok"
         except Unavailable as error:
             checks[name] = str(error)
-    app = request.app
-    loops = (app[BOARD].loop, app[ENGINE].loop, app[POLLS].loop, app[COURIER].loop, app[FEED].loop)
-    checks["tasks"] = "; ".join(filter(None, (one.trouble() for one in loops))) or "ok"
+    troubles = (one.trouble() for one in request.app[LOOPS])
+    checks["tasks"] = "; ".join(filter(None, troubles)) or "ok"
     healthy = all(text == "ok" for text in checks.values())
     return answer_json(
         {"status": "ok" if healthy else "failing", **checks}, status=200 if healthy else 503
@@ -216,6 +219,8 @@ async def _metrics(request: web.Request) -> web.Response:
         catalog = await request.app[CATALOG].read()
     except Unavailable:
         catalog = None  # /healthz says so; the counters are still worth having
+    for loop in request.app[LOOPS]:
+        request.app[METRICS].note_failures(loop.name, loop.failures)
     body = request.app[METRICS].dump(counts, catalog)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 

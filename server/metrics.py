@@ -67,6 +67,16 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._failures = Gauge(
+            "slipstream_task_failures",
+            "Steps of background tasks that failed since the start",
+            ("task",),
+            registry=self.registry,
+        )
+
+    def note_failures(self, task: str, failures: int) -> None:
+        self._failures.labels(task).set(failures)
+
     def count_request(self, method: str, route: str, status: int) -> None:
         # Anybody may invent a method; not everybody may invent a time series.
         method = method if method in _METHODS else "other"

@@ -168,7 +168,9 @@ def test_metrics(with_fleet, folder):
 
 def test_metrics_can_be_opened(with_fleet):
     async def test(fleet):
-        assert (await fleet.client.get("/metrics")).status == 200
+        response = await fleet.client.get("/metrics")
+        assert response.status == 200
+        assert 'slipstream_task_failures{task="engine"} 0.0' in await response.text()
 
     with_fleet(test, open_metrics=True)
 
