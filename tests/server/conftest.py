@@ -157,10 +157,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'fleet.sqlite'}"
-    running: Path = request.getfixturevalue("postgresql")
-    name = f"t{next(_NUMBERS)}"
-    postgres.execute(running, f"CREATE DATABASE {name}")
-    return postgres.url(running, name)
+    make: Callable[[], str] = request.getfixturevalue("new_postgresql")
+    return make()
+
+
+@pytest.fixture
+def new_postgresql(postgresql: Path) -> Callable[[], str]:
+    """Makes an empty database in PostgreSQL and gives its URL."""
+
+    def make() -> str:
+        name = f"t{next(_NUMBERS)}"
+        postgres.execute(postgresql, f"CREATE DATABASE {name}")
+        return postgres.url(postgresql, name)
+
+    return make
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -99,6 +100,11 @@ class Exposure(RuleBasedStateMachine):
 
     url: ClassVar[Callable[[], URL]]
     steps: ClassVar[int] = 0
+    polls: ClassVar[int] = 0
+    restarts: ClassVar[int] = 0
+    kills: ClassVar[int] = 0  # of the restarts
+    reports: ClassVar[Counter[str]] = Counter()  # that arrived, by kind
+    repeats: ClassVar[int] = 0  # of them, those that had come before
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,9 +114,16 @@ class Exposure(RuleBasedStateMachine):
         self.model = Model(BUDGET)
         self.pending: list[Pending] = []
         self.at = type(self).url()
+        self.eye = (
+            sqlite3.connect(str(self.at.database), isolation_level=None)
+            if self.at.drivername.startswith("sqlite")
+            else None
+        )
         self.servers = [self._run(self._start(number)) for number in range(2)]
 
     def teardown(self) -> None:
+        if self.eye is not None:
+            self.eye.close()
         for server in self.servers:
             self._run(server.database.close())
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
@@ -220,9 +233,7 @@ class Exposure(RuleBasedStateMachine):
         gadgets = list(self.model.gadgets.values())
         for gadget in chance.sample(gadgets, chance.randint(0, len(gadgets))):
             server = chance.randrange(2)
-            pending = self._run(self._ask(gadget, self.servers[server]))
-            self._hear(pending, self._run(self._answer(pending)))
-            self.bounded()
+            self._poll(gadget, server)
             if gadget.tasks and chance.random() < 0.8:
                 self._work(gadget, chance.choice(["ok"] * 8 + ["boot", "fetch"]))
             while gadget.outbox and chance.random() < 0.9:
@@ -249,6 +260,7 @@ class Exposure(RuleBasedStateMachine):
             self.pending.append(self._run(self._ask(gadget, self.servers[server])))
 
     async def _ask(self, gadget: Gadget, server: Server) -> Pending:
+        type(self).polls += 1
         at = self.now + server.skew_s
         known = await server.database.lookup.know(gadget.id.encode().ljust(32), at)
         assert known is not None
@@ -271,6 +283,68 @@ class Exposure(RuleBasedStateMachine):
         return await answer_poll(
             server.database, server.board, CATALOG, one.known, one.said, one.at
         )
+
+    @rule(
+        which=_device,
+        server=_server,
+        what=st.sampled_from(["fall back", "describe", "pause"]),
+        told=st.booleans(),
+        site=st.sampled_from("abc"),
+    )
+    def meanwhile(self, which: int, server: int, what: str, told: bool, site: str) -> None:
+        """Between a poll and its answer, what it was decided on changes at the other server."""
+        gadget = self._pick(which, lambda one: bool(one.tasks) is told)
+        if gadget is None:
+            return
+        pending = self._run(self._ask(gadget, self.servers[server]))
+        if what == "fall back":
+            self._fall_back(gadget, 1 - server)
+        elif what == "describe":
+            self.describe(int(gadget.id[1:]), site, "" if gadget.tags else "x")
+        else:
+            self._operate_all(Act.PAUSE, 1 - server)
+        self._hear(pending, self._run(self._answer(pending)))
+        self.bounded()
+        if what == "fall back":
+            self._lift_all(gadget)
+        elif what == "pause":
+            self._operate_all(Act.RESUME, 1 - server)
+
+    @rule(which=_device, server=_server)
+    def fall_back_unasked(self, which: int, server: int) -> None:
+        """A device tells of releases that it got elsewhere, forgets them, and polls."""
+        gadget = self._pick(which, lambda one: not one.tasks)
+        if gadget is not None:
+            self._fall_back(gadget, server)
+            self._poll(gadget, server)
+            self._lift_all(gadget)
+
+    def _fall_back(self, gadget: Gadget, server: int) -> None:
+        for release in {one.plan.release for one in self.model.campaigns.values()}:
+            self._note(gadget, "fell_back", release, None)
+            self._deliver(gadget, gadget.outbox[-1], server)
+
+    def _lift_all(self, gadget: Gadget) -> None:
+        for release in {release for name, release in self.model.refused if name == gadget.id}:
+            self._lift(gadget, release)
+
+    @rule(which=_device, server=_server)
+    def try_again(self, which: int, server: int) -> None:
+        """A device fails and gives its places back; its neighbours poll, then it does again."""
+        gadget = self._pick(which, lambda one: one.tasks)
+        if gadget is None:
+            return
+        self._work(gadget, "fetch")
+        self._deliver(gadget, gadget.outbox[-1], server)
+        for other in self.model.gadgets.values():
+            if other.site == gadget.site and other is not gadget:
+                self._poll(other, server)
+        self._poll(gadget, server)
+
+    def _poll(self, gadget: Gadget, server: int) -> None:
+        pending = self._run(self._ask(gadget, self.servers[server]))
+        self._hear(pending, self._run(self._answer(pending)))
+        self.bounded()
 
     def _hear(self, one: Pending, decision: Decision) -> None:
         gadget, model = one.gadget, self.model
@@ -328,10 +402,7 @@ class Exposure(RuleBasedStateMachine):
         _, release = gadget.tasks[-1]
 
         def note(kind: str, root: str | None = None) -> None:
-            self.keys += 1
-            gadget.outbox.append(
-                {"key": f"k{self.keys}", "kind": kind, "release": release, "root": root}
-            )
+            self._note(gadget, kind, release, root)
 
         if how == "begin":
             note("progress")
@@ -355,11 +426,14 @@ class Exposure(RuleBasedStateMachine):
         """A device that ran a release for some time falls back from it."""
         gadget = self._pick(which, lambda one: one.runs != "1.0")
         if gadget is not None:
-            self.keys += 1
-            gadget.outbox.append(
-                {"key": f"k{self.keys}", "kind": "fell_back", "release": gadget.runs, "root": None}
-            )
+            self._note(gadget, "fell_back", gadget.runs, None)
             gadget.runs = "1.0"
+
+    def _note(self, gadget: Gadget, kind: str, release: str, root: str | None) -> None:
+        self.keys += 1
+        gadget.outbox.append(
+            {"key": f"k{self.keys}", "kind": kind, "release": release, "root": root}
+        )
 
     @rule(which=_device, server=_server, index=st.integers(0, 5), again=st.booleans())
     def send(self, which: int, server: int, index: int, again: bool) -> None:
@@ -377,6 +451,7 @@ class Exposure(RuleBasedStateMachine):
 
     async def _send(self, gadget: Gadget, report: Any, server: Server) -> None:
         kind, release, at = report["kind"], report["release"], self.now + server.skew_s
+        type(self).reports[kind] += 1
         campaigns = [one for one in self.model.campaigns.values() if one.plan.release == release]
         proves = kind == "confirmed" and report["root"] == ROOTS[release]
         if proves:  # before: the answer may be lost
@@ -391,6 +466,7 @@ class Exposure(RuleBasedStateMachine):
             Report(gadget.id, report["key"], kind, release, 2, report["root"], "", "{}", 1, at),
         )
         gadget.heard_at = max(gadget.heard_at, at)
+        type(self).repeats += not heard
         if heard and kind == "fell_back":
             self.model.refused.add((gadget.id, release))
 
@@ -413,7 +489,13 @@ class Exposure(RuleBasedStateMachine):
         if act is Act.ABORT and sure:
             return
         ids = sorted(self.model.campaigns)
-        campaign = self.model.campaigns[ids[which % len(ids)]]
+        self._operate(self.model.campaigns[ids[which % len(ids)]], act, server)
+
+    def _operate_all(self, act: Act, server: int) -> None:
+        for campaign in self.model.campaigns.values():
+            self._operate(campaign, act, server)
+
+    def _operate(self, campaign: Campaign, act: Act, server: int) -> None:
         found = self._run(self._load(self.servers[server], campaign.id))
         with suppress(SlipstreamError):  # its status does not have this act
             engine = self.servers[server].engine
@@ -425,10 +507,13 @@ class Exposure(RuleBasedStateMachine):
     def lift(self, which: int, release: str) -> None:
         gadget = self._pick(which, lambda one: (one.id, release) in self.model.refused)
         if gadget is not None:
-            name = gadget.id
-            self.model.refused.discard((name, release))
-            gadget.failed.discard(release)
-            self._write(0, lambda c: attempts.lift_quarantine(c, name, release, self.now))
+            self._lift(gadget, release)
+
+    def _lift(self, gadget: Gadget, release: str) -> None:
+        name = gadget.id
+        self.model.refused.discard((name, release))
+        gadget.failed.discard(release)
+        self._write(0, lambda c: attempts.lift_quarantine(c, name, release, self.now))
 
     # --- servers and their clocks
 
@@ -494,6 +579,7 @@ class Exposure(RuleBasedStateMachine):
     @rule(server=_server)
     def restart(self, server: int) -> None:
         """Killed, and started again: what polls said and was not written is lost."""
+        type(self).restarts += 1
         skew_s = self.servers[server].skew_s
         self.pending = [one for one in self.pending if one.server is not self.servers[server]]
         self._run(self.servers[server].database.close())
@@ -522,6 +608,7 @@ class Exposure(RuleBasedStateMachine):
                 # Its answer never came: the device will send it again.
                 self._run(self._send(gadget, gadget.outbox[0], one))
         self._after_ticks()
+        type(self).kills += 1
         self.restart(server)
 
     @rule(seconds=st.sampled_from([60, 3000, 4000, 90_000]))
@@ -555,11 +642,8 @@ class Exposure(RuleBasedStateMachine):
             assert count <= BUDGET
 
     async def _select(self, *statements: str) -> list[Any]:
-        if self.at.drivername.startswith("sqlite"):
-            with sqlite3.connect(str(self.at.database)) as connection:
-                found = [connection.execute(one).fetchall() for one in statements]
-            connection.close()
-            return found
+        if self.eye is not None:
+            return [self.eye.execute(one).fetchall() for one in statements]
         async with self.servers[0].database.reading() as connection:
             return [(await connection.execute(sa.text(one))).all() for one in statements]
 
@@ -617,9 +701,32 @@ def sqlite_machine(machine: type[Exposure]) -> Iterator[type[Exposure]]:
             shutil.copyfile(str(empty.database), folder / "fleet.sqlite")
             return parse_url(f"sqlite:///{folder / 'fleet.sqlite'}")
 
-        class Machine(machine):  # type: ignore[valid-type,misc]
-            pass
-
-        Machine.url = staticmethod(url)  # type: ignore[assignment]
         with unthreaded():
-            yield Machine
+            yield _machine_on(url, machine)
+
+
+@contextmanager
+def postgresql_machine(
+    machine: type[Exposure], make: Callable[[], URL]
+) -> Iterator[type[Exposure]]:
+    """The machine on PostgreSQL; `make` gives it a new database for every example."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+    def url() -> URL:
+        made = make()
+
+        async def fill() -> None:
+            await (await Database.open(made.render_as_string(hide_password=False))).close()
+
+        asyncio.run(fill())
+        return made
+
+    yield _machine_on(url, machine)
+
+
+def _machine_on(url: Callable[[], URL], machine: type[Exposure]) -> type[Exposure]:
+    class Machine(machine):  # type: ignore[valid-type,misc]
+        reports: ClassVar[Counter[str]] = Counter()
+
+    Machine.url = staticmethod(url)  # type: ignore[assignment]
+    return Machine

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from slipstream.server.fleet import engine, hear, polls
+from slipstream.server.fleet import hear, moves, polls
 from slipstream.server.rollout import judge
 from slipstream.server.store import attempts, holds, rollouts
 
@@ -117,7 +117,7 @@ FAULTS = (
     Fault(
         "an installed device counts as confirmed",
         rollouts,
-        "tallies",
+        "tallies_of",
         "if state == State.CONFIRMED:",
         "if state in (State.CONFIRMED, State.INSTALLED):",
     ),
@@ -132,8 +132,8 @@ FAULTS = (
         "a phase needs one confirmed device less",
         judge,
         "unmet",
-        "if tally.confirmed >= needed",
-        "if tally.confirmed >= needed - 1",
+        "if confirmed >= wanted:",
+        "if confirmed >= wanted - 1:",
     ),
     Fault(
         "a phase is opened on what was read some time ago",
@@ -152,7 +152,7 @@ FAULTS = (
     ),
     Fault(
         "a phase takes one device more than its share",
-        engine,
+        moves,
         "open_phase",
         "max(0, wanted - taken)",
         "max(0, wanted - taken) + 1",
