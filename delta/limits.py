@@ -275,6 +275,11 @@ FLEETLOCK_SLOTS = 1  # of a group without a budget, as airlock has it
 DATABASE_READERS = 8  # connections that read at the same time, of one server
 WRITE_BATCH_MAX = 64  # writes committed together: a report waits for 63 others at most
 WRITE_TRIES_MAX = 5  # of a write that PostgreSQL lets give way to another server's
+LOCK_TIMEOUT_S = 3  # for a row of PostgreSQL that somebody holds: then others go first
+LOCKED_OUT_MAX = 2  # writes of a batch that wait so long, one after the other; the rest try later
+STATEMENT_TIMEOUT_S = (
+    20  # of PostgreSQL, for one statement: it is gone, or too busy to serve devices
+)
 BOARD_REFRESH_S = 1.0  # how old a server's picture of the rollouts may be
 ENGINE_TICK_S = 1.0  # a verdict comes at most so long after the report that decides it
 ENGINE_SPACING_S = 0.2  # between looks that reports ask for

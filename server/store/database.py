@@ -33,9 +33,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from slipstream.delta.errors import Unavailable, UsageError
-from slipstream.delta.limits import DATABASE_READERS, WRITE_BATCH_MAX, WRITE_TRIES_MAX
+from slipstream.delta.limits import (
+    DATABASE_READERS,
+    LOCK_TIMEOUT_S,
+    LOCKED_OUT_MAX,
+    STATEMENT_TIMEOUT_S,
+    WRITE_BATCH_MAX,
+    WRITE_TRIES_MAX,
+)
 from slipstream.server.store import dialect
-from slipstream.server.store.errors import FAILURES, gave_way, translated
+from slipstream.server.store.errors import (
+    FAILURES,
+    gave_way,
+    is_gone,
+    is_locked_out,
+    translated,
+    unavailable,
+)
 from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLookup
 from slipstream.server.store.tables import devices
 
@@ -91,7 +105,20 @@ class Database:
     def connect(cls, url: URL) -> "Database":
         """A database whose tables are this version's. Needs a running loop; asks nothing yet."""
         if url.drivername == _POSTGRESQL:
-            engine = create_async_engine(url, pool_size=DATABASE_READERS, pool_pre_ping=True)
+            engine = create_async_engine(
+                url,
+                pool_size=DATABASE_READERS,
+                pool_pre_ping=True,
+                connect_args={
+                    "timeout": BUSY_TIMEOUT_S,
+                    "command_timeout": STATEMENT_TIMEOUT_S,
+                    "server_settings": {
+                        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+                        # A server that stopped in the middle of a batch holds nobody up for ever.
+                        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S}s",
+                    },
+                },
+            )
             return cls(engine, engine, PostgresqlLookup(url))
         readers = _sqlite_engine(url, "BEGIN", DATABASE_READERS)
         return cls(readers, _sqlite_engine(url, "BEGIN IMMEDIATE", 1), SqliteLookup(url))
@@ -134,17 +161,30 @@ class Database:
             while not self._jobs.empty() and len(jobs) < WRITE_BATCH_MAX:
                 jobs.append(self._jobs.get_nowait())
             try:
-                if len(jobs) > 1 and await self._write_together(jobs):
-                    continue
-                for job in jobs:
-                    await self._write_one(job)
+                await self._write_all(jobs)
             except asyncio.CancelledError:
                 for job in jobs:
                     job.fail(Unavailable("the server is stopping"))
                 raise
 
-    async def _write_together(self, jobs: list[_Job[Any]]) -> bool:
-        """One transaction for all; False, and nothing changed, if they have to be tried alone."""
+    async def _write_all(self, jobs: list[_Job[Any]]) -> None:
+        """All together; if that fails, each alone.
+
+        Where the database as a whole does not answer, none is tried alone: each would wait as long
+        as all did together, and the devices with it.
+        """
+        failure = await self._write_together(jobs) if len(jobs) > 1 else None
+        if len(jobs) > 1 and failure is None:
+            return
+        locked_out = 0
+        for job in jobs:
+            if failure is not None and (is_gone(failure) or locked_out == LOCKED_OUT_MAX):
+                job.fail(unavailable(failure))
+            elif (alone := await self._write_one(job)) is not None:
+                failure, locked_out = alone, locked_out + is_locked_out(alone)
+
+    async def _write_together(self, jobs: list[_Job[Any]]) -> Exception | None:
+        """One transaction for all. Or why the database refused it, and nothing has changed."""
         settled: list[Callable[[], None]] = []
         try:
             async with self._writer.begin() as connection:
@@ -161,25 +201,31 @@ class Database:
                     except Exception as error:  # whatever an act raises is its caller's
                         settled.append(partial(job.fail, error))
         # A full disk may have undone the whole transaction, not just this savepoint.
-        except FAILURES:
-            return False
+        except FAILURES as error:
+            return error
         for tell in settled:
             tell()
-        return True
+        return None
 
-    async def _write_one(self, job: _Job[Any]) -> None:
+    async def _write_one(self, job: _Job[Any]) -> Exception | None:
+        """One transaction for one. Why the database refused it, if it did."""
         for left in reversed(range(WRITE_TRIES_MAX)):
             try:
-                with translated():
-                    async with self._writer.begin() as connection:
-                        result = await job.act(connection)
-            except Exception as error:
-                if left and gave_way(error.__cause__):
+                async with self._writer.begin() as connection:
+                    result = await job.act(connection)
+            except IntegrityError as error:
+                job.fail(error)
+            except FAILURES as error:
+                if left and gave_way(error):
                     continue
+                job.fail(unavailable(error))
+                return error
+            except Exception as error:  # whatever an act raises is its caller's
                 job.fail(error)
             else:
                 job.succeed(result)
-            return
+            break
+        return None
 
 
 async def _lock_in_order(connection: AsyncConnection, names: Collection[str]) -> None:
