@@ -287,11 +287,10 @@ class Exposure(RuleBasedStateMachine):
     @rule(
         which=_device,
         server=_server,
-        what=st.sampled_from(["fall back", "describe", "pause"]),
+        what=st.sampled_from(["fall back", "leave", "pause"]),
         told=st.booleans(),
-        site=st.sampled_from("abc"),
     )
-    def meanwhile(self, which: int, server: int, what: str, told: bool, site: str) -> None:
+    def meanwhile(self, which: int, server: int, what: str, told: bool) -> None:
         """Between a poll and its answer, what it was decided on changes at the other server."""
         gadget = self._pick(which, lambda one: bool(one.tasks) is told)
         if gadget is None:
@@ -299,15 +298,18 @@ class Exposure(RuleBasedStateMachine):
         pending = self._run(self._ask(gadget, self.servers[server]))
         if what == "fall back":
             self._fall_back(gadget, 1 - server)
-        elif what == "describe":
-            self.describe(int(gadget.id[1:]), site, "" if gadget.tags else "x")
+        elif what == "leave":
+            site, tag = gadget.site, "".join(gadget.tags)
+            self.describe(int(gadget.id[1:]), "c", "")  # outside of every filter but the empty one
         else:
             self._operate_all(Act.PAUSE, 1 - server)
         self._hear(pending, self._run(self._answer(pending)))
         self.bounded()
         if what == "fall back":
             self._lift_all(gadget)
-        elif what == "pause":
+        elif what == "leave":
+            self.describe(int(gadget.id[1:]), site, tag)
+        else:
             self._operate_all(Act.RESUME, 1 - server)
 
     @rule(which=_device, server=_server)
@@ -348,7 +350,6 @@ class Exposure(RuleBasedStateMachine):
 
     def _hear(self, one: Pending, decision: Decision) -> None:
         gadget, model = one.gadget, self.model
-        gadget.heard_at = max(gadget.heard_at, one.at)
         self._showed(one)
         if isinstance(decision, Install):
             rollout = decision.rollout
@@ -465,7 +466,6 @@ class Exposure(RuleBasedStateMachine):
             CATALOG,
             Report(gadget.id, report["key"], kind, release, 2, report["root"], "", "{}", 1, at),
         )
-        gadget.heard_at = max(gadget.heard_at, at)
         type(self).repeats += not heard
         if heard and kind == "fell_back":
             self.model.refused.add((gadget.id, release))
@@ -540,7 +540,8 @@ class Exposure(RuleBasedStateMachine):
         """Whoever was silent for long enough may have been given up."""
         for rollout, name in tuple(self.model.away):
             since = max(self.now + one.skew_s for one in self.servers) - SILENT_S
-            if self.model.gadgets[name].heard_at <= since:
+            known = max(self.model.gadgets[name].written_at, self.model.since[rollout, name])
+            if known <= since:
                 self.model.settled(rollout, name)
 
     @rule(server=_server)
@@ -571,6 +572,7 @@ class Exposure(RuleBasedStateMachine):
         for seen in rows:
             if seen.device in self.model.gadgets:
                 self.model.gadgets[seen.device].written = seen.release
+                self.model.gadgets[seen.device].written_at = seen.seen_at
 
     @rule(server=_server)
     def refresh(self, server: int) -> None:

@@ -40,7 +40,7 @@ class Gadget:
     tasks: list[tuple[int, str]] = field(default_factory=list)  # (rollout, release) to install
     outbox: list[Mapping[str, Any]] = field(default_factory=list)  # reports not sent yet
     sent: list[Mapping[str, Any]] = field(default_factory=list)
-    heard_at: int = 0  # the last time that it reached a server
+    written_at: int = 0  # when it was seen, as far as a flush has come
 
 
 # The filters of the machine, in its own words.
@@ -76,6 +76,7 @@ class Model:
     doubtful: set[str] = field(default_factory=set)  # an answer to them was lost
     refused: set[tuple[str, str]] = field(default_factory=set)  # (device, release)
     away: dict[tuple[int, str], str] = field(default_factory=dict)  # (rollout, device): site
+    since: dict[tuple[int, str], int] = field(default_factory=dict)  # offered anew; 0: said again
 
     def told(
         self, gadget: Gadget, rollout: int, release: str, phase: int, *, fresh: bool, now: int
@@ -93,6 +94,7 @@ class Model:
         one.told.setdefault(gadget.id, phase)
         if one.plan.budgets:
             self.away[rollout, gadget.id] = gadget.site
+            self.since[rollout, gadget.id] = now if fresh else 0
         if (rollout, release) not in gadget.tasks:
             gadget.tasks.append((rollout, release))
 
