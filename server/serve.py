@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import os
 import signal
 import sys
@@ -137,6 +138,16 @@ def configure_log() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
+
+
+class _Libraries(logging.Handler):
+    """What libraries warn of, asyncpg and aiohttp, as events of the same log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelname.lower()
+        write = getattr(_log, level, _log.warning)
+        write(record.getMessage(), library=record.name, exc_info=record.exc_info)
 
 
 def _with_gateway(ddi: DdiSettings, token_file: Path | None) -> DdiSettings:

@@ -249,7 +249,11 @@ async def stands(connection: AsyncConnection, wanted: Request) -> bool:
             quarantines.c.reason,
             holds.c.label,
             holds.c.value,
+            devices.c.group_name,
+            devices.c.tags,
+            devices.c.attributes,
         )
+        .join(devices, devices.c.id == attempts.c.device)
         .join(rollouts, rollouts.c.id == attempts.c.rollout)
         .outerjoin(quarantines, refused)
         .outerjoin(holds, held)
@@ -262,6 +266,8 @@ async def stands(connection: AsyncConnection, wanted: Request) -> bool:
         raise NoRoom("the rollout does not offer now")
     if rows[0].reason is not None:
         raise NoRoom(f"it is quarantined on this device: {rows[0].reason}")
+    if not _is_as_decided(wanted.device, *rows[0][-3:]):
+        raise NoRoom("what is known of the device has just changed")
     return wanted.labels.keys() <= {(row.label, row.value) for row in rows}
 
 
@@ -277,12 +283,14 @@ async def _lock_as_decided(connection: AsyncConnection, device: Facts) -> None:
     ).one_or_none()
     if found is None:
         raise NoRoom("the device was removed")
-    group, tags, attributes = found
-    if (group, described(tags, attributes)) != (
-        device.group,
-        (device.tags, device.attributes),
-    ):
+    if not _is_as_decided(device, *found):
         raise NoRoom("what is known of the device has just changed")
+
+
+def _is_as_decided(device: Facts, group: str | None, tags: str, attributes: str) -> bool:
+    """Whether operators say now of a device what a decision was made on."""
+    now = (group, described(tags, attributes))
+    return now == (device.group, (device.tags, device.attributes))
 
 
 async def _take_places(connection: AsyncConnection, wanted: Request, now: int) -> None:

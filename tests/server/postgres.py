@@ -20,16 +20,29 @@ def running(folder: Path) -> Iterator[Path]:
         shutil.chown(folder, _ACCOUNT)
         shutil.chown(data, _ACCOUNT)
     _run(BIN / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
-    options = (
-        f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-        " -c full_page_writes=off -c shared_buffers=16MB -c max_connections=100"
-    )
-    log = folder / "log"
-    _run(BIN / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
+    _start(folder)
     try:
         yield folder
     finally:
         _run(BIN / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+@contextmanager
+def stopped(folder: Path) -> Iterator[None]:
+    """The running server is down while inside; it ends all its connections first."""
+    _run(BIN / "pg_ctl", "-D", folder / "data", "-m", "fast", "-w", "stop")
+    try:
+        yield
+    finally:
+        _start(folder)
+
+
+def _start(folder: Path) -> None:
+    options = (
+        f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        " -c full_page_writes=off -c shared_buffers=16MB -c max_connections=100"
+    )
+    _run(BIN / "pg_ctl", "-D", folder / "data", "-l", folder / "log", "-o", options, "-w", "start")
 
 
 def url(folder: Path, name: str) -> str:

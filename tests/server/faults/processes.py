@@ -15,6 +15,14 @@ from urllib.parse import urlsplit
 
 from tests.server.conftest import OPERATOR_TOKEN
 
+# What `slipstream serve` calls: a test's folder has no keys to be a whole repository.
+_SERVE = """
+import sys
+from pathlib import Path
+from slipstream.server.serve import serve
+serve(Path(sys.argv[1]), listen="127.0.0.1:0", database_url=sys.argv[2],
+      operator_token_file=Path(sys.argv[3]))
+"""
 WAIT_S = 120.0  # for what must come: the machine may be busy with other tests
 
 
@@ -95,12 +103,9 @@ def serving(public: Path, database_url: str, name: str = "server") -> Iterator[S
     token.chmod(0o600)
     log = folder / f"{name}.log"
     begin = log.stat().st_size if log.exists() else 0
-    words = ("serve", public.parent, "--listen", "127.0.0.1:0", "--database", database_url)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "slipstream", *words, "--operator-token-file", token],
-            stderr=output,
-            stdout=subprocess.DEVNULL,
+            [sys.executable, "-c", _SERVE, public, database_url, token], stderr=output
         )
     server = Server(process, log, _from=begin)
     try:

@@ -75,8 +75,15 @@ FAULTS = (
         "an offer is granted to a device that has left the filter meanwhile",
         attempts,
         "_lock_as_decided",
-        "if (group,",
-        "if False and (group,",
+        "if not _is_as_decided(",
+        "if False and not _is_as_decided(",
+    ),
+    Fault(
+        "an offer is said again to a device that has left the filter meanwhile",
+        attempts,
+        "stands",
+        "if not _is_as_decided(",
+        "if False and not _is_as_decided(",
     ),
     Fault(
         "an offer of a halted rollout is said again",
