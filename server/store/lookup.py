@@ -9,6 +9,7 @@ one device are in memory or one page away: a thread's hand-over costs more than 
 PostgreSQL answers over connections of its own.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Sequence
@@ -69,12 +70,14 @@ class PostgresqlLookup:
         self._url = url
         self._text, self._order = _compiled(postgresql.asyncpg.dialect())  # type: ignore[no-untyped-call]
         self._pool: Any = None
+        self._connecting = asyncio.Lock()
 
     async def know(self, digest: bytes, now: int) -> Known | None:
         values = {"digest": digest, "now": now}
         with translated():
-            if self._pool is None:
-                await self._connect()
+            async with self._connecting:  # a pool is of use to nobody until it is ready
+                if self._pool is None:
+                    self._pool = await self._connect()
             found = await self._pool.fetch(self._text, *(values[name] for name in self._order))
         return devices.read_known([tuple(row) for row in found])
 
@@ -83,14 +86,14 @@ class PostgresqlLookup:
             self._pool.terminate()  # they only read: there is nothing to finish
             self._pool = None
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Any:
         import asyncpg  # noqa: PLC0415 - only where PostgreSQL is used
 
         async def leave(_connection: object) -> None: ...
 
         _, words = postgresql.asyncpg.dialect().create_connect_args(self._url)  # type: ignore[no-untyped-call]
         words = {key: value for key, value in words.items() if not key.startswith("prepared_")}
-        self._pool = asyncpg.create_pool(
+        return await asyncpg.create_pool(
             **words,
             min_size=1,
             max_size=DATABASE_READERS,
@@ -98,7 +101,6 @@ class PostgresqlLookup:
             command_timeout=_WAIT_S,
             server_settings={"jit": "off"},  # it would compile for longer than the query runs
         )
-        await self._pool
 
 
 def _open_to_read(path: str) -> sqlite3.Connection:

@@ -329,3 +329,31 @@ def test_a_write_that_gave_way_is_tried_again(postgresql):
             assert runs == 3
 
     asyncio.run(main())
+
+
+def test_a_row_that_somebody_holds_costs_no_other(new_postgresql):
+    """A person with a shell, say: the rest of the batch is written, and it says which is not."""
+    url = new_postgresql()
+
+    async def main():
+        database = await Database.open(url)
+        await database.write(lambda connection: add(connection, "d1", "d2", "d3"))
+        other = sa.ext.asyncio.create_async_engine(url)
+        async with other.begin() as connection:
+            await attempts.lock(connection, "d2")
+            results = await asyncio.gather(
+                *(
+                    database.write(lambda connection, name=name: attempts.lock(connection, name))
+                    for name in ("d1", "d2", "d3")
+                ),
+                return_exceptions=True,
+            )
+        assert (results[0], results[2]) == (True, True)
+        assert isinstance(results[1], Unavailable)
+        assert "lock timeout" in str(results[1])
+        assert await database.write(lambda connection: attempts.lock(connection, "d2"))
+        await other.dispose()
+        await database.close()
+>>>>>>> 81db456 (Kill real servers under a rollout, alone and two on one PostgreSQL; let no poll see a pool that is not ready)
+
+    asyncio.run(main())
