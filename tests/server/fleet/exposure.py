@@ -218,8 +218,9 @@ class Exposure(RuleBasedStateMachine):
             return
         self._write(1, lambda c: devices.remove(c, name))
         self.model.refused = {pair for pair in self.model.refused if pair[0] != name}
-        for rollout in self.model.campaigns:
+        for rollout, campaign in self.model.campaigns.items():
             self.model.settled(rollout, name)
+            campaign.removed |= {name} & campaign.told.keys()
         self.pending = [one for one in self.pending if one.gadget.id != name]
 
     # --- devices
