@@ -166,7 +166,7 @@ class Exposure(RuleBasedStateMachine):
         if seed % 4:
             self.live(seed)
         else:
-            self.creep(0)
+            self.creep(0, wrong=seed % 8 == 0)
 
     @rule(seed=_seed)
     @precondition(lambda self: len(self.model.campaigns) < 3)
@@ -366,15 +366,19 @@ class Exposure(RuleBasedStateMachine):
             self._poll(other, server)
             self._poll(one, server)
 
-    @rule(server=_server)
-    def creep(self, server: int) -> None:
-        """Devices install what they are told, and none has come up yet when the engine looks."""
+    @rule(server=_server, wrong=st.booleans())
+    def creep(self, server: int, wrong: bool) -> None:
+        """Devices install what they are told, and none has come up yet when the engine looks.
+
+        Or all have, with a root that is none of the release's.
+        """
         for gadget in tuple(self.model.gadgets.values()):
             self._poll(gadget, server)
             if gadget.tasks:
-                self._work(gadget, "ok")
-                installed = [one for one in gadget.outbox if one["kind"] == "installed"]
-                self._deliver(gadget, installed[-1], server)
+                self._work(gadget, "root" if wrong else "ok")
+                installed, confirmed = gadget.outbox[-2:]
+                for report in (installed, confirmed) if wrong else (installed,):
+                    self._deliver(gadget, report, server)
         self.tick(server, 1)
 
     def _poll(self, gadget: Gadget, server: int) -> None:
