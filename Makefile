@@ -85,7 +85,7 @@ screenshots: setup
 	$(BIN)/python -m tests.server.pages.screenshots
 
 # Servers, devices and operators in any order, STEPS of them with other chances each time, then every
-# seeded fault of tests/server/fleet/exposure_faults.py. Writes docs/exposure.md; half an hour.
+# seeded fault of tests/server/fleet/exposure_faults.py. Writes docs/exposure.md; ten minutes.
 STEPS ?= 100000
 bench-exposure: setup
 	$(BIN)/python -m tests.server.fleet.test_exposure --steps $(STEPS)
