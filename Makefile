@@ -85,18 +85,14 @@ screenshots: setup
 	$(BIN)/python -m tests.server.pages.screenshots
 
 # Servers, devices and operators in any order, STEPS of them with other chances each time, then every
-# seeded fault of tests/server/fleet/exposure_faults.py. Writes docs/exposure.md; half an hour.
+# seeded fault of tests/server/fleet/exposure_faults.py. Writes docs/exposure.md; ten minutes.
 STEPS ?= 100000
 bench-exposure: setup
 	$(BIN)/python -m tests.server.fleet.test_exposure --steps $(STEPS)
 
-# A simulated fleet, native and DDI, against a real server process; ten minutes on two cores. Writes
-# docs/server-load.md and its figures as JSON. make bench-server DEVICES="1000 10000" takes those sizes.
-DEVICES ?= 1000 10000 100000
-POSTGRESQL ?= 10000
+# A simulated fleet against a real server process. Writes docs/server-load.md.
 bench-server: setup
-	scripts/packages server
-	$(BIN)/python -m benches.fleet --devices $(DEVICES) --postgresql $(POSTGRESQL) --report
+	$(BIN)/python -m benches.fleet --report
 
 lint: setup
 	$(BIN)/ruff format --check .

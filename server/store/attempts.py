@@ -319,7 +319,7 @@ async def move(
     state = step(attempt.state, event)
     if state is attempt.state:
         if event in _ENDS:  # of another try: it has given up again, or come through again
-            await places.release(connection, attempt.device, rollout=attempt.rollout)
+            await places.settle(connection, attempt.device, attempt.rollout)
         return state
     failure = class_of(state, said)
     await connection.execute(
@@ -333,7 +333,7 @@ async def move(
         )
     )
     if state not in IN_FLIGHT:
-        await places.release(connection, attempt.device, rollout=attempt.rollout)
+        await places.settle(connection, attempt.device, attempt.rollout)
     if state in QUARANTINED:
         await quarantine(connection, attempt.device, attempt.release, reason or state.value, now)
     words = state.value.replace("_", " ") + (f": {reason}" if reason else "")

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.limits import FORGET_ROWS_MAX
+from slipstream.server.rollout.track import IN_FLIGHT
 from slipstream.server.store.dialect import insert_into
-from slipstream.server.store.tables import budgets, devices, hold_queues, holds
+from slipstream.server.store.tables import attempts, budgets, devices, hold_queues, holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,12 @@ async def take(
     statement = insert_into(connection, holds).values(
         label=label, value=value, device=device, rollout=rollout, since=at
     )
+    kept = {"rollout": sa.func.coalesce(holds.c.rollout, statement.excluded.rollout)}
+    # Another offer begins: how long the device has been silent on its way is counted from here.
+    renewed = {} if rollout is None else {"since": statement.excluded.since}
     await connection.execute(
         statement.on_conflict_do_update(
-            index_elements=["label", "value", "device"],
-            set_={"rollout": sa.func.coalesce(holds.c.rollout, statement.excluded.rollout)},
+            index_elements=["label", "value", "device"], set_=kept | renewed
         )
     )
     return True
@@ -93,6 +96,29 @@ async def release(connection: AsyncConnection, device: str, *, rollout: int | No
     whose = holds.c.rollout.is_(None) if rollout is None else holds.c.rollout == rollout
     gone = await connection.execute(sa.delete(holds).where(holds.c.device == device, whose))
     return gone.rowcount > 0
+
+
+async def settle(connection: AsyncConnection, device: str, rollout: int) -> None:
+    """The device is not on its way any more for this rollout.
+
+    It has one place for all: another of its rollouts keeps it, the one that offered last, and its
+    own end gives it back.
+    """
+    heir = (
+        sa.select(attempts.c.rollout)
+        .where(
+            attempts.c.device == device,
+            attempts.c.rollout != rollout,
+            attempts.c.state.in_([one.value for one in IN_FLIGHT]),
+        )
+        .order_by(attempts.c.id.desc())
+        .limit(1)
+    )
+    if (other := (await connection.execute(heir)).scalar_one_or_none()) is None:
+        await release(connection, device, rollout=rollout)
+        return
+    mine = sa.update(holds).where(holds.c.device == device, holds.c.rollout == rollout)
+    await connection.execute(mine.values(rollout=other))
 
 
 async def list_of_device(connection: AsyncConnection, device: str) -> tuple[Hold, ...]:

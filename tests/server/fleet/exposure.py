@@ -163,7 +163,10 @@ class Exposure(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self._run(self._campaign(Random(seed)))
         self._run(self.servers[0].engine.tick(1.0))
-        self.live(seed)
+        if seed % 4:
+            self.live(seed)
+        else:
+            self.creep(0, wrong=seed % 8 == 0)
 
     @rule(seed=_seed)
     @precondition(lambda self: len(self.model.campaigns) < 3)
@@ -215,8 +218,9 @@ class Exposure(RuleBasedStateMachine):
             return
         self._write(1, lambda c: devices.remove(c, name))
         self.model.refused = {pair for pair in self.model.refused if pair[0] != name}
-        for rollout in self.model.campaigns:
+        for rollout, campaign in self.model.campaigns.items():
             self.model.settled(rollout, name)
+            campaign.removed |= {name} & campaign.told.keys()
         self.pending = [one for one in self.pending if one.gadget.id != name]
 
     # --- devices
@@ -293,13 +297,35 @@ class Exposure(RuleBasedStateMachine):
     def meanwhile(self, which: int, server: int, what: str, told: bool) -> None:
         """Between a poll and its answer, what it was decided on changes at the other server."""
         gadget = self._pick(which, lambda one: bool(one.tasks) is told)
-        if gadget is None:
-            return
+        if gadget is not None:
+            self._change_meanwhile(gadget, server, what)
+
+    @rule(
+        server=_server,
+        what=st.sampled_from(["fall back", "leave", "pause"]),
+        told=st.booleans(),
+        site=st.sampled_from("ab"),
+    )
+    def meet(self, server: int, what: str, told: bool, site: str) -> None:
+        """The same with a device that has just joined, and so is likely to be offered something."""
+        gadget = self._newcomer(0, site)
+        if told:
+            self._poll(gadget, server)
+        self._change_meanwhile(gadget, server, what)
+
+    def _newcomer(self, number: int, site: str) -> Gadget:
+        """A device that every filter wants; one of its name was removed."""
+        which = DEVICES + number
+        self.remove(which)
+        self._run(self._join(f"d{which}", site, "x"))
+        return self.model.gadgets[f"d{which}"]
+
+    def _change_meanwhile(self, gadget: Gadget, server: int, what: str) -> None:
         pending = self._run(self._ask(gadget, self.servers[server]))
+        site, tag = gadget.site, "".join(gadget.tags)
         if what == "fall back":
             self._fall_back(gadget, 1 - server)
         elif what == "leave":
-            site, tag = gadget.site, "".join(gadget.tags)
             self.describe(int(gadget.id[1:]), "c", "")  # outside of every filter but the empty one
         else:
             self._operate_all(Act.PAUSE, 1 - server)
@@ -312,14 +338,13 @@ class Exposure(RuleBasedStateMachine):
         else:
             self._operate_all(Act.RESUME, 1 - server)
 
-    @rule(which=_device, server=_server)
-    def fall_back_unasked(self, which: int, server: int) -> None:
+    @rule(server=_server, site=st.sampled_from("ab"))
+    def fall_back_unasked(self, server: int, site: str) -> None:
         """A device tells of releases that it got elsewhere, forgets them, and polls."""
-        gadget = self._pick(which, lambda one: not one.tasks)
-        if gadget is not None:
-            self._fall_back(gadget, server)
-            self._poll(gadget, server)
-            self._lift_all(gadget)
+        gadget = self._newcomer(1, site)
+        self._fall_back(gadget, server)
+        self._poll(gadget, server)
+        self._lift_all(gadget)
 
     def _fall_back(self, gadget: Gadget, server: int) -> None:
         for release in {one.plan.release for one in self.model.campaigns.values()}:
@@ -330,18 +355,31 @@ class Exposure(RuleBasedStateMachine):
         for release in {release for name, release in self.model.refused if name == gadget.id}:
             self._lift(gadget, release)
 
-    @rule(which=_device, server=_server)
-    def try_again(self, which: int, server: int) -> None:
-        """A device fails and gives its places back; its neighbours poll, then it does again."""
-        gadget = self._pick(which, lambda one: one.tasks)
-        if gadget is None:
-            return
-        self._work(gadget, "fetch")
-        self._deliver(gadget, gadget.outbox[-1], server)
-        for other in self.model.gadgets.values():
-            if other.site == gadget.site and other is not gadget:
-                self._poll(other, server)
-        self._poll(gadget, server)
+    @rule(server=_server, site=st.sampled_from("ab"))
+    def try_again(self, server: int, site: str) -> None:
+        """A device fails and gives its places back; its neighbour polls, then it does again."""
+        one, other = self._newcomer(0, site), self._newcomer(1, site)
+        self._poll(one, server)
+        if one.tasks:
+            self._work(one, "fetch")
+            self._deliver(one, one.outbox[-1], server)
+            self._poll(other, server)
+            self._poll(one, server)
+
+    @rule(server=_server, wrong=st.booleans())
+    def creep(self, server: int, wrong: bool) -> None:
+        """Devices install what they are told, and none has come up yet when the engine looks.
+
+        Or all have, with a root that is none of the release's.
+        """
+        for gadget in tuple(self.model.gadgets.values()):
+            self._poll(gadget, server)
+            if gadget.tasks:
+                self._work(gadget, "root" if wrong else "ok")
+                installed, confirmed = gadget.outbox[-2:]
+                for report in (installed, confirmed) if wrong else (installed,):
+                    self._deliver(gadget, report, server)
+        self.tick(server, 1)
 
     def _poll(self, gadget: Gadget, server: int) -> None:
         pending = self._run(self._ask(gadget, self.servers[server]))
@@ -560,9 +598,11 @@ class Exposure(RuleBasedStateMachine):
                 continue
             with suppress(SlipstreamError):
                 if act is not None:
-                    assert not self._run(one.engine.change(old, act, "late", self.now))
+                    moved = self._run(one.engine.change(old, act, "late", self.now))
+                    assert not moved, f"{act} on what was read before another act"
                 elif old.status is Status.RUNNING and old.phase + 1 < len(old.plan.phases):
-                    assert not self._run(one.engine.open_next(old, "late", self.now))
+                    moved = self._run(one.engine.open_next(old, "late", self.now))
+                    assert not moved, "a phase opened on what was read before another act"
 
     @rule(server=_server)
     def flush(self, server: int) -> None:
@@ -634,14 +674,14 @@ class Exposure(RuleBasedStateMachine):
         """What the database says must be within its own bounds, too, and never change its mind."""
         rows, held = self._run(self._select(_LOOK, _HOLDS))
         for rollout, phase, members, limit, cuts, offered in rows:
-            assert limit is None or offered <= limit
+            assert limit is None or offered <= limit, f"phase {phase}: {offered} of {limit}"
             campaign = self.model.campaigns[rollout]
             drawn = (phase, members, limit, cuts)
             if phase == len(campaign.rows):
                 self.model.opened(rollout, drawn)
             assert campaign.rows[phase] == drawn, "a phase was opened twice"
-        for _, _, count in held:
-            assert count <= BUDGET
+        for label, value, count in held:
+            assert count <= BUDGET, f"{count} hold a place of {label} {value}"
 
     async def _select(self, *statements: str) -> list[Any]:
         if self.eye is not None:

@@ -64,6 +64,7 @@ class Campaign:
     allowed: list[int | None] = field(default_factory=list)  # devices for each phase
     rows: list[tuple[Any, ...]] = field(default_factory=list)  # what was drawn when it opened
     confirmed: set[str] = field(default_factory=set)  # by devices that have said so
+    removed: set[str] = field(default_factory=set)  # told; one of the name may have joined since
 
 
 @dataclass
@@ -126,8 +127,8 @@ class Model:
     def _proved(self, one: Campaign, index: int) -> None:
         """A phase opened behind this one: enough of its devices have said that they run it."""
         asked = [name for name, phase in one.told.items() if phase == index]
-        there = [name for name in asked if name in self.gadgets]
-        proved = sum(name in one.confirmed for name in there)
+        there = [name for name in asked if name in self.gadgets and name not in one.removed]
+        proved = sum(name in one.confirmed for name in {*there, *one.removed})
         needed = max(1, math.ceil(one.plan.phases[index].success.percent * len(there) / 100))
         if there:
             assert proved >= needed, f"{one.plan.name}: {proved} of {needed}, and it moved on"

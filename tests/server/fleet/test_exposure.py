@@ -93,7 +93,8 @@ def hunt_for(fault: Fault) -> Hunt:
             try:
                 run_state_machine_as_test(machine, settings=CHANCES)
             except AssertionError as error:
-                return Hunt(fault.words, machine.steps, str(error).splitlines()[0])
+                evidence = str(error).splitlines() or ["an assertion without words"]
+                return Hunt(fault.words, machine.steps, evidence[0])
         return Hunt(fault.words, machine.steps, None)
 
 

@@ -513,6 +513,29 @@ def test_who_tries_again_needs_a_place_again(with_rollout):
     with_rollout(test)
 
 
+def test_a_place_stays_with_a_device_that_another_rollout_has_sent_on_its_way(with_rollout):
+    async def test(fleet):
+        plan = Plan(
+            "b", "gateway", "2.0", 2, (Phase(percent=100),), budgets=(Budget("product", 1),)
+        )
+        await fleet.start(plan)
+        (one,) = await fleet.poll_all()
+        await fleet.start(replace(plan, name="c"))
+        assert (await fleet.poll(one)).rollout.plan.name == "c"
+        async with fleet.database.reading() as connection:
+            found = await attempts.of_device(connection, one)
+        older = next(offer for offer in found if offer.rollout == 1)
+        assert await fleet.database.write(
+            lambda connection: attempts.recall(connection, older.id, "ada", fleet.now)
+        )
+        other = next(name for name in sorted(fleet.runs) if name != one)
+        assert "has to wait" in (await fleet.poll(other)).reason
+        await fleet.confirm(one)
+        assert isinstance(await fleet.poll(other), Install)
+
+    with_rollout(test)
+
+
 def test_an_aborted_rollout_gives_its_places_back(with_rollout):
     async def test(fleet):
         budget = Budget("product", 2)

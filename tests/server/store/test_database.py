@@ -4,8 +4,9 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from slipstream.server.store import attempts, devices, reports
 from slipstream.server.store.database import Database, parse_url, upgrade
 from slipstream.server.store.reports import Report
 from slipstream.server.store.tables import metadata
+from tests.server import postgres
 
 REPORT = Report("d1", "k1", "confirmed", "1.0", 1, None, "", "{}", 5, 6)
 DEVICE = (
@@ -262,3 +264,63 @@ def test_a_database_that_fails_is_unavailable(path):
         await database.check()
 
     open_once(url_of(path), test)
+
+
+def test_servers_that_write_of_the_same_devices_do_not_wait_for_each_other(postgresql):
+    """In opposite order, all in one transaction: a deadlock, did the servers not take turns."""
+    names = [f"d{number:02}" for number in range(40)]
+    url = postgres.url(postgresql, "contended")
+    postgres.execute(postgresql, "CREATE DATABASE contended")
+
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'contended'"
+
+    async def lock(name, connection):
+        assert await attempts.lock(connection, name)
+
+    async def write_all(database, order):
+        await asyncio.gather(*(database.write(partial(lock, name)) for name in order))
+
+    async def main():
+        async with AsyncExitStack() as stack:
+            servers = [await Database.open(url) for _ in range(2)]
+            for server in servers:
+                stack.push_async_callback(server.close)
+            for name in names:
+                await servers[0].write(partial(lambda one, c: add(c, one), name))
+            for _ in range(10):
+                await asyncio.gather(
+                    write_all(servers[0], names), write_all(servers[1], names[::-1])
+                )
+            await asyncio.sleep(1.1)  # PostgreSQL writes its counters once a second
+            async with servers[0].reading() as connection:
+                found = await connection.execute(sa.text(deadlocks))
+                assert found.scalar_one() == 0
+
+    asyncio.run(main())
+
+
+def test_a_row_that_somebody_holds_costs_no_other(new_postgresql):
+    """A person with a shell, say: the rest of the batch is written, and it says which is not."""
+    url = new_postgresql()
+
+    async def lock(name, connection):
+        return await attempts.lock(connection, name)
+
+    async def main():
+        database = await Database.open(url)
+        await database.write(lambda connection: add(connection, "d1", "d2", "d3"))
+        other = sa.ext.asyncio.create_async_engine(url)
+        async with other.begin() as connection:
+            await attempts.lock(connection, "d2")
+            results = await asyncio.gather(
+                *(database.write(partial(lock, name)) for name in ("d1", "d2", "d3")),
+                return_exceptions=True,
+            )
+        assert (results[0], results[2]) == (True, True)
+        assert isinstance(results[1], Unavailable)
+        assert "lock timeout" in str(results[1])
+        assert await database.write(lambda connection: attempts.lock(connection, "d2"))
+        await other.dispose()
+        await database.close()
+
+    asyncio.run(main())
