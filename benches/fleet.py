@@ -50,7 +50,6 @@ RANGE_BYTES = 1 << 20
 RATE_PER_S = 100_000 / 300
 MEMBERS = 200  # devices of the rollout's first phase, in a fleet that has three times as many
 ROUNDS = 3
-POLLS_PER_DEVICE = 10  # in a round: a device may ask 5 times a second, 100 times at once
 ROLLOUTS_SEEN_S = 1.5  # a server looks for others' every second
 
 
@@ -67,6 +66,7 @@ class Row:
     statements_per_poll: float = 0  # with all that the server asks its database beside the polls
     rate_per_s: float = RATE_PER_S
     rate_cpu_percent: float = 0  # of one core
+    rate_waited_percent: float = 0  # of the time, for a processor that others had
     percentiles_ms: dict[str, float] = field(default_factory=dict)
     create_s: float = 0  # a rollout over all devices
     sweep_per_s: float = 0  # every device polls once, a phase is handed out meanwhile
@@ -141,7 +141,6 @@ def plan(name: str, members: int) -> Plan:
 
 
 async def measure_idle(server: Server, row: Row, polls: int, seconds: float) -> None:
-    polls = min(polls, POLLS_PER_DEVICE * row.devices)
     chance = random.Random(2)
     some = [chance.randrange(row.devices) for _ in range(5000)]
     native = [idle_poll_of(one) for one in some if not speaks_ddi(one)]
@@ -151,10 +150,12 @@ async def measure_idle(server: Server, row: Row, polls: int, seconds: float) -> 
     )
     row.ddi_per_s, row.ddi_cpu_ms, _ = await _flat_out(server, ddi, polls // 2)
     both = [idle_poll_of(one) for one in some]
-    before, begun = server.processor_s(), time.perf_counter()
+    before, waited, begun = server.processor_s(), server.waited_s(), time.perf_counter()
     times = await at_a_rate(server.port, lambda n: both[n % len(both)], row.rate_per_s, seconds)
     assert not times.wrong
-    row.rate_cpu_percent = 1e2 * (server.processor_s() - before) / (time.perf_counter() - begun)
+    taken = time.perf_counter() - begun
+    row.rate_cpu_percent = 1e2 * (server.processor_s() - before) / taken
+    row.rate_waited_percent = 1e2 * (server.waited_s() - waited) / taken
     row.percentiles_ms = {f"p{one}": times.percentile(one) for one in (50, 95, 99)}
 
 
@@ -186,7 +187,7 @@ async def measure_rollout(server: Server, row: Row) -> None:
     told = await _sweep(opened, row.devices)
     row.sweep_per_s = row.devices / (time.perf_counter() - begun)
     row.offered = len(told)
-    assert row.offered == row.phase, f"{row.offered} offers in a phase of {row.phase}"
+    assert row.offered == row.phase, f"{row.offered} offers, in a phase of {row.phase}"
     waiting = next(one for one in range(row.devices) if one not in told and not speaks_ddi(one))
     row.decide_s = await _play(opened, told, waiting, row)
     close(opened)

@@ -59,20 +59,22 @@ def page(
         "",
         (
             "| database | devices | /v1 polls/s | processor each | DDI polls/s | processor each |"
-            " p50 | p95 | p99 | of a core | statements per poll | resident |"
+            " p50 | p95 | p99 | of a core | waited | statements per poll | resident |"
         ),
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         times = " | ".join(f"{one:.1f} ms" for one in row["percentiles_ms"].values())
         lines.append(
             f"| {row['database']} | {row['devices']:,} | {row['native_per_s']:,.0f} |"
             f" {row['native_cpu_ms']:.2f} ms | {row['ddi_per_s']:,.0f} | {row['ddi_cpu_ms']:.2f} ms |"
-            f" {times} | {row['rate_cpu_percent']:.0f} % | {row['statements_per_poll']:.2f} |"
+            f" {times} | {row['rate_cpu_percent']:.0f} % |"
+            f" {row['rate_waited_percent']:.0f} % | {row['statements_per_poll']:.2f} |"
             f" {row['resident_mb']:.0f} MB |"
         )
     lines += [
         "",
+        "Waited: how much of that time the server was ready to run while others had the processors.",
         "Statements per poll are all that the server sent to its database meanwhile, its own look at",
         "rollouts and the writing of last-seen times included; a poll itself is one, which",
         "tests/server/test_poll_cost.py counts.",

@@ -56,6 +56,10 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def waited_s(self) -> float:
+        """Seconds that its event loop was ready to run and had no processor: others had them."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def resident_mb(self) -> float:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(text.partition("VmRSS:")[2].split()[0]) / 1000
@@ -167,15 +171,16 @@ async def create_rollout(database_url: str, plan: Plan, status: Status, now: int
     await database.close()
 
 
-async def wait_for_phase(database_url: str) -> None:
-    """Until a phase is open: of 100,000 devices it is drawn for seconds on a busy machine."""
+async def wait_for_phase(database_url: str, give_up_s: float = 60) -> None:
+    """Until a rollout that is running has its first phase open."""
     database = Database.connect(parse_url(database_url))
-    async with asyncio.timeout(60):
-        while True:
-            async with database.reading() as connection:
-                if any(one.opened for one in await rollouts.load(connection)):
-                    break
-            await asyncio.sleep(0.1)
+    give_up = time.monotonic() + give_up_s
+    opened = False
+    while not opened:
+        assert time.monotonic() < give_up, "no phase was opened"
+        await asyncio.sleep(0.1)
+        async with database.reading() as connection:
+            opened = any(one.opened for one in await rollouts.load(connection))
     await database.close()
 
 
