@@ -8,12 +8,13 @@ that share their bandwidth, and devices that try again after they gave up.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
 from statistics import NormalDist
 
 import msgspec
+from msgspec.structs import replace
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import POLL_INTERVAL_S, SIMULATED_DEVICES_MAX, SIMULATED_S_MAX

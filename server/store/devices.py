@@ -107,7 +107,7 @@ def described(tags: str, attributes: str) -> tuple[frozenset[str], Mapping[str, 
 
 COLUMNS = tuple(devices.c[name] for name in Device.__dataclass_fields__)
 _COLUMN_OF = {"group": "group_name"}  # a word of SQL
-_FACTS = tuple(devices.c[_COLUMN_OF.get(name, name)] for name in Facts.__dataclass_fields__)
+_FACTS = tuple(devices.c[_COLUMN_OF.get(name, name)] for name in Facts.__struct_fields__)
 _TAGS, _ATTRIBUTES = msgspec.json.Decoder(list[str]), msgspec.json.Decoder(dict[str, str])
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.offer import Install, Standing, Stay, decide
@@ -29,7 +30,7 @@ NEWER = Rollout(
 
 def device(**more: object) -> Standing:
     facts = {name: more.pop(name) for name in list(more) if name in Facts.__slots__}
-    return replace(DEVICE, facts=replace(DEVICE.facts, **facts), **more)
+    return replace(DEVICE, facts=structs.replace(DEVICE.facts, **facts), **more)
 
 
 def rollout(base: Rollout = ROLLOUT, **more: object) -> Rollout:

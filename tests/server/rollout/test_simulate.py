@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from slipstream.server.rollout.behaviour import Behaviour, Failing, Spread, synthetic_fleet
 from slipstream.server.rollout.facts import Facts
@@ -234,11 +235,11 @@ def test_only_those_the_plan_is_for() -> None:
     yes = Facts("a", "gateway", counter=1)
     fleet = [
         yes,
-        replace(yes, id="b", product="camera"),
-        replace(yes, id="c", channel="beta"),
-        replace(yes, id="d", counter=2),
-        replace(yes, id="e", counter=None, release="2.0"),
-        replace(yes, id="f", group="lab"),
+        structs.replace(yes, id="b", product="camera"),
+        structs.replace(yes, id="c", channel="beta"),
+        structs.replace(yes, id="d", counter=2),
+        structs.replace(yes, id="e", counter=None, release="2.0"),
+        structs.replace(yes, id="f", group="lab"),
     ]
     plan = replace(PLAN, filter="group!=lab", phases=(Phase(percent=100.0),))
 
