@@ -123,6 +123,7 @@ async def start(fleet, plan=PLAN, *, publish=True):
         lambda connection: rollouts.create(connection, plan, Status.SCHEDULED, 1)
     )
     await app[ENGINE].tick(1.0)
+    await app[BOARD].refresh()  # the server's own engine may have opened the phase just now
     return made
 
 
