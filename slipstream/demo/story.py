@@ -103,6 +103,7 @@ def _open(fleet: Fleet, first: DemoRelease, second: DemoRelease) -> list[Neighbo
     for one in neighbours:
         one.ask(old)
     fleet.roll_out(second)
+    fleet.await_phase(1)
     canaries, others = neighbours[:CANARIES], neighbours[CANARIES:]
     say("")
     for one in others:

@@ -109,7 +109,10 @@ def test_a_plan_from_a_file(tmp_path: Path) -> None:
 def test_a_recorded_fleet(tmp_path: Path) -> None:
     file = tmp_path / "fleet.jsonl"
     one = Facts("a", "camera", counter=41, tags=frozenset({"lab"}))
-    fleet = [replace(one, id=str(n), tags=one.tags if n < 5 else frozenset()) for n in range(40)]
+    fleet = [
+        msgspec.structs.replace(one, id=str(n), tags=one.tags if n < 5 else frozenset())
+        for n in range(40)
+    ]
     file.write_bytes(b"\n".join(msgspec.json.encode(one) for one in fleet))
 
     found = told("--fleet", file, "--phase", "tag==lab", "--phase", "100%")

@@ -62,7 +62,9 @@ def test_windows_open_by_a_clock_that_is_kept_right(tmp_path: Path, *, synchroni
     lab = Lab(tmp_path, settings=WINDOW)
     lab.device().note_signed_time(START + 9 * DAY)
     lab.clock.is_synchronised = synchronised
-    hold = asyncio.run(find_reason_to_wait(lab.device(), Step.REBOOT, "2.0"))
+    device = lab.device()
+    policy = device.config.agent.policy
+    hold = asyncio.run(find_reason_to_wait(device, Step.REBOOT, "2.0", policy))
     assert (hold is None) == synchronised
 
 

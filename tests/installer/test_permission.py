@@ -23,7 +23,8 @@ def agent_section(**settings: str) -> str:
 
 
 def ask(lab: Lab, step: Step = Step.REBOOT) -> Hold | None:
-    return asyncio.run(find_reason_to_wait(lab.device(), step, "2.0"))
+    device = lab.device()
+    return asyncio.run(find_reason_to_wait(device, step, "2.0", device.config.agent.policy))
 
 
 def test_a_file_inhibits_by_its_first_line(tmp_path: Path) -> None:

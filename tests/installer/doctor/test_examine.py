@@ -357,7 +357,7 @@ def test_exit_code_and_json(lab: Lab, capsys: pytest.CaptureFixture[str]) -> Non
     (finding,) = json.loads(out)["findings"]
     assert (finding["check"], finding["severity"]) == ("truncated", "fault")
     assert finding["mend"].startswith(f"mren -i {lab.image.path} ::/{TRIAL} .0042b.old0")
-    assert "1 faults would stop or endanger an update" in error
+    assert "1 fault would stop or endanger an update" in error
 
 
 def test_a_folder_has_no_clusters_and_that_is_said(lab: Lab) -> None:

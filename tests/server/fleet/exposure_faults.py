@@ -117,8 +117,8 @@ FAULTS = (
         "a fall back is not remembered",
         attempts,
         "quarantine",
-        "await connection.execute(statement.on_conflict_do_nothing())",
-        "pass",
+        "if (await connection.execute(statement.on_conflict_do_nothing())).rowcount == 0:",
+        "if True:",
     ),
     Fault(
         "an installed device counts as confirmed",
