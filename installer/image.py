@@ -13,6 +13,7 @@ from slipstream.delta.manifest import Place
 from slipstream.delta.payload import Index
 from slipstream.delta.tree import ChunkList
 from slipstream.installer.config import Verity, tree_name
+from slipstream.installer.damage import naming
 from slipstream.installer.device import Device
 from slipstream.installer.hash_area import (
     append_hash_area,
@@ -27,7 +28,7 @@ from slipstream.installer.progress import Counts, InstallEvent, OnEvent, Stage
 from slipstream.installer.release_set import ReleaseSet
 from slipstream.installer.slot import open_boot_file, open_partition
 from slipstream.installer.stream import ImageWriter, Payloads
-from slipstream.installer.supply import Supply, fetch_index, naming, open_delta_source
+from slipstream.installer.supply import Supply, fetch_index, open_delta_source
 
 
 @dataclass(frozen=True, slots=True)

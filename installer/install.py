@@ -20,6 +20,7 @@ from slipstream.installer.attempts import (
     give_up,
 )
 from slipstream.installer.boot.command_line import command_line_of
+from slipstream.installer.damage import DAMAGE
 from slipstream.installer.device import Device
 from slipstream.installer.evidence import boot_files
 from slipstream.installer.identity import publish, unpublish
@@ -112,7 +113,7 @@ async def _gather_supplies(
     A cut boots the old release, and its fallback is still there.
     """
     # Not before there is something to write: a look that finds nothing new needs no decoders.
-    from slipstream.installer.supply import DAMAGE, gather_supplies  # noqa: PLC0415
+    from slipstream.installer.supply import gather_supplies  # noqa: PLC0415
 
     state = device.journal.state
     mine = not isinstance(state, Idle) and state.transaction.id == transaction.id

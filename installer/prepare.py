@@ -32,6 +32,7 @@ from slipstream.delta.trust import TrustedSet
 from slipstream.installer.boot.command_line import check_command_line
 from slipstream.installer.config import Config, IdentityMode
 from slipstream.installer.counting import check_counting
+from slipstream.installer.damage import naming
 from slipstream.installer.device import Device
 from slipstream.installer.findings import entry_of
 from slipstream.installer.identity import check_fallback, check_identity, check_unique
@@ -42,6 +43,11 @@ from slipstream.installer.response import NotFound, Unusable
 from slipstream.installer.slot import check_places, identify
 from slipstream.installer.sources import find_sources
 from slipstream.installer.states import Committed, Condemned, Refused, Staged, Trial
+
+NO_METADATA = (
+    "The running release is untouched. Check [server] url, or bring the repository's metadata back:"
+    " slipstream repo refresh, or a backup"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +77,27 @@ async def gather(
     trial.
     """
     refuse_while_on_trial(device)
-    trusted = await refresh(
-        device.fetcher,
-        device.metadata,
-        device.root(),
-        device.now(),
-        say=device.notices.append,
-        root_name=_root_name(device),
-    )
+    try:
+        trusted = await refresh(
+            device.fetcher,
+            device.metadata,
+            device.root(),
+            device.now(),
+            say=device.notices.append,
+            root_name=_root_name(device),
+        )
+    except NotFound as error:
+        error.concerns("signed metadata of the repository", hint=NO_METADATA)
+        raise
     entry = find_release(device, trusted, release)
-    raw = await fetch_target(
-        device.fetcher,
-        device.metadata,
-        trusted,
-        manifest_path(entry.release),
-        size_max=MANIFEST_BYTES_MAX,
-    )
+    with naming(f"the manifest of release {entry.release}"):
+        raw = await fetch_target(
+            device.fetcher,
+            device.metadata,
+            trusted,
+            manifest_path(entry.release),
+            size_max=MANIFEST_BYTES_MAX,
+        )
     manifest = parse_manifest(raw)
     if (manifest.release, manifest.counter) != (entry.release, entry.counter):
         raise Rejected(

@@ -7,8 +7,7 @@ place takes the full payload. Where neither can be had nothing was changed yet.
 Writes nothing. The frames are stream.py's business.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from slipstream.delta.digest import DIGEST_BYTES
@@ -20,21 +19,14 @@ from slipstream.delta.packing.libraries import available
 from slipstream.delta.payload import Index, parse_index
 from slipstream.delta.tree import ChunkList, verify_chunk_list
 from slipstream.delta.trust import TrustedSet
+from slipstream.installer.damage import DAMAGE, naming
 from slipstream.installer.device import Device
 from slipstream.installer.plan import BASE_MEMORY_BYTES, ImagePlan, PayloadChoice
 from slipstream.installer.ports import SlotTarget
 from slipstream.installer.prepare import Prepared
 from slipstream.installer.refresh import fetch_target
-from slipstream.installer.response import NotFound, Unusable
 from slipstream.installer.slot import open_source
 from slipstream.installer.sources import source_place
-
-# What is wrong with one file on the server, not with the link: asking again does not help.
-DAMAGE = (Rejected, NotFound, Unusable)
-MEND = (
-    "The running release is untouched. Publish the release again, or put the file back from a backup"
-    " of the repository"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +78,6 @@ async def _gather_supply(
         if not touched:
             await _probe(device, full)
     return one, Supply(chunks, None, full)
-
-
-@contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Damage within says of which file it is: its address is only a digest. Raises what it gets."""
-    try:
-        yield
-    except DAMAGE as error:
-        error.concerns(what, hint=MEND)
-        raise
 
 
 async def fetch_index(

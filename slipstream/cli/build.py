@@ -15,6 +15,8 @@ from slipstream.delta.errors import Interrupted, SlipstreamError, UsageError
 
 IMAGE = click.Path(path_type=Path, dir_okay=False)
 NO_SOURCE = Path("-")
+# Measured: 418 MB for a pair of 113 MB squashfs images.
+SCRATCH = " (what the images unpack to is kept beside the output meanwhile)"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -62,7 +64,8 @@ def diff(
     SOURCE - makes a full payload, which needs no source. The output is a regular file, and
     neither SOURCE nor TARGET. A build that was interrupted goes on when it is started again: what
     was encoded is kept. What comes before that is done again: reading both images, proving the
-    recipes that pack their content again, and learning what moved in programs.
+    recipes that pack their content again, and learning what moved in programs. Beside the output, what
+    the images unpack to is kept meanwhile: up to several times the size of a compressed image.
     """
     from slipstream.server.build import build_payload  # noqa: PLC0415 - needs the build extra
 
@@ -73,10 +76,12 @@ def diff(
             raise UsageError(
                 "SOURCE is empty", where=source, hint="For a payload from nothing give - as SOURCE"
             )
+    if target.is_file() and not target.stat().st_size:
+        raise UsageError("TARGET is empty", where=target, hint="Was the image built?")
     if jobs is not None and workers is not None:
         raise UsageError("--jobs and --workers exclude each other")
     began = time.monotonic()
-    with Steps(quiet=as_json) as steps, _writing(output), _resumable(output):
+    with Steps(quiet=as_json) as steps, _writing(output, SCRATCH), _resumable(output):
         built = build_payload(
             None if source == NO_SOURCE else source,
             target,
@@ -143,14 +148,15 @@ def patch(source: Path, payload: Path, output: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """Say which output could not be written, and that nothing of it is left."""
+def _writing(output: Path, beside: str = "") -> Iterator[None]:
+    """Say which output could not be written, and that nothing of it is left. `beside`: what else needs
+    room there meanwhile."""
     try:
         yield
     except OSError as error:
         if error.filename is not None and not _is_of(Path(error.filename), output):
             raise
-        remedy = "Make room there or name" if error.errno in _FULL else "Name"
+        remedy = f"Make room there{beside} or name" if error.errno in _FULL else "Name"
         raise SlipstreamError(
             "cannot be written",
             where=output,

@@ -186,10 +186,12 @@ def test_too_little_memory_is_said_in_one_unit(
     assert f"expected at least {DEVICE_BYTES_MIN // MIB} MiB, got 1 MiB\n" in done.stderr
 
 
-def test_an_empty_source_is_refused(
+def test_an_empty_image_is_refused(
     tmp_path: Path, images: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     assert _diff_main(empty, images[1], "-o", tmp_path / "payload") == 2
     assert f"{empty}: SOURCE is empty. For a payload from nothing give -" in capsys.readouterr().err
+    assert _diff_main(images[0], empty, "-o", tmp_path / "payload") == 2
+    assert f"{empty}: TARGET is empty. Was the image built?" in capsys.readouterr().err

@@ -752,6 +752,27 @@ def test_what_cannot_be_had_stops_the_update_with_everything_as_it_was(
     assert (report.kind, report.release, report.details) == ("failed", "3.0", {"class": "fetch"})
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("2.0/manifest.json", "the manifest of release 2.0: "),
+        ("timestamp.json", "signed metadata of the repository: "),
+    ],
+)
+def test_signed_files_that_are_gone_are_named(
+    lab: Lab, update: LabRelease, file: str, words: str
+) -> None:
+    folder, _, name = file.rpartition("/")
+    (path,) = [one for one in lab.files if one.endswith(name) and folder in one]
+    del lab.files[path]
+
+    with pytest.raises(NotFound) as refused:
+        run(lab)
+
+    assert words in str(refused.value)
+    assert "The running release is untouched. " in str(refused.value)
+
+
 def test_a_server_that_loses_both_payloads_in_mid_install_is_reported(
     lab: Lab, update: LabRelease
 ) -> None:
