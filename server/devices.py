@@ -80,11 +80,12 @@ class PollLog:
         self._seen: dict[str, Seen] = {}
         self._touched: dict[str, int] = {}
         self._leaving: dict[str, Seen] = {}  # being written now
+        self._left: dict[str, Seen] = {}  # written last: `stored` may have been read before that
         self.loop = Loop("poll log", self.flush, POLL_FLUSH_S)
 
     def note(self, seen: Seen, stored: Device) -> None:
         """A device polled. `stored`: what the database says of it; mostly just what it says now."""
-        waits = seen.device in self._seen or seen.device in self._leaving
+        waits = any(seen.device in one for one in (self._seen, self._leaving, self._left))
         if waits or devices.is_news(stored, seen):
             self._seen[seen.device] = seen
         else:
@@ -115,7 +116,7 @@ class PollLog:
             self._touched = touched | self._touched
             raise
         finally:
-            self._leaving = {}
+            self._leaving, self._left = {}, seen
 
     @asynccontextmanager
     async def flushing(self) -> AsyncIterator["PollLog"]:
