@@ -157,7 +157,7 @@ class Agent:
                 return
             answer = await self._ask()
             if not answer.install:
-                self._tell(answer.reason)
+                self._stay(answer)
             elif self._is_downloaded(answer):
                 self._wait_for_server(answer)
             elif await self._may_install(answer) and await self._install(answer):
@@ -264,6 +264,16 @@ class Agent:
             return False
         offered = (answer.release, answer.counter)
         return (state.transaction.release, state.transaction.counter) == offered
+
+    def _stay(self, answer: Answer) -> None:
+        """An install that has begun goes no further: its rollout was paused, or the offer taken back."""
+        if self.contact.server is None or isinstance(self.device.journal.state, Idle):
+            self._tell(answer.reason)
+            return
+        self._hold, self._held = (
+            Hold(Step.INSTALL, HoldKind.SERVER, f"the server: {answer.reason}"),
+            None,
+        )
 
     def _wait_for_server(self, answer: Answer) -> None:
         reason = f"the server: release {answer.release} is to be downloaded only, for now"

@@ -10,7 +10,7 @@ from slipstream.installer.evidence import other_good
 from slipstream.installer.findings import NEVER_FINISHED, NEVER_REACHED
 from slipstream.installer.health import HealthResult
 from slipstream.installer.ports import BootEntry
-from slipstream.installer.reports import queue_report
+from slipstream.installer.reports import Failure, queue_report
 from slipstream.installer.slots import Denied
 from slipstream.installer.states import (
     Committed,
@@ -44,7 +44,7 @@ def confirm(
 def fell_back(device: Device, transaction: Transaction, reason: str) -> Outcome:
     """Remember why, deny, report: the other release runs, and this one is not tried again."""
     device.slots.deny(Denied.of(transaction, reason, device.now()))
-    queue_report(device, transaction, "fell_back", reason)
+    queue_report(device, transaction, "fell_back", reason, failure=Failure.of_trial(reason))
     if not isinstance(device.journal.state, Idle):
         device.journal.record(FellBack(reason))
     return Outcome(Verdict.FELL_BACK, transaction.release, transaction.counter, reason)

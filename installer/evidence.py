@@ -12,7 +12,7 @@ from slipstream.delta.manifest import Manifest, Place
 from slipstream.delta.tree import tree_of
 from slipstream.installer.blocking import GoOn, unasked
 from slipstream.installer.device import Device
-from slipstream.installer.findings import entry_of, runs
+from slipstream.installer.findings import WRONG_ROOT, entry_of, runs
 from slipstream.installer.ports import Booted, BootEntry, BootFiles, EntryState
 from slipstream.installer.slot import PIECE_BYTES
 from slipstream.installer.states import Transaction, transaction_id
@@ -38,7 +38,7 @@ def wrong_root(device: Device, transaction: Transaction) -> str | None:
     roots = roots_of(device, transaction)
     if root is None or not roots or root in roots:
         return None
-    return f"the booted root hash {root} is none of the release's"
+    return f"{WRONG_ROOT} {root} is none of the release's"
 
 
 def running_entry(device: Device) -> BootEntry | None:

@@ -14,6 +14,7 @@ from slipstream.installer.states import Transaction
 
 NEVER_REACHED = "tries ran out: the release never reached its health check"
 NEVER_FINISHED = "tries ran out: the release hung or was reset while its health was checked"
+WRONG_ROOT = "the booted root hash"  # how the reason begins
 LOST_TWICE = "its boot entry was lost twice: the firmware cannot be trusted with this partition"
 LOST_WHILE_IT_RAN = "its boot entry was lost while it ran"
 NOTHING_ELSE = "the boot loader has nothing else to start: the device stays with it"

@@ -55,7 +55,7 @@ class InstallResult:
     """What was installed, and what it cost. Sizes in bytes, counts in chunks of 512 KiB.
 
     `notes` say in words what did not go as planned: deltas that were given up, chunks that came out
-    differently, risks that were taken.
+    differently, risks that were taken. `delta_given_up`: a smaller delta was not used, or not for all of it.
     """
 
     release: str
@@ -68,6 +68,7 @@ class InstallResult:
     bytes_written: int
     chunks: int
     chunks_standing: int
+    delta_given_up: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -339,13 +340,14 @@ def _note_stop(device: Device, plan: Plan, error: SlipstreamError) -> None:
         device.slots.remember(replace(record, stopped=str(error)))
 
 
-def _figures(plan: Plan, result: InstallResult) -> dict[str, int]:
-    """What this attempt fetched, and what full payloads would have been, in bytes: for the report."""
+def _figures(plan: Plan, result: InstallResult) -> dict[str, int | bool]:
+    """What this attempt fetched, what full payloads would have been (bytes), how the delta did."""
     return {
         "bytes_fetched": result.bytes_fetched,
         "bytes_refetched": result.bytes_refetched,
         "image_bytes": result.image_bytes,
         "full_bytes": sum(one.full.payload_bytes for one in plan.images),
+        "delta_given_up": result.delta_given_up,
     }
 
 
@@ -361,5 +363,6 @@ def _result(plan: Plan, counts: Counts, risks: Sequence[str]) -> InstallResult:
         bytes_written=counts.bytes_written,
         chunks=counts.chunks,
         chunks_standing=counts.chunks_standing,
+        delta_given_up=bool(plan.passed_over or counts.notes),
         notes=(*plan.passed_over, *counts.notes, *risks),
     )

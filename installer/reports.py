@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from slipstream.delta.errors import Rejected, SlipstreamError, Unavailable
 from slipstream.installer.device import Device
+from slipstream.installer.findings import WRONG_ROOT
 from slipstream.installer.holds import Hold
 from slipstream.installer.slots import Report
 from slipstream.installer.states import Transaction
@@ -22,6 +23,7 @@ class Failure(StrEnum):
     REJECTED = "rejected"  # a signature, a digest, a rule of this device
     DEVICE = "device"  # its disk or its boot loader
     BOOT = "boot"  # it was tried: a panic, a hang, a failed health check
+    ROOT = "root"  # it was tried, and ran with another root hash than was signed
 
     @classmethod
     def of(cls, error: SlipstreamError) -> "Failure":
@@ -29,6 +31,11 @@ class Failure(StrEnum):
         if isinstance(error, Unavailable):
             return cls.FETCH
         return cls.REJECTED if isinstance(error, Rejected) else cls.DEVICE
+
+    @classmethod
+    def of_trial(cls, reason: str) -> "Failure":
+        """The class of what ended a trial: its reason is all that the journal keeps of it."""
+        return cls.ROOT if reason.startswith(WRONG_ROOT) else cls.BOOT
 
 
 def queue_report(
@@ -42,7 +49,7 @@ def queue_report(
 ) -> None:
     """Queue it durably; one that waits already changes nothing. Raises DeviceFault.
 
-    `failure` goes with kind failed, as `class` of the details.
+    `failure` goes with kinds failed and fell_back, as `class` of the details.
     """
     if not _is_heard(device):
         return

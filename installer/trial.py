@@ -130,7 +130,7 @@ async def _prove(device: Device, transaction: Transaction, on_event: OnEvent) ->
         return endings.confirm(device, transaction, results)
     on_event(f"release {transaction.release}: {reason}")
     if not device.boot.alternatives(transaction.slot):
-        queue_report(device, transaction, "failed", reason, failure=Failure.BOOT)
+        queue_report(device, transaction, "failed", reason, failure=Failure.of_trial(reason))
         return Outcome(Verdict.UNHEALTHY, transaction.release, transaction.counter, reason, results)
     device.journal.record(Condemn(reason))  # durable before the entry goes: it is why
     device.boot.condemn(transaction.slot, transaction.counter)

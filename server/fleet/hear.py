@@ -123,7 +123,7 @@ def _read(report: Report, plan: Plan, catalog: Catalog | None) -> Heard | None:
     if plan.download_only and details.get("downloaded") is True and plan.proof is Proof.REPORT:
         return Event.CONFIRMED, None, report.reason  # all that was asked for is done
     said = next((one for one in FailureClass if one == details.get("class")), None)
-    return event, said if event is Event.FAILED else None, report.reason
+    return event, said if event in (Event.FAILED, Event.FELL_BACK) else None, report.reason
 
 
 def _shown(

@@ -294,6 +294,7 @@ def test_download_only_writes_and_boots_nothing_until_the_server_says_so(tmp_pat
     (report,) = server.reported
     assert (report.kind, report.details["downloaded"]) == ("progress", True)
     assert 0 < report.details["bytes_fetched"] < report.details["full_bytes"]  # without its index
+    assert report.details["delta_given_up"] is False
     assert "Waits: the reboot waits for the server: release 1.0 is to be downloaded" in status_of(
         rig
     )
@@ -313,6 +314,34 @@ def test_download_only_writes_and_boots_nothing_until_the_server_says_so(tmp_pat
     assert rig.reboots == 1
     assert [one.kind for one in server.reported] == ["progress", "installed"]
     assert server.reported[1].details["bytes_fetched"] == 0
+
+
+def test_an_install_that_the_server_takes_back_goes_no_further(tmp_path: Path) -> None:
+    """One that was interrupted, and one that was only downloaded; what is written stays."""
+    rig = Rig(tmp_path, FakeServer())
+    rig.publish(1)
+    server = offering(rig)
+    rig.lab.fetcher.hook = cut_at_payload
+    with pytest.raises(Unavailable):
+        rig.round()
+    rig.lab.fetcher.hook = lambda _: None
+    for state in (Streaming, Verified):
+        assert isinstance(rig.device.journal.state, state)
+        server.answer = PollAnswer(None, 900, "rollout spring is paused")
+        rig.round()
+        assert isinstance(rig.device.journal.state, state)
+        assert "Waits: the install waits for the server: rollout spring is paused" in status_of(rig)
+        assert rig.agent.wait_s() == 900.0  # not each minute, as an install that may go on
+        offering(rig, download_only=True)
+        rig.round()
+    offering(rig)
+    rig.round()
+    assert (rig.reboots, "Waits" in status_of(rig)) == (1, False)
+
+
+def cut_at_payload(name: str) -> None:
+    if name.endswith(".payload"):
+        raise Unavailable("cut", where=name)
 
 
 def test_a_newer_release_takes_the_place_of_one_that_was_only_downloaded(tmp_path: Path) -> None:

@@ -628,6 +628,7 @@ def check_full_was_used(lab: Lab, update: LabRelease, words: str) -> None:
     (report,) = lab.device().slots.reports()
     assert report.kind == "installed"
     assert words in report.reason
+    assert report.details["delta_given_up"] is True
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "changed"])

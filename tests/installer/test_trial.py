@@ -90,7 +90,8 @@ class Rig:
     def classes(self) -> list[object]:
         """Of the failures among the reports."""
         reports = self.device().slots.reports()
-        return [one.details.get("class") for one in reports if one.kind == "failed"]
+        kinds = ("failed", "fell_back")
+        return [one.details.get("class") for one in reports if one.kind in kinds]
 
     def clear_reports(self) -> None:
         device = self.device()
@@ -169,6 +170,7 @@ def test_an_unhealthy_release_is_condemned_and_left(rig: Rig) -> None:
     assert (outcome.verdict, outcome.reason) == (Verdict.FELL_BACK, DOWN)
     assert rig.denied() == [("2.0", DOWN)]
     assert rig.reports()[-1] == ("fell_back", "2.0", DOWN)
+    assert rig.classes() == ["boot"]
     assert rig.device().floors.read() == 0
     assert rig.settle().verdict is Verdict.NOTHING
     assert rig.boot() == "a"
@@ -275,6 +277,9 @@ def test_a_running_root_that_is_not_the_signed_one(rig: Rig) -> None:
     outcome = rig.settle()
     assert outcome.verdict is Verdict.CONDEMNED
     assert str(other) in outcome.reason
+    rig.boot()
+    assert rig.settle().verdict is Verdict.FELL_BACK
+    assert rig.classes() == ["root"]
 
 
 # --- the only release

@@ -247,12 +247,19 @@ def test_another_root_hash_is_a_failure(with_rollout):
     with_rollout(test)
 
 
-@pytest.mark.parametrize("said", list(Failure))
-def test_failures_are_counted_by_the_class_that_the_device_names(with_rollout, said):
+@pytest.mark.parametrize(
+    "kind, said",
+    [
+        *(("failed", one) for one in Failure),
+        ("fell_back", Failure.BOOT),
+        ("fell_back", Failure.ROOT),
+    ],
+)
+def test_failures_are_counted_by_the_class_that_the_device_names(with_rollout, kind, said):
     async def test(fleet):
         await fleet.start()
         one, _ = await fleet.poll_all()
-        await fleet.report(one, "failed", **{"class": said.value})
+        await fleet.report(one, kind, **{"class": said.value})
         async with fleet.database.reading() as connection:
             counted = await rollouts.tallies(connection, 1)
         assert counted[0].failures == {FailureClass(said.value): 1}
