@@ -159,7 +159,7 @@ class Agent:
             if not answer.install:
                 self._stay(answer)
             elif self._is_downloaded(answer):
-                self._wait_for_server(answer)
+                self._wait_for_reboot(answer)
             elif await self._may_install(answer) and await self._install(answer):
                 await self._deliver()
                 await self._reboot_as_planned()
@@ -270,14 +270,14 @@ class Agent:
         if self.contact.server is None or isinstance(self.device.journal.state, Idle):
             self._tell(answer.reason)
             return
-        self._hold, self._held = (
-            Hold(Step.INSTALL, HoldKind.SERVER, f"the server: {answer.reason}"),
-            None,
-        )
+        self._wait_for_server(Step.INSTALL, answer.reason)
 
-    def _wait_for_server(self, answer: Answer) -> None:
-        reason = f"the server: release {answer.release} is to be downloaded only, for now"
-        self._hold, self._held = Hold(Step.REBOOT, HoldKind.SERVER, reason), None
+    def _wait_for_reboot(self, answer: Answer) -> None:
+        reason = f"release {answer.release} is to be downloaded only, for now"
+        self._wait_for_server(Step.REBOOT, reason)
+
+    def _wait_for_server(self, step: Step, reason: str) -> None:
+        self._hold, self._held = Hold(step, HoldKind.SERVER, f"the server: {reason}"), None
 
     async def _install(self, answer: Answer) -> bool:
         """Install; True if the next boot tries a release."""
@@ -311,7 +311,7 @@ class Agent:
             return False
         self._told.clear()
         if answer.download_only:
-            self._wait_for_server(answer)
+            self._wait_for_reboot(answer)
             await self._deliver()
             return False
         self._tell(f"release {result.release} is installed in slot {result.slot}")

@@ -86,8 +86,9 @@ async def install(
     The next boot tries it. Not `attended`, it is refused where boot counting is unproved. With `retry`
     a named release is installed though it was given up or fell back here; that is forgiven only once
     the install can begin. Without `publish` it ends before the boot files are staged: the slot is
-    written and read back, and the next boot is what it was; another call does the rest. Raises NothingToDo, Rejected, Unavailable (call again to resume),
-    DeviceFault, Busy, and Refused while a release is on trial.
+    written and read back, and the next boot is what it was; another call does the rest. Raises
+    NothingToDo, Rejected, Unavailable (call again to resume), DeviceFault, Busy, and Refused while a
+    release is on trial.
     """
     with device.lock():
         on_event(InstallEvent(Stage.PREPARE, "reading signed metadata"))
@@ -153,12 +154,10 @@ async def _install(
     except (Rejected, DeviceFault) as error:
         _record_failure(device, transaction, error)
         raise
-    except (NotFound, Unusable, Changed) as error:
-        # It waits for the server to have the payload again: somebody must hear of that.
-        _report_failure(device, transaction, error)
-        _note_stop(device, plan, error)
-        raise
     except Unavailable as error:
+        if isinstance(error, NotFound | Unusable | Changed):
+            # It waits for the server to have the payload again: somebody must hear of that.
+            _report_failure(device, transaction, error)
         _note_stop(device, plan, error)
         raise
     parts.check_complete(plan.slot)
