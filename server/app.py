@@ -97,7 +97,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
     app[COURIER] = courier = Courier(database, settings.now, holder)
     app[FEED] = feed = Feed(database)
     app[WAKER] = waker = Waker(database, board, catalog, polls, settings.now)
-    app[LOOPS] = [one.loop for one in (board, engine, polls, courier, feed)]
+    app[LOOPS] = [one.loop for one in (board, engine, polls, courier, feed, waker)]
     app.cleanup_ctx.extend((_database, _poll_log, _rollouts, _feed, _waker))
     app.on_shutdown.append(_end_streams)
     if settings.deltas is not None:

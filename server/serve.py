@@ -27,8 +27,8 @@ from slipstream.delta.limits import (
 from slipstream.server.app import Settings, make_app
 from slipstream.server.ddi.settings import DdiSettings
 from slipstream.server.deltas.worker import DeltaSettings
-from slipstream.server.exposure import Guards, check_exposure, stays_inside
 from slipstream.server.gate import GateSettings
+from slipstream.server.guards import Guards, check_exposure, stays_inside
 from slipstream.server.store import users
 from slipstream.server.store.database import Database
 from slipstream.server.tls import Certificate, CertificateFiles
@@ -62,7 +62,7 @@ def serve(
     `listen` is HOST:PORT (port 0: any free one). The database and the operator's token stand
     in the folder `server` beside `public` unless named. `ddi`: what is set for hawkBit's clients;
     the gateway token is made, in its file, if that is named and missing. The operator's is made only for
-    a server that nobody but this machine reaches; another is checked by exposure.py, where
+    a server that nobody but this machine reaches; another is checked by guards.py, where
     `insecure_http` says that plain HTTP is meant. `on_ready` hears the URL once
     connections are accepted. After the signal, running requests get `grace_s` seconds; a connection
     that takes longer than `idle_timeout_s` for a request's header is cut.

@@ -4,7 +4,6 @@ Connections that stand keep the certificate that they began with. A pair that do
 refused at the start; later it is told of in the log, and the one before is kept.
 """
 
-import asyncio
 import os
 import ssl
 import stat
@@ -18,6 +17,7 @@ import structlog
 
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import CERTIFICATE_LOOK_S
+from slipstream.server.fleet.loop import Loop
 
 _log: Any = structlog.get_logger(__name__)
 _Stamp = tuple[tuple[int, int, int], ...]
@@ -56,20 +56,13 @@ class Certificate:
     @asynccontextmanager
     async def following(self) -> AsyncIterator["Certificate"]:
         """Looks every CERTIFICATE_LOOK_S whether the files have changed, while inside."""
-        task = asyncio.create_task(self._follow())
-        try:
+        async with Loop("certificate", self._look, CERTIFICATE_LOOK_S, allowed_s=None).running():
             yield self
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(CERTIFICATE_LOOK_S)
-            with suppress(UsageError):  # a file that is just being replaced
-                if _stamp(self._files) != self._stamp:
-                    self.try_to_reload()
+    async def _look(self) -> None:
+        with suppress(UsageError):  # a file that is just being replaced
+            if _stamp(self._files) != self._stamp:
+                self.try_to_reload()
 
 
 def _make_context(files: CertificateFiles) -> ssl.SSLContext:

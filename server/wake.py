@@ -16,19 +16,16 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from math import ceil
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from slipstream.delta.errors import Unavailable
 from slipstream.delta.limits import (
     BOARD_REFRESH_S,
-    LIVE_WRITE_TIMEOUT_S,
     WAKE_BATCH,
     WAKE_KEEPALIVE_S,
     WAKE_PER_S,
@@ -40,11 +37,13 @@ from slipstream.delta.limits import (
 from slipstream.server.catalog import Catalog, CatalogReader
 from slipstream.server.devices import PollLog, recognise
 from slipstream.server.fleet.board import Board, View
-from slipstream.server.fleet.offers import newest, prefer
-from slipstream.server.rollout.offer import Decision, Install, Standing
+from slipstream.server.fleet.loop import Loop
+from slipstream.server.fleet.offers import choose
+from slipstream.server.rollout.offer import Decision, Install, Standing, closed
 from slipstream.server.rollout.record import Rollout
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Known
+from slipstream.server.streams import send_events
 from slipstream.server.wire import refusal
 
 _log: Any = structlog.get_logger(__name__)
@@ -73,8 +72,10 @@ class Listener:
         self.ended = True
         self.woken.set()
 
-    def take(self) -> bytes:
-        """What there is to tell; a comment if there is nothing."""
+    def take(self) -> bytes | None:
+        """What there is to tell; a comment if there is nothing; None at the end."""
+        if self.ended:
+            return None
         if not self.woken.is_set():
             return b": still here\n\n"
         self.woken.clear()
@@ -100,17 +101,13 @@ class Waker:
         self._listeners: dict[str, Listener] = {}  # by device: one stream each
         self._stood: dict[_Line, object] = {}
         self._closed = False
+        self.loop = Loop("wake-up of devices", self.look, BOARD_REFRESH_S)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator["Waker"]:
         """Looks for changes while inside."""
-        task = asyncio.create_task(self._follow())
-        try:
+        async with self.loop.running():
             yield self
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     def close(self) -> None:
         """End all streams, so that a server that stops need not wait for them."""
@@ -143,41 +140,22 @@ class Waker:
                 del self._listeners[device]
 
     async def _stream(self, request: web.Request, listener: Listener) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",  # nginx would hold the lines back
-            }
-        )
-        loop = asyncio.get_running_loop()
         # Spread, or those who came together would leave together.
-        ends_at = loop.time() + WAKE_STREAM_S * random.uniform(0.75, 1)
-        with suppress(ConnectionError, TimeoutError):
-            await response.prepare(request)
-            await response.write(b": listening\n\n")
-            while loop.time() < ends_at:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(listener.woken.wait(), WAKE_KEEPALIVE_S)
-                if listener.ended:
-                    break
-                async with asyncio.timeout(LIVE_WRITE_TIMEOUT_S):
-                    await response.write(listener.take())
-        return response
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(BOARD_REFRESH_S)
-            if not self._listeners:
-                self._stood.clear()
-                continue
-            try:
-                await self.look()
-            except Unavailable as error:
-                _log.warning("nobody is woken", reason=str(error))
+        ends_at = asyncio.get_running_loop().time() + WAKE_STREAM_S * random.uniform(0.75, 1)
+        return await send_events(
+            request,
+            b": listening\n\n",
+            listener.woken,
+            listener.take,
+            keepalive_s=WAKE_KEEPALIVE_S,
+            ends_at=ends_at,
+        )
 
     async def look(self) -> None:
         """Wake those for whom something has changed since the last look."""
+        if not self._listeners:
+            self._stood.clear()
+            return
         catalog, view, now = await self._catalog.read(), self._board.view, self._now()
         lines: dict[_Line, list[Listener]] = defaultdict(list)
         for listener in self._listeners.values():
@@ -205,10 +183,7 @@ class Waker:
         standing = Standing(
             facts=device.facts(), refused=known.quarantined, attempts=known.attempts
         )
-        view = self._board.view
-        if (device.product, device.channel) not in view.managed:
-            return newest(standing, catalog)
-        return prefer(view, catalog, standing, now)
+        return choose(self._board.view, catalog, standing, now)
 
 
 def _stand(line: _Line, view: View, catalog: Catalog, now: int) -> object:
@@ -222,6 +197,6 @@ def _stand(line: _Line, view: View, catalog: Catalog, now: int) -> object:
 
 
 def _stand_of(rollout: Rollout, now: int) -> object:
-    plan, moment = rollout.plan, datetime.fromtimestamp(now, UTC)
-    is_open = not plan.schedule.windows or plan.schedule.open_at(moment) is not None
-    return rollout.id, rollout.status, len(rollout.opened), plan.forced(now), is_open
+    plan = rollout.plan
+    shut = closed(plan.schedule, now)
+    return rollout.id, rollout.status, len(rollout.opened), plan.forced(now), shut

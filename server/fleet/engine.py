@@ -66,7 +66,7 @@ class Engine:
     _watched: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _soaked: dict[int, float] = field(default_factory=dict)  # by rollout, not written down yet
     _hour: int = -1  # of the last census
-    _stirred: "_Stir" = field(default_factory=lambda: _Stir(0, 0))
+    _stirred: _Stir = field(default_factory=lambda: _Stir(0, 0))
     _looked_at: float = 0.0  # on the event loop's clock
 
     def __post_init__(self) -> None:
@@ -98,17 +98,18 @@ class Engine:
     async def tick(self, elapsed_s: float) -> None:
         """Look at every rollout once. `elapsed_s`: time since the last look, as it was watched."""
         now = self.now()
-        mine = await self.database.write(
-            lambda connection: leases.take(connection, _DUTY, self.holder, now, ENGINE_LEASE_S)
-        )
-        if mine is None:
+
+        async def begin(connection: AsyncConnection) -> tuple[Span, ...] | None:
+            mine = await leases.take(connection, _DUTY, self.holder, now, ENGINE_LEASE_S)
+            return None if mine is None else await listening.note(connection, now, self.gap_s)
+
+        spans = await self.database.write(begin)
+        if spans is None:
             self._soaked.clear()
             self._watched.clear()
             self._stirred = _Stir(0, 0)
             return
-        self._spans = await self.database.write(
-            lambda connection: listening.note(connection, now, self.gap_s)
-        )
+        self._spans = spans
         if census.hour_of(now) != self._hour:
             await self._keep_house(now)
             self._hour = census.hour_of(now)
@@ -130,7 +131,7 @@ class Engine:
         await self.database.write(lambda connection: events.forget(connection, now - EVENTS_KEPT_S))
         await self.database.write(holds.forget_queues)
 
-    async def _stir(self, now: int) -> "_Stir":
+    async def _stir(self, now: int) -> _Stir:
         """To which rollouts something has happened since the last look.
 
         All offers of the finished ones are not counted every second for as long as they stand.

@@ -18,18 +18,13 @@ async def make_offer(
     standing: Standing,
     now: int,
 ) -> Decision:
-    """The answer to a device. Without any rollout in its line, ever: the newest release.
-
-    (Other updaters have no word for what they run: they are offered what a rollout has for them.)
+    """The answer to a device.
 
     A new offer is durable, counted against its phase and its budgets, before this returns it; one
     that was made before is looked at again.
     """
     device, view = standing.facts, board.view
-    line = (device.product, device.channel)
-    if line not in view.managed:
-        return Stay("no rollout") if standing.foreign else newest(standing, catalog)
-    decision = prefer(view, catalog, standing, now)
+    decision = choose(view, catalog, standing, now)
     if isinstance(decision, Stay):
         return decision
     if not catalog.has(device.product, decision.release):
@@ -54,6 +49,16 @@ async def make_offer(
             board.crowded_at[rollout.id] = now
         return Stay(f"{decision.release} has to wait: {error}")
     return decision
+
+
+def choose(view: View, catalog: Catalog, standing: Standing, now: int) -> Decision:
+    """What a device would be offered. Without any rollout in its line, ever: the newest release.
+
+    (Other updaters have no word for what they run: they are offered what a rollout has for them.)
+    """
+    if (standing.facts.product, standing.facts.channel) in view.managed:
+        return prefer(view, catalog, standing, now)
+    return Stay("no rollout") if standing.foreign else newest(standing, catalog)
 
 
 def prefer(view: View, catalog: Catalog, standing: Standing, now: int) -> Decision:

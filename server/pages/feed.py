@@ -11,7 +11,7 @@ who cannot see; what changed it asks for itself.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -22,12 +22,12 @@ from slipstream.delta.limits import (
     FEED_LOOK_BACK,
     LIVE_KEEPALIVE_S,
     LIVE_READERS_MAX,
-    LIVE_WRITE_TIMEOUT_S,
 )
 from slipstream.server.fleet.loop import Loop
 from slipstream.server.store import events
 from slipstream.server.store.database import Database
 from slipstream.server.store.events import Event
+from slipstream.server.streams import send_events
 from slipstream.server.wire import refusal
 
 _STATUS_KINDS = frozenset({"phase", "rollout"})  # worth saying aloud; the others are only counted
@@ -103,24 +103,14 @@ class Feed:
 
     async def serve(self, request: web.Request, topic: str) -> web.StreamResponse:
         """Answer with the changes of a topic until the page or the server goes away."""
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",  # nginx would hold the lines back
-            }
-        )
-        with self.reading(topic) as reader, suppress(ConnectionError, TimeoutError):
-            await response.prepare(request)
-            await response.write(b"retry: 3000\n\n")
-            while True:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(reader.woken.wait(), LIVE_KEEPALIVE_S)
-                if self._closed:
-                    return response
-                async with asyncio.timeout(LIVE_WRITE_TIMEOUT_S):
-                    await response.write(reader.take())
-        return response  # the page is gone
+        with self.reading(topic) as reader:
+            return await send_events(
+                request,
+                b"retry: 3000\n\n",
+                reader.woken,
+                lambda: None if self._closed else reader.take(),
+                keepalive_s=LIVE_KEEPALIVE_S,
+            )
 
     async def _follow(self) -> None:
         if self._readers:

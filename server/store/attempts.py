@@ -98,6 +98,14 @@ class Request:
     source: str | None = None  # the release that it runs
 
 
+# What became of an offer before, forgotten: it stands again.
+_AS_OFFERED: Mapping[str, object] = {
+    "state": State.OFFERED.value,
+    "failure": None,
+    "reason": "",
+    "closed_at": None,
+    "shown_at": None,
+}
 COLUMNS = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
 _QUARANTINE_COLUMNS = tuple(quarantines.c[name] for name in Quarantine.__dataclass_fields__)
 
@@ -217,16 +225,12 @@ async def _renew(
         sa.update(attempts)
         .where(attempts.c.id == lapsed.id)
         .values(
-            state=State.OFFERED.value,
-            failure=None,
-            reason="",
+            **_AS_OFFERED,
             source=source,
             offered_at=now,
             changed_at=now,
             consent_at=None,
             refused_at=None,
-            closed_at=None,
-            shown_at=None,
         )
     )
 
@@ -528,14 +532,10 @@ async def lift_quarantine(connection: AsyncConnection, device: str, release: str
             attempts.c.state.in_([one.value for one in QUARANTINED]),
         )
         .values(
-            state=State.OFFERED.value,
-            failure=None,
-            reason="",
+            **_AS_OFFERED,
             # Another try: where a protocol's reports have no key, this tells them from the last one's.
             offered_at=sa.case((attempts.c.offered_at < now, now), else_=attempts.c.offered_at + 1),
             changed_at=now,
-            closed_at=None,
-            shown_at=None,
         )
     )
     await events.add(connection, now, "lifted", f"quarantine of {release} lifted", device=device)

@@ -108,6 +108,9 @@ def described(tags: str, attributes: str) -> tuple[frozenset[str], Mapping[str, 
 COLUMNS = tuple(devices.c[name] for name in Device.__dataclass_fields__)
 _COLUMN_OF = {"group": "group_name"}  # a word of SQL
 _FACTS = tuple(devices.c[_COLUMN_OF.get(name, name)] for name in Facts.__struct_fields__)
+_DESCRIBED = slice(  # tags and attributes, which are JSON
+    Facts.__struct_fields__.index("tags"), Facts.__struct_fields__.index("attributes") + 1
+)
 _TAGS, _ATTRIBUTES = msgspec.json.Decoder(list[str]), msgspec.json.Decoder(dict[str, str])
 
 
@@ -298,8 +301,8 @@ async def facts_of_channel(
 
 
 def _facts(*row: Any) -> Facts:
-    tags, attributes = described(row[8], row[9])
-    return Facts(*(*row[:8], tags, attributes, *row[10:]))
+    tags, attributes = described(*row[_DESCRIBED])
+    return Facts(*(*row[: _DESCRIBED.start], tags, attributes, *row[_DESCRIBED.stop :]))
 
 
 async def count_by_release(connection: AsyncConnection) -> Mapping[str | None, int]:
@@ -334,7 +337,6 @@ async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> Non
     """
     rows = [
         {("of_device" if key == "device" else key): value for key, value in asdict(one).items()}
-        # In one order everywhere: two servers write the same devices at the same time.
         for one in sorted(polls, key=lambda one: one.device)
     ]
     if not rows:
@@ -355,17 +357,11 @@ async def touch(connection: AsyncConnection, seen: Mapping[str, int]) -> None:
     it once, where a row for each device takes it every time.
     """
     by_second: dict[int, list[str]] = {}
-    for device, at in sorted(seen.items()):
+    for device, at in seen.items():
         by_second.setdefault(at, []).append(device)
-    for at, ids in sorted(by_second.items()):
+    for at, ids in by_second.items():
         for start in range(0, len(ids), _ROWS_AT_ONCE):
-            # Locked in one order everywhere: two servers write the same devices at the same time.
-            some = (
-                sa.select(devices.c.id)
-                .where(devices.c.id.in_(ids[start : start + _ROWS_AT_ONCE]))
-                .order_by(devices.c.id)
-                .with_for_update(key_share=True)
-            )
+            some = ids[start : start + _ROWS_AT_ONCE]
             await connection.execute(
                 sa.update(devices)
                 .where(devices.c.id.in_(some), _not_after(sa.literal(at)))

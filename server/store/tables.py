@@ -244,7 +244,6 @@ census = Table(
     Column("devices", BigInteger, nullable=False),
 )
 
-# Duties that one server has at a time.
 # When a server listened to the fleet: what lies between is nobody's silence.
 listening = Table(
     "listening",
@@ -253,6 +252,7 @@ listening = Table(
     Column("until", BigInteger, nullable=False),
 )
 
+# Duties that one server has at a time.
 leases = Table(
     "leases",
     metadata,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from slipstream.delta.errors import UsageError
-from slipstream.server.exposure import Guards, check_exposure
+from slipstream.server.guards import Guards, check_exposure
 
 NONE = Guards(operators=False, tls=False, proxies=False, insecure_http=False)
 OPERATED = replace(NONE, operators=True)
