@@ -36,11 +36,12 @@ from slipstream.server.api.roster import parse_roster
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.order import position
 from slipstream.server.rollout.rsql import EVERYTHING, Filter, matches, parse_filter
-from slipstream.server.store import attempts, devices, events, holds, reports
-from slipstream.server.store.attempts import Attempt, Quarantine
+from slipstream.server.store import attempts, devices, events, grants, holds, quarantines, reports
+from slipstream.server.store.attempts import Attempt
 from slipstream.server.store.devices import Device
 from slipstream.server.store.events import Event
 from slipstream.server.store.holds import Hold
+from slipstream.server.store.quarantines import Quarantine
 from slipstream.server.store.reports import Report
 from slipstream.server.tokens import hash_token, make_token
 from slipstream.server.wire import Body, DeviceId, Name, refusal
@@ -230,7 +231,7 @@ async def show_device(world: World, call: Call) -> Answer:
         told = await reports.list_of(connection, name, limit=limit)
         detail = DeviceDetail(
             _show(device),
-            await attempts.quarantines_of(connection, name),
+            await quarantines.list_of_device(connection, name),
             (await attempts.of_device(connection, name))[:limit],
             await holds.list_of_device(connection, name),
             tuple(_show_report(one) for one in told),
@@ -366,9 +367,7 @@ async def list_quarantines(world: World, call: Call) -> Answer:
     query: PageQuery = call.query
     device, _, release = query.after.partition(" ")
     async with world.database.reading() as connection:
-        found = await attempts.list_quarantines(
-            connection, after=(device, release), limit=query.limit
-        )
+        found = await quarantines.list_page(connection, after=(device, release), limit=query.limit)
     return Answer(value=page_of(found, query.limit, lambda one: f"{one.device} {one.release}"))
 
 
@@ -377,7 +376,7 @@ async def lift_quarantine(_world: World, call: Call) -> Act:
     name, release = call.places["device"], call.places["release"]
 
     async def act(connection: AsyncConnection) -> Done:
-        if not await attempts.lift_quarantine(connection, name, release, call.now):
+        if not await grants.lift_quarantine(connection, name, release, call.now):
             raise missing(f"quarantine of {release} on device {name}")
         return Done(thing=f"device {name}", before={"quarantined": release})
 

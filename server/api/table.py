@@ -9,8 +9,9 @@ from slipstream.server.api.call import Change, Page, PageQuery
 from slipstream.server.api.route import Route
 from slipstream.server.rollout.plan import Plan
 from slipstream.server.rollout.record import Act
-from slipstream.server.store.attempts import Attempt, Quarantine
+from slipstream.server.store.attempts import Attempt
 from slipstream.server.store.events import Event
+from slipstream.server.store.quarantines import Quarantine
 from slipstream.server.store.users import ApiToken
 
 _GONE = frozenset({404})

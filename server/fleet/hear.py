@@ -14,7 +14,7 @@ from slipstream.server.fleet.board import View
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.plan import FailureClass, Plan, Proof
 from slipstream.server.rollout.track import Event, State, step
-from slipstream.server.store import attempts, reports, rollouts
+from slipstream.server.store import attempts, quarantines, reports, rollouts
 from slipstream.server.store.database import Database
 from slipstream.server.store.reports import Report
 
@@ -54,7 +54,7 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
         # A name that nobody offered is no release: a device could fill the table with them.
         if report.kind == "fell_back" and (found or _is_published(catalog, report.release)):
             reason = report.reason or "it fell back"
-            await attempts.quarantine(
+            await quarantines.add(
                 connection, report.device, report.release, reason, report.received_at
             )
         return True

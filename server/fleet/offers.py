@@ -7,7 +7,7 @@ from slipstream.server.fleet.board import Board, View
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.offer import Decision, Install, Standing, Stay, decide
 from slipstream.server.rollout.record import Rollout
-from slipstream.server.store import attempts
+from slipstream.server.store import grants
 from slipstream.server.store.database import Database
 
 
@@ -32,7 +32,7 @@ async def make_offer(
     rollout = decision.rollout
     if rollout is None:
         return decision
-    wanted = attempts.Request(
+    wanted = grants.Request(
         rollout=rollout.id,
         phases=decision.phases,
         device=device,
@@ -43,9 +43,9 @@ async def make_offer(
     )
     try:
         if decision.fresh or not await _stands(database, wanted):
-            await database.write(lambda connection: attempts.grant(connection, wanted, now))
-    except attempts.NoRoom as error:
-        if isinstance(error, attempts.Crowded):
+            await database.write(lambda connection: grants.grant(connection, wanted, now))
+    except grants.NoRoom as error:
+        if isinstance(error, grants.Crowded):
             board.crowded_at[rollout.id] = now
         return Stay(f"{decision.release} has to wait: {error}")
     return decision
@@ -78,9 +78,9 @@ def _has_part_for(standing: Standing, release: Release | None) -> bool:
     return bool(release.artifacts) if standing.foreign else not release.foreign
 
 
-async def _stands(database: Database, wanted: attempts.Request) -> bool:
+async def _stands(database: Database, wanted: grants.Request) -> bool:
     async with database.reading() as connection:
-        return await attempts.stands(connection, wanted)
+        return await grants.stands(connection, wanted)
 
 
 def newest(standing: Standing, catalog: Catalog) -> Decision:

@@ -16,7 +16,7 @@ from slipstream.server.pages.select import list_matching
 from slipstream.server.pages.visitor import Visitor
 from slipstream.server.pages.words import EVENTS, REPORTS, STATES, Mark, age_words, plain
 from slipstream.server.rollout.rsql import EVERYTHING, Filter, parse_filter
-from slipstream.server.store import attempts, devices, events, reports, rollouts
+from slipstream.server.store import attempts, devices, events, quarantines, reports, rollouts
 from slipstream.server.store.attempts import Attempt
 from slipstream.server.store.devices import Device
 from slipstream.server.store.reports import Report
@@ -134,7 +134,7 @@ class DevicesHandler:
             told = await reports.list_of(connection, name, limit=TIMELINE_MAX)
             happened = await events.list_of_device(connection, name, limit=TIMELINE_MAX)
             offers = await attempts.of_device(connection, name)
-            kept = await attempts.quarantines_of(connection, name)
+            kept = await quarantines.list_of_device(connection, name)
             plans = await rollouts.plans(connection, [one.rollout for one in offers])
         facts = device.facts()
         return desk.render(

@@ -13,7 +13,7 @@ from slipstream.server.pages.visitor import Visitor
 from slipstream.server.rollout.judge import Tally
 from slipstream.server.rollout.plan import FailureClass
 from slipstream.server.rollout.record import Rollout, Status
-from slipstream.server.store import attempts, census, devices, events, rollouts
+from slipstream.server.store import census, devices, events, quarantines, rollouts
 from slipstream.server.store.rollouts import OpenPhase
 
 _MOVING = (Status.RUNNING, Status.PAUSED, Status.WAITING, Status.SCHEDULED)
@@ -52,7 +52,7 @@ class OverviewHandler:
         await desk.polls.flush()
         async with desk.database.reading() as connection:
             seen = await devices.count_seen(connection, now - desk.online_s)
-            quarantined = await attempts.count_quarantined(connection)
+            quarantined = await quarantines.count_devices(connection)
             current = await census.count(connection)
             history = await census.history(connection, now - CHART_S)
             statuses = await rollouts.count_of_status(connection)

@@ -1,7 +1,7 @@
 """What a polling device is offered by the rollouts. Pure: values in, a decision out.
 
 The decision is a proposal: an offer that is new has to be granted by the store, in the
-transaction that counts it, before it is said (store/attempts.py).
+transaction that counts it, before it is said (store/grants.py).
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -3,7 +3,7 @@
 Every device has a position in an order that the rollout's salt shuffles. A phase that opens looks
 at the devices that match and draws cuts through that order, one for each stratum; a device below
 its stratum's cut belongs to the phase. What a device that joins later may do is bounded by the
-phase's limit, which store/attempts.py guards in the transaction that offers: an offer counts in the
+phase's limit, which store/grants.py guards in the transaction that offers: an offer counts in the
 first of the device's phases that has room, so that a full phase does not keep it out of later ones.
 """
 

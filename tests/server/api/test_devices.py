@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.server.app import BOARD, ENGINE
-from slipstream.server.store import attempts
+from slipstream.server.store import quarantines
 from tests.server.conftest import NOW
 
 ROSTER = """id,product,channel,group,tags,attribute.site
@@ -98,7 +98,7 @@ def test_what_is_known_of_a_device(with_each_fleet, folder):
         assert (await fleet.api("GET", f"/quarantines?after={page['next']}"))[1]["items"] == []
         assert (await fleet.api("DELETE", "/devices/d1/quarantines/1.0"))[0] == 204
         assert (await fleet.api("DELETE", "/devices/d1/quarantines/1.0"))[0] == 404
-        known = await fleet.read(attempts.quarantines_of, "d1")
+        known = await fleet.read(quarantines.list_of_device, "d1")
         assert known == ()
         _, page = await fleet.api("GET", "/devices/d1/events")
         assert [one["kind"] for one in page["items"]] == ["lifted"]

@@ -14,7 +14,7 @@ from slipstream.server.proxies import Proxies, parse_networks
 from slipstream.server.rollout.plan import FailureClass, Proof, Urgency
 from slipstream.server.rollout.record import Act
 from slipstream.server.rollout.track import State
-from slipstream.server.store import attempts, devices, events, reports, rollouts
+from slipstream.server.store import devices, events, grants, reports, rollouts
 from slipstream.server.tokens import hash_token
 from tests.server.conftest import NOW
 from tests.server.ddi.fleet import PLAN, SWU, Device, change, recall, start
@@ -134,7 +134,7 @@ def test_a_second_try_says_the_same_and_is_heard(with_device):
             await device.feedback(path, "closed", "failure", "Update Failed.")
             assert (await device.offer()).state is State.FELL_BACK
             assert await fleet.database.write(
-                lambda c: attempts.lift_quarantine(c, "dev1", "2.0", NOW)
+                lambda c: grants.lift_quarantine(c, "dev1", "2.0", NOW)
             )
         assert (await device.offer()).state is State.OFFERED
 

@@ -19,13 +19,22 @@ from slipstream.server.rollout.order import Opening
 from slipstream.server.rollout.plan import Phase, Plan, Proof
 from slipstream.server.rollout.record import Status
 from slipstream.server.rollout.track import State
-from slipstream.server.store import attempts, controllers, devices, holds, reports, rollouts
+from slipstream.server.store import (
+    attempts,
+    controllers,
+    devices,
+    grants,
+    holds,
+    quarantines,
+    reports,
+    rollouts,
+)
 from slipstream.server.store.controllers import AutoConfirm
 
 PLAN = Plan("p", "gateway", "2.0", 2, (Phase(count=1),), proof=Proof.REPORT)
 DONE = Feedback(Execution.CLOSED, Finished.SUCCESS, ("done",))
 STOPPED = Feedback(Execution.CLOSED, Finished.SUCCESS, ("stopped",))
-WANTED = attempts.Request(1, (0,), Facts("d1", "gateway"), "2.0", {("group", "g"): 1})
+WANTED = grants.Request(1, (0,), Facts("d1", "gateway"), "2.0", {("group", "g"): 1})
 
 
 async def set_up(database):
@@ -44,7 +53,7 @@ async def set_up(database):
 
 
 async def grant(database, wanted=WANTED, now=1):
-    return await database.write(lambda connection: attempts.grant(connection, wanted, now))
+    return await database.write(lambda connection: grants.grant(connection, wanted, now))
 
 
 async def look(database, device="d1"):
@@ -64,8 +73,8 @@ def test_what_is_known_of_a_device(with_database):
     async def test(database):
         await set_up(database)
         number = await grant(database)
-        await database.write(lambda c: attempts.quarantine(c, "d1", "1.0", "broke", 1))
-        await database.write(lambda c: attempts.quarantine(c, "d1", "0.9", "burnt", 1))
+        await database.write(lambda c: quarantines.add(c, "d1", "1.0", "broke", 1))
+        await database.write(lambda c: quarantines.add(c, "d1", "0.9", "burnt", 1))
         await database.write(lambda c: devices.rotate_token(c, "d1", b"n" * 32, 9))
         agreed = AutoConfirm("anna", "always", 7)
         await database.write(lambda c: controllers.set_auto_confirm(c, "d1", agreed))
@@ -114,10 +123,10 @@ def test_what_lapsed_is_offered_again_within_the_same_bounds(with_database):
         assert (await look(database)).attempts[0].lapsed
         # Its place in the budget is another's now, and its place in the phase is still its own.
         await database.write(lambda c: holds.take(c, "group", "g", "d2", 1, 1))
-        with pytest.raises(attempts.NoRoom, match="on their way"):
+        with pytest.raises(grants.NoRoom, match="on their way"):
             await grant(database)
         await database.write(lambda c: holds.release(c, "d2"))
-        with pytest.raises(attempts.NoRoom, match="as many devices as it may"):
+        with pytest.raises(grants.NoRoom, match="as many devices as it may"):
             await grant(database, replace(WANTED, device=Facts("d2", "gateway")))
         assert await grant(database, now=2) == number
         found = (await look(database)).attempts[0]
@@ -143,7 +152,7 @@ def test_what_an_operator_took_back_stays_so(with_database):
         assert await recall(database, number)
         assert (await look(database)).attempts[0].state is State.OFFERED  # it is asked first
         assert await reply(database, number) is Outcome.HEARD
-        with pytest.raises(attempts.NoRoom, match="taken back"):
+        with pytest.raises(grants.NoRoom, match="taken back"):
             await grant(database)
         found = (await look(database)).attempts[0]
         assert (found.state, found.lapsed) == (State.CANCELLED, False)

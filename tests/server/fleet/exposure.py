@@ -33,7 +33,7 @@ from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.rollout.offer import Decision, Install
 from slipstream.server.rollout.plan import AbortRule, Budget, Phase, Plan, SuccessRule
 from slipstream.server.rollout.record import Act, Rollout, Status
-from slipstream.server.store import attempts, devices, rollouts
+from slipstream.server.store import devices, grants, rollouts
 from slipstream.server.store.database import Database, parse_url
 from slipstream.server.store.devices import Known, Seen
 from slipstream.server.store.reports import Report
@@ -551,7 +551,7 @@ class Exposure(RuleBasedStateMachine):
         name = gadget.id
         self.model.refused.discard((name, release))
         gadget.failed.discard(release)
-        self._write(0, lambda c: attempts.lift_quarantine(c, name, release, self.now))
+        self._write(0, lambda c: grants.lift_quarantine(c, name, release, self.now))
 
     # --- servers and their clocks
 

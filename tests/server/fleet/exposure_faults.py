@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from slipstream.server.fleet import hear, moves, polls
 from slipstream.server.rollout import judge
-from slipstream.server.store import attempts, holds, rollouts
+from slipstream.server.store import grants, holds, quarantines, rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,56 +52,56 @@ class Fault:
 FAULTS = (
     Fault(
         "an offer is granted without a look at its phase's limit",
-        attempts,
+        grants,
         "_count_in",
         "sa.or_(phases.c.limit.is_(None), phases.c.offered < phases.c.limit)",
         "sa.true()",
     ),
     Fault(
         "an offer is granted though its rollout was paused",
-        attempts,
+        grants,
         "grant",
         "rollouts.c.status.in_(_OFFERING)",
         "sa.true()",
     ),
     Fault(
         "an offer is granted though the release was quarantined meanwhile",
-        attempts,
+        grants,
         "grant",
         ') is not None:\n        raise NoRoom(f"it is quarantined',
         ') == 0:\n        raise NoRoom(f"it is quarantined',
     ),
     Fault(
         "an offer is granted to a device that has left the filter meanwhile",
-        attempts,
+        grants,
         "_lock_as_decided",
         "if not _is_as_decided(",
         "if False and not _is_as_decided(",
     ),
     Fault(
         "an offer is said again to a device that has left the filter meanwhile",
-        attempts,
+        grants,
         "stands",
         "if not _is_as_decided(",
         "if False and not _is_as_decided(",
     ),
     Fault(
         "an offer of a halted rollout is said again",
-        attempts,
+        grants,
         "stands",
         "if rows[0].status not in _OFFERING:",
         "if False:",
     ),
     Fault(
         "a quarantined offer is said again",
-        attempts,
+        grants,
         "stands",
         "if rows[0].reason is not None:",
         "if False:",
     ),
     Fault(
         "a device that tries again needs no place in the budget",
-        attempts,
+        grants,
         "stands",
         "wanted.labels.keys() <=",
         "True or wanted.labels.keys() <=",
@@ -115,8 +115,8 @@ FAULTS = (
     ),
     Fault(
         "a fall back is not remembered",
-        attempts,
-        "quarantine",
+        quarantines,
+        "add",
         "if (await connection.execute(statement.on_conflict_do_nothing())).rowcount == 0:",
         "if True:",
     ),

@@ -28,7 +28,16 @@ from slipstream.server.rollout.plan import (
 )
 from slipstream.server.rollout.record import Act, Status
 from slipstream.server.rollout.track import State
-from slipstream.server.store import attempts, devices, events, holds, leases, rollouts
+from slipstream.server.store import (
+    attempts,
+    devices,
+    events,
+    grants,
+    holds,
+    leases,
+    quarantines,
+    rollouts,
+)
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Seen
 from slipstream.server.store.reports import Report
@@ -610,9 +619,9 @@ def test_a_full_phase_offers_to_nobody_else(with_rollout):
         await fleet.start()
         first = await fleet.poll_all()
         stranger = next(name for name in sorted(fleet.runs) if name not in first)
-        wanted = attempts.Request(1, (0,), Facts(stranger, "gateway"), "2.0")
-        with pytest.raises(attempts.NoRoom, match="phase 1 has offered"):
-            await fleet.database.write(lambda c: attempts.grant(c, wanted, fleet.now))
+        wanted = grants.Request(1, (0,), Facts(stranger, "gateway"), "2.0")
+        with pytest.raises(grants.NoRoom, match="phase 1 has offered"):
+            await fleet.database.write(lambda c: grants.grant(c, wanted, fleet.now))
         async with fleet.database.reading() as connection:
             assert await attempts.of_device(connection, stranger) == ()
 
@@ -631,7 +640,7 @@ def test_only_a_release_that_was_offered_or_is_published_is_quarantined(with_rol
             )
             assert await hear_report(fleet.database, catalog, report)
         async with fleet.database.reading() as connection:
-            kept = await attempts.quarantines_of(connection, name)
+            kept = await quarantines.list_of_device(connection, name)
         assert {one.release: one.since for one in kept} == {"1.0": 2, "2.0": 3}
 
     with_rollout(test)

@@ -16,7 +16,7 @@ from slipstream.server.pages.draft import DEFAULTS
 from slipstream.server.pages.login import local
 from slipstream.server.pages.visitor import Visitor
 from slipstream.server.rollout.record import Status
-from slipstream.server.store import attempts, events, rollouts
+from slipstream.server.store import events, quarantines, rollouts
 from tests.server.conftest import OPERATOR_TOKEN
 
 PAGES = ("/", "/devices", "/rollouts", "/rollouts/new", "/releases", "/approvals", "/audit")
@@ -428,7 +428,7 @@ def test_a_quarantine_is_lifted(with_fleet, folder):
         assert "no network" in page.text
         response = await send(fleet, "/devices/door-7/lift", page, release="2.0")
         assert response.status == 303
-        assert await fleet.read(attempts.quarantines_of, "door-7") == ()
+        assert await fleet.read(quarantines.list_of_device, "door-7") == ()
         assert (await send(fleet, "/devices/door-7/lift", page, release="2.0")).status == 404
 
     with_fleet(test)

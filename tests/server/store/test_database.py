@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from slipstream.delta.errors import Unavailable, UsageError
-from slipstream.server.store import attempts, devices, reports
+from slipstream.server.store import attempts, devices, grants, reports
 from slipstream.server.store.database import Database, parse_url, upgrade
 from slipstream.server.store.reports import Report
 from slipstream.server.store.tables import metadata
@@ -196,7 +196,7 @@ def test_writes_that_wait_together_are_committed_together(with_database):
 def test_one_that_fails_takes_no_other_with_it(with_database):
     async def broken(connection):
         await add(connection, "half")
-        raise attempts.NoRoom("full")
+        raise grants.NoRoom("full")
 
     async def test(database):
         results = await asyncio.gather(
@@ -210,7 +210,7 @@ def test_one_that_fails_takes_no_other_with_it(with_database):
         )
         assert [type(one) for one in results[:4]] == [
             type(None),
-            attempts.NoRoom,
+            grants.NoRoom,
             type(None),
             KeyError,
         ]

@@ -8,7 +8,7 @@ from slipstream.delta.limits import QUARANTINES_PER_DEVICE_MAX
 from slipstream.server.rollout.plan import Phase, Plan
 from slipstream.server.rollout.record import OVER, Status
 from slipstream.server.rollout.track import State
-from slipstream.server.store import attempts, controllers, devices, reports, rollouts, tables
+from slipstream.server.store import controllers, devices, quarantines, reports, rollouts, tables
 from slipstream.server.store.devices import Seen
 from tests.server.store.test_database import REPORT, add
 
@@ -37,7 +37,7 @@ def test_a_removed_device_takes_all_of_its_own_along(with_database):
     async def test(connection):
         await add(connection, "d1")
         await reports.add(connection, REPORT)
-        await attempts.quarantine(connection, "d1", "2.0", "bad", 1)
+        await quarantines.add(connection, "d1", "2.0", "bad", 1)
         assert await devices.remove(connection, "d1")
         assert not await devices.remove(connection, "d1")
         await add(connection, "d1")
@@ -118,8 +118,8 @@ def test_what_a_poll_is_decided_by_is_one_statement(with_database):
     async def test(connection):
         await add(connection, "d1")
         for release in ("2.0", "3.0"):
-            await attempts.quarantine(connection, "d1", release, f"{release} is bad", 1)
-        await attempts.quarantine(connection, "d1", "2.0", "another word", 2)
+            await quarantines.add(connection, "d1", release, f"{release} is bad", 1)
+        await quarantines.add(connection, "d1", "2.0", "another word", 2)
         known = await devices.know(connection, devices.by_id("d1"))
         assert known.quarantined == {"2.0": "2.0 is bad", "3.0": "3.0 is bad"}
         assert known.attempts == {}
@@ -131,15 +131,15 @@ def test_what_a_poll_is_decided_by_is_one_statement(with_database):
 def test_a_device_refuses_so_many_releases_and_the_oldest_makes_room(with_database):
     async def test(connection):
         await add(connection, "d1", "d2")
-        await attempts.quarantine(connection, "d2", "r0", "bad", 1)
+        await quarantines.add(connection, "d2", "r0", "bad", 1)
         for number in range(QUARANTINES_PER_DEVICE_MAX + 2):
-            await attempts.quarantine(connection, "d1", f"r{number}", "bad", 100 + number)
-        await attempts.quarantine(connection, "d1", "late clock", "bad", 1)
-        kept = {one.release for one in await attempts.quarantines_of(connection, "d1")}
+            await quarantines.add(connection, "d1", f"r{number}", "bad", 100 + number)
+        await quarantines.add(connection, "d1", "late clock", "bad", 1)
+        kept = {one.release for one in await quarantines.list_of_device(connection, "d1")}
         assert len(kept) == QUARANTINES_PER_DEVICE_MAX
         assert "late clock" in kept  # the new one itself is never what makes room
         assert {"r0", "r1", "r2", "r3"} & kept == {"r3"}
-        assert len(await attempts.quarantines_of(connection, "d2")) == 1
+        assert len(await quarantines.list_of_device(connection, "d2")) == 1
 
     with_database(write(test))
 
@@ -148,7 +148,7 @@ def test_a_poll_reads_the_sum_of_what_there_is_and_nothing_of_rollouts_that_are_
     async def test(connection):
         await add(connection, "d1")
         for number in range(3):
-            await attempts.quarantine(connection, "d1", f"r{number}", "bad", number)
+            await quarantines.add(connection, "d1", f"r{number}", "bad", number)
         state = {}
         for number, status in enumerate((*Status, Status.ABORTED)):
             plan = Plan(f"p{number}", "gateway", "2.0", 2, (Phase(percent=100),))

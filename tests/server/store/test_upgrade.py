@@ -14,13 +14,13 @@ from slipstream.server.rollout.record import Status
 from slipstream.server.rollout.track import State
 from slipstream.server.store import (
     answers,
-    attempts,
     audit,
     census,
     controllers,
     delta_jobs,
     devices,
     events,
+    grants,
     holds,
     leases,
     listening,
@@ -207,6 +207,6 @@ async def _go_on(connection: AsyncConnection, tables: frozenset[str]) -> None:
         await audit.append(connection, NOW, "ada", "rollout.start", "r")
         assert (await audit.head(connection))[0] == 2
     if "rollouts" in tables:
-        assert await attempts.lift_quarantine(connection, "d1", "2.0", NOW)
+        assert await grants.lift_quarantine(connection, "d1", "2.0", NOW)
         made = await rollouts.create(connection, NEXT_PLAN, Status.SCHEDULED, NOW)
         assert made == 2, "the ids begin anew"
