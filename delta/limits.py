@@ -203,6 +203,7 @@ POLL_FLUSH_S = 3.0  # what polls brought is written so often: a kill loses at mo
 REASON_CHARS_MAX = 4096  # free text of a report
 SLOTS_MAX = 16  # slots of one device
 QUARANTINES_PER_DEVICE_MAX = 64  # as many as a poll may name; the oldest is dropped for a new one
+TRAFFIC_BYTES_MAX = 1 << 50  # that a device may say it fetched: a sum over 8,000 of them still fits
 REPORTS_PER_DEVICE_MAX = 1000  # older ones are dropped: a device cannot fill the disk
 FACTS_AT_ONCE = 1000  # devices read between two looks at the network: 10 ms
 PAGE_ROWS_MAX = 500  # devices in one answer or on one page

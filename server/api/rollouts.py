@@ -40,6 +40,7 @@ from slipstream.server.rollout.plan import AbortRule, FailureClass, Plan
 from slipstream.server.rollout.record import Act, Rollout, Status, step
 from slipstream.server.rollout.track import State
 from slipstream.server.store import attempts, events, rollouts
+from slipstream.server.store.attempts import Traffic
 from slipstream.server.wire import Body, Reason, refusal
 
 
@@ -124,6 +125,7 @@ class RolloutDetail(msgspec.Struct, frozen=True):
     phase: int
     plan: Plan
     phases: tuple[ShownPhase, ...]
+    traffic: Traffic
 
 
 async def list_rollouts(world: World, call: Call) -> Answer:
@@ -274,7 +276,9 @@ async def open_next_phase(world: World, call: Call) -> Action:
     if len(rollout.opened) == len(rollout.plan.phases):
         raise taken("all phases are open")
     remark = f": {call.body.remark}" if call.body.remark else ""
-    return await _open(world, call, rollout, f"opened by {call.identity.actor}{remark}")
+    return await _open(
+        world, call, rollout, f"opened by {call.identity.actor}{remark}", forgives=True
+    )
 
 
 async def describe_rollout(connection: AsyncConnection, number: int) -> RolloutDetail:
@@ -303,6 +307,7 @@ async def describe_rollout(connection: AsyncConnection, number: int) -> RolloutD
         phase=rollout.phase + 1,
         plan=rollout.plan,
         phases=phases,
+        traffic=await attempts.traffic_of(connection, number),
     )
 
 
@@ -332,12 +337,18 @@ async def _move(
         raise _changed(call)
 
 
-async def _open(world: World, call: Call, rollout: Rollout, reason: str) -> Action:
-    opening = await draw_phase(world.database, rollout)
+async def _open(
+    world: World, call: Call, rollout: Rollout, reason: str, *, forgives: bool = False
+) -> Action:
+    """Open the next phase. `forgives`: who opens it accepts the failures that there are."""
+    drawn = await draw_phase(world.database, rollout)
 
     async def write(connection: AsyncConnection) -> Done:
-        if not await open_phase_as(connection, rollout, opening, reason, call.now):
+        if not await open_phase_as(connection, rollout, drawn, reason, call.now):
             raise _changed(call)
+        if forgives:
+            counted = await rollouts.tallies(connection, rollout.id)
+            await rollouts.forgive(connection, rollout.id, counted)
         return await _moved(connection, rollout)
 
     return write

@@ -21,6 +21,7 @@ from slipstream.server.ddi.step import (
 from slipstream.server.ddi.visit import Reception, Visit
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.offers import make_offer, prefer
+from slipstream.server.fleet.polls import free_places
 from slipstream.server.rollout.offer import Install, Standing
 from slipstream.server.rollout.plan import Plan
 from slipstream.server.rollout.track import State
@@ -52,7 +53,7 @@ class Actions:
     async def _before(self, visit: Visit) -> Step | None:
         """What has to come before any new offer."""
         controller, view = visit.controller, self.board.view
-        step = bound_step(controller.attempts, view.by_id)
+        step = bound_step(controller.attempts, controller.statuses)
         if step is not None or not controller.attempts:
             return step
         catalog = await self.catalog.read()
@@ -64,6 +65,8 @@ class Actions:
         catalog = await self.catalog.read()
         decision = await make_offer(self.database, self.board, catalog, _standing(controller), now)
         if not isinstance(decision, Install) or decision.rollout is None:
+            if controller.holding:
+                await free_places(self.database, visit.device)
             return Rest()
         if decision.fresh:
             controller = await self.reception.know(visit.device, now) or controller
@@ -102,7 +105,7 @@ class Actions:
 
     async def stops(self, visit: Visit, attempt: Attempt) -> bool:
         """Whether the device is asked to stop this action."""
-        if is_stopping(attempt, self.board.view.by_id.get(attempt.rollout)):
+        if is_stopping(attempt, visit.controller.statuses[attempt.rollout]):
             return True
         step = await self._before(visit)
         return isinstance(step, Cancel) and step.attempt.id == attempt.id

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from slipstream.server.rollout.offer import Decision, Install
 from slipstream.server.rollout.plan import Plan
-from slipstream.server.rollout.record import OFFERING, Rollout
+from slipstream.server.rollout.record import OFFERING
 from slipstream.server.rollout.track import State
 from slipstream.server.store.attempts import Attempt
 
@@ -45,13 +45,14 @@ class Rest:
 Step = Deploy | Confirm | Cancel | Rest
 
 
-def bound_step(attempts: Sequence[Attempt], rollouts: Mapping[int, Rollout]) -> Step | None:
+def bound_step(attempts: Sequence[Attempt], statuses: Mapping[int, str]) -> Step | None:
     """What has to come before any new offer; None where nothing has.
 
-    `attempts` are the device's, `rollouts` those that are not over, by id.
+    `attempts` are the device's, `statuses` those of their rollouts as the database has them now:
+    a server that has not read of a rollout yet must not stop what another has just begun.
     """
     running = [one for one in attempts if one.closed_at is None]
-    stopping = [one for one in running if is_stopping(one, rollouts.get(one.rollout))]
+    stopping = [one for one in running if is_stopping(one, statuses[one.rollout])]
     for one in running:
         done = one.state is State.INSTALLED
         if one not in stopping and (done or (one.refused_at is not None and _runs(one))):
@@ -59,9 +60,9 @@ def bound_step(attempts: Sequence[Attempt], rollouts: Mapping[int, Rollout]) -> 
     return Cancel(stopping[0]) if stopping else None
 
 
-def is_stopping(attempt: Attempt, rollout: Rollout | None) -> bool:
-    """Whether the device is asked to stop: an operator took the offer back, or its rollout
-    paused or is over (None).
+def is_stopping(attempt: Attempt, status: str) -> bool:
+    """Whether the device is asked to stop: an operator took the offer back, or its rollout, which
+    has that status, does not offer now.
 
     What is installed is not undone by it. Who takes that back wants no word on it any more.
     """
@@ -71,7 +72,7 @@ def is_stopping(attempt: Attempt, rollout: Rollout | None) -> bool:
         return attempt.recalled_at is not None
     if attempt.state not in _STOPPABLE:
         return False
-    return attempt.recalled_at is not None or rollout is None or rollout.status not in OFFERING
+    return attempt.recalled_at is not None or status not in OFFERING
 
 
 def superseded(attempts: Sequence[Attempt], decision: Decision) -> Cancel | None:

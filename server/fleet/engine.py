@@ -121,7 +121,6 @@ class Engine:
             if one.status is not Status.FINISHED or stir.whole or one.id in stir.rollouts
         ]
         self._stirred = stir
-        await self._free_places(now)
         if any(moved):
             await self.board.refresh()
 
@@ -172,9 +171,9 @@ class Engine:
 
     async def open_next(self, rollout: Rollout, reason: str, now: int) -> bool:
         """Open the next phase; False if another has moved the rollout meanwhile."""
-        opening = await draw_phase(self.database, rollout)
+        drawn = await draw_phase(self.database, rollout)
         return await self.database.write(
-            lambda connection: open_phase_as(connection, rollout, opening, reason, now)
+            lambda connection: open_phase_as(connection, rollout, drawn, reason, now)
         )
 
     async def _time_out(self, rollout: Rollout, now: int) -> None:
@@ -193,25 +192,8 @@ class Engine:
                         connection, again, Event.TIMED_OUT, now, reason="nothing was heard"
                     )
 
-        for one in found:
-            await self.database.write(partial(act, one))
-
-    async def _free_places(self, now: int) -> None:
-        """Take back the places in budgets of devices that are not heard of any more."""
-        async with self.database.reading() as connection:
-            holding = await holds.list_holders(connection)
-            found = await rollouts.load(connection, ids=holding) if holding else ()
-            found = tuple(one for one in found if not one.unreadable)
-            idle = {
-                one.id: await holds.idle(connection, one.id, since)
-                for one in found
-                if (since := listened_since(self._spans, now, one.plan.silent_after_s)) is not None
-            }
-        for one in found:
-            if one.status is Status.ABORTED:
-                await self._time_out(one, now)  # nobody else looks at its offers
-            for device in idle.get(one.id, ()):
-                await self.database.write(partial(holds.release, device=device, rollout=one.id))
+        # At once: the writer commits them together.
+        await asyncio.gather(*(self.database.write(partial(act, one)) for one in found))
 
     async def _judge(self, rollout: Rollout, now: int, elapsed_s: float) -> bool:
         opened = await self._records(rollout)

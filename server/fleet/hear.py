@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from slipstream.delta.limits import TRAFFIC_BYTES_MAX
 from slipstream.server.catalog import Catalog
 from slipstream.server.fleet.board import View
 from slipstream.server.rollout.facts import Facts
@@ -51,6 +52,8 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
                 await attempts.move(
                     connection, one, event, report.received_at, said=said, reason=reason
                 )
+            if report.kind == "installed" and (traffic := _traffic(report)) is not None:
+                await attempts.note_traffic(connection, one.id, traffic)
         # A name that nobody offered is no release: a device could fill the table with them.
         if report.kind == "fell_back" and (found or _is_published(catalog, report.release)):
             reason = report.reason or "it fell back"
@@ -124,6 +127,16 @@ def _read(report: Report, plan: Plan, catalog: Catalog | None) -> Heard | None:
         return Event.CONFIRMED, None, report.reason  # all that was asked for is done
     said = next((one for one in FailureClass if one == details.get("class")), None)
     return event, said if event in (Event.FAILED, Event.FELL_BACK) else None, report.reason
+
+
+def _traffic(report: Report) -> attempts.Traffic | None:
+    """What an installation fetched, where the report says so and it can be."""
+    details = msgspec.json.decode(report.details, type=dict[str, object])
+    fetched, full = details.get("bytes_fetched"), details.get("full_bytes")
+    if type(fetched) is not int or type(full) is not int:
+        return None
+    possible = 0 <= fetched <= TRAFFIC_BYTES_MAX and 0 <= full <= TRAFFIC_BYTES_MAX
+    return attempts.Traffic(fetched, full) if possible else None
 
 
 def _shown(

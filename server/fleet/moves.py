@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.rollout.facts import Facts
-from slipstream.server.rollout.order import Opening, open_phase
+from slipstream.server.rollout.order import Draw, draw
 from slipstream.server.rollout.record import Act, Rollout, step
 from slipstream.server.rollout.rsql import matches
 from slipstream.server.store import attempts, devices, events, rollouts
@@ -19,7 +19,7 @@ from slipstream.server.store.database import Database
 _log = structlog.get_logger(__name__)
 
 
-async def draw_phase(database: Database, rollout: Rollout) -> Opening:
+async def draw_phase(database: Database, rollout: Rollout) -> Draw:
     """The line of the next phase, through the devices as they are now."""
     plan = rollout.plan
     condition = plan.condition
@@ -33,20 +33,22 @@ async def draw_phase(database: Database, rollout: Rollout) -> Opening:
                 and matches(condition, one)
             )
         offered = await attempts.offered_to(connection, rollout.id)
-    return await asyncio.to_thread(open_phase, plan, rollout.opened, population, offered)
+        opened = (await rollouts.open_phases(connection, [rollout.id])).get(rollout.id, ())
+    counts = tuple(one.offered for one in opened)
+    return await asyncio.to_thread(draw, plan, rollout.opened, population, offered, counts)
 
 
 async def open_phase_as(
-    connection: AsyncConnection, rollout: Rollout, opening: Opening, reason: str, now: int
+    connection: AsyncConnection, rollout: Rollout, drawn: Draw, reason: str, now: int
 ) -> bool:
     """Open the next phase where draw_phase drew the line."""
-    if not await rollouts.open_next(connection, rollout, opening, reason, now):
+    if not await rollouts.open_next(connection, rollout, drawn, reason, now):
         return False
     index = len(rollout.opened)
     words = f"phase {index + 1} ({rollout.plan.phases[index]}) opened"
-    text = f"{words} for {opening.members} devices: {reason}"
+    text = f"{words} for {drawn.opening.members} devices: {reason}"
     await events.add(connection, now, "phase", text, rollout=rollout.id)
-    _log.info(words, rollout=rollout.plan.name, devices=opening.members, reason=reason)
+    _log.info(words, rollout=rollout.plan.name, devices=drawn.opening.members, reason=reason)
     return True
 
 

@@ -7,7 +7,7 @@ from slipstream.server.fleet.board import Board, View
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.offer import Decision, Install, Standing, Stay, decide
 from slipstream.server.rollout.record import Rollout
-from slipstream.server.store import grants
+from slipstream.server.store import grants, rollouts
 from slipstream.server.store.database import Database
 
 
@@ -31,7 +31,10 @@ async def make_offer(
         return Stay(f"{decision.release} is not in the repository")
     rollout = decision.rollout
     if rollout is None:
-        return decision
+        # Another server may have made the line's first rollout a moment ago.
+        async with database.reading() as connection:
+            begun = await rollouts.has_line(connection, device.product, device.channel)
+        return Stay("its line's first rollout begins") if begun else decision
     wanted = grants.Request(
         rollout=rollout.id,
         phases=decision.phases,

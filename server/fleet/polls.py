@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from slipstream.server.catalog import Catalog
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.hear import hear_poll
 from slipstream.server.fleet.offers import make_offer
-from slipstream.server.rollout.offer import Decision, Standing
-from slipstream.server.store import devices
+from slipstream.server.rollout.offer import Decision, Standing, Stay
+from slipstream.server.store import attempts, devices, holds
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Known, Seen
 
@@ -41,7 +43,20 @@ async def answer_poll(
         async with database.reading() as connection:
             again = await devices.know(connection, devices.by_id(known.device.id))
         standing = _standing(again or known, said)
-    return await make_offer(database, board, catalog, standing, now)
+    decision = await make_offer(database, board, catalog, standing, now)
+    if known.holding and isinstance(decision, Stay) and not said.seen.trial:
+        await free_places(database, known.device.id)
+    return decision
+
+
+async def free_places(database: Database, device: str) -> None:
+    """A device that is there and has nothing to do is not away: its places are for others."""
+
+    async def act(connection: AsyncConnection) -> None:
+        if await attempts.lock(connection, device):
+            await holds.release_all(connection, device)
+
+    await database.write(act)
 
 
 def _standing(known: Known, said: Said) -> Standing:

@@ -88,20 +88,19 @@ class RolloutsHandler:
             papers = await rollouts.papers(connection, rollout.id)
             opened = (await rollouts.open_phases(connection, [rollout.id])).get(rollout.id, ())
             counted = await rollouts.tallies(connection, rollout.id)
-            by_source = await attempts.confirmed_from(connection, rollout.id)
+            traffic = await attempts.traffic_of(connection, rollout.id)
             failed = await attempts.newest_of_rollout(
                 connection, rollout.id, FAILED, limit=_FAILURES_SHOWN
             )
             happened = await events.list_of_kinds(
                 connection, ("phase", "rollout"), limit=TIMELINE_MAX, rollout=rollout.id
             )
-        catalog, trouble = await desk.catalog_or_trouble()
+        _, trouble = await desk.catalog_or_trouble()
         live = make_live(
             rollout,
             opened,
             counted,
-            by_source,
-            catalog.releases if catalog else (),
+            traffic,
             now,
         )
         return desk.render(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slipstream.server.catalog import Release
 from slipstream.server.pages.bars import Segment, bar, tally_bar
 from slipstream.server.pages.words import (
     FAILURES,
@@ -28,6 +27,7 @@ from slipstream.server.rollout.judge import (
 )
 from slipstream.server.rollout.plan import FailureClass, Plan
 from slipstream.server.rollout.record import TRANSITIONS, Act, Rollout, Status
+from slipstream.server.store.attempts import Traffic
 from slipstream.server.store.rollouts import OpenPhase, records
 
 
@@ -102,8 +102,7 @@ class Live:
     left: str  # time left in this phase, or why there is no estimate
     left_is_known: bool
     left_note: str
-    saved: int | None  # bytes
-    saved_devices: int
+    traffic: Traffic
     acts: tuple[Act, ...]  # that its status allows to a person
     can_open_next: bool
 
@@ -147,14 +146,12 @@ def make_live(
     rollout: Rollout,
     opened: Sequence[OpenPhase],
     counted: Mapping[int, Tally],
-    by_source: Mapping[str | None, int],
-    releases: Sequence[Release],
+    traffic: Traffic,
     now: int,
 ) -> Live:
-    """The live view. `by_source`: confirmed devices by the release that they came from."""
+    """The live view. `traffic`: what its devices say that they fetched."""
     plan, found = rollout.plan, records(opened, counted)
     left, known, note = _time_left(rollout, found, now)
-    saved, saved_devices = _saved(plan, by_source, releases)
     acts = tuple(act for act in _BY_HAND if (rollout.status, act) in TRANSITIONS)
     return Live(
         card=make_card(rollout, opened, counted),
@@ -164,8 +161,7 @@ def make_live(
         left=left,
         left_is_known=known,
         left_note=note,
-        saved=saved,
-        saved_devices=saved_devices,
+        traffic=traffic,
         acts=acts,
         can_open_next=rollout.status is Status.RUNNING and len(opened) < len(plan.phases),
     )
@@ -313,33 +309,6 @@ def _margin(name: str, index: int, more: int, in_flight: int) -> RuleLine:
 
 def _rank(line: RuleLine) -> int:
     return (Mark.BAD, Mark.WARN, Mark.GOING, Mark.GOOD, Mark.NONE).index(line.mark)
-
-
-def _saved(
-    plan: Plan, by_source: Mapping[str | None, int], releases: Sequence[Release]
-) -> tuple[int | None, int]:
-    """What deltas spared the confirmed devices whose source is known, and how many they are."""
-    found = [one for one in releases if (one.product, one.release) == (plan.product, plan.release)]
-    if not found:
-        return None, 0
-    spared = savings(found[0])
-    known = {name: number for name, number in by_source.items() if name in spared}
-    if not known:
-        return None, 0
-    total = sum(spared[name] * number for name, number in known.items() if name is not None)
-    return total, sum(known.values())
-
-
-def savings(release: Release) -> Mapping[str, int]:
-    """Bytes that a device saves, by the release it comes from: full payloads minus deltas."""
-    full = {one.image: one.payload_bytes for one in release.images}
-    spared: dict[str, int] = {}
-    for delta in release.deltas:
-        whole = full.get(delta.image)
-        if delta.source_release is not None and whole is not None:
-            less = max(0, whole - delta.payload_bytes)
-            spared[delta.source_release] = spared.get(delta.source_release, 0) + less
-    return spared
 
 
 def _sum(counted: Mapping[int, Tally]) -> Tally:

@@ -8,7 +8,7 @@ first of the device's phases that has room, so that a full phase does not keep i
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -35,34 +35,63 @@ def position(salt: str, device: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A phase's line, and what the phases before it may have beside it."""
+
+    opening: Opening
+    rooms: tuple[int, ...]  # devices of each phase before: offered, or there and waiting
+
+
 def open_phase(
     plan: Plan,
     opened: Sequence[Opening],
     population: Iterable[Facts],
     offered: Collection[str] = frozenset(),
 ) -> Opening:
+    """The phase that draw() finds."""
+    return draw(plan, opened, population, offered).opening
+
+
+def draw(
+    plan: Plan,
+    opened: Sequence[Opening],
+    population: Iterable[Facts],
+    offered: Collection[str] = frozenset(),
+    counts: Sequence[int] = (),
+) -> Draw:
     """Draw the line of the phase behind those in `opened`.
 
     `population` is every device that the filter matches and that does not run the release yet,
-    `offered` the ids of all that the rollout has offered it to, wherever they are now: they are
-    part of the whole that percentages and counts are of, and of what is taken already.
+    `offered` the ids of all that the rollout has offered it to, wherever they are now. `counts` are
+    the offers of each open phase, those to devices that were removed since among them: all are part
+    of the whole that percentages and counts are of, and of what is taken already.
     """
     phase = plan.phases[len(opened)]
-    known = [one for one in population if one.id not in offered]
-    before = [one for one in known if phase_of(plan, opened, one) is None]
+    before: list[Facts] = []
+    waiting: Counter[int] = Counter()
+    for one in population:
+        if one.id in offered:
+            continue
+        index = phase_of(plan, opened, one)
+        if index is None:
+            before.append(one)
+        else:
+            waiting[index] += 1
+    rooms = tuple(count + waiting[index] for index, count in enumerate(counts))
     if phase.selector is not None:
         members = sum(1 for one in before if matches(phase.selects, one))
-        return Opening(members, None)
+        return Draw(Opening(members, members), rooms)
     if phase.percent == 100:
-        return Opening(len(before), None, everyone=True)
-    whole = len(offered) + len(known)
-    taken = whole - len(before)
+        return Draw(Opening(len(before), None, everyone=True), rooms)
+    taken = max(len(offered), sum(counts)) + waiting.total()
+    whole = taken + len(before)
     wanted = phase.count if phase.count is not None else _share(phase, whole)
     chosen = _ranked(plan, before)[: max(0, wanted - taken)]
     cuts: dict[str, int] = {}
     for stratum, place in chosen:
         cuts[stratum] = max(cuts.get(stratum, 0), place + 1)
-    return Opening(len(chosen), len(chosen), cuts)
+    return Draw(Opening(len(chosen), len(chosen), cuts), rooms)
 
 
 def phase_of(plan: Plan, opened: Sequence[Opening], device: Facts) -> int | None:

@@ -38,7 +38,7 @@ from slipstream.server.rollout.plan import FailureClass, Halting, Plan
 from slipstream.server.rollout.record import OFFERING, Act, Rollout, Status
 from slipstream.server.rollout.record import step as step_rollout
 from slipstream.server.rollout.rsql import matches
-from slipstream.server.rollout.track import IN_FLIGHT, Event, State, class_of
+from slipstream.server.rollout.track import AWAY, IN_FLIGHT, Event, State, class_of
 from slipstream.server.rollout.track import step as step_offer
 
 BEGIN = 1_767_571_200  # Monday, 5 January 2026, 00:00 UTC: where the plan names no start
@@ -224,7 +224,7 @@ class _Run:
         if before in IN_FLIGHT and after not in IN_FLIGHT:
             self.on_their_way -= 1
         for room, _ in self._rooms(device):
-            held_in = _FETCHING if room == _DOWNLOAD else IN_FLIGHT
+            held_in = _FETCHING if room == _DOWNLOAD else AWAY
             if before in held_in and after not in held_in:
                 self.held[room] -= 1
                 self._wake(room)

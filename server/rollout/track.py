@@ -39,6 +39,8 @@ class Event(StrEnum):
 
 
 IN_FLIGHT: Final = frozenset({State.OFFERED, State.FETCHING, State.INSTALLED})
+# A device may be out of service in these. One that is silent is the likeliest to be.
+AWAY: Final = IN_FLIGHT | {State.SILENT}
 SETTLED: Final = frozenset(State) - IN_FLIGHT - {State.CANCELLED}
 FAILURES: Final = frozenset({State.FAILED, State.FELL_BACK, State.REGRESSED, State.SILENT})
 # A release in these is never offered to the device again, unless an operator lifts it.
@@ -72,6 +74,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
         for event in (Event.INSTALLED, Event.FAILED, Event.CONFIRMED, Event.FELL_BACK)
     },
     (State.SILENT, Event.FETCHING): State.FETCHING,
+    (State.SILENT, Event.CANCELLED): State.CANCELLED,
     (State.FAILED, Event.CONFIRMED): State.CONFIRMED,
     (State.FAILED, Event.FELL_BACK): State.FELL_BACK,
     (State.FAILED, Event.CANCELLED): State.CANCELLED,

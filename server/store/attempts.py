@@ -3,7 +3,7 @@
 Where they are made: grants.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.rollout.plan import FailureClass
-from slipstream.server.rollout.track import IN_FLIGHT, QUARANTINED, Event, State, class_of, step
+from slipstream.server.rollout.track import (
+    AWAY,
+    IN_FLIGHT,
+    QUARANTINED,
+    Event,
+    State,
+    class_of,
+    step,
+)
 from slipstream.server.store import events, quarantines
 from slipstream.server.store import holds as places
 from slipstream.server.store.tables import attempts, controllers, devices
@@ -48,6 +56,20 @@ class Attempt:
         return self.state is State.CANCELLED and self.recalled_at is None
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What devices fetched to install, and what full payloads would have been. Bytes."""
+
+    fetched_bytes: int
+    full_bytes: int
+    devices: int = 1
+
+    @property
+    def saved_bytes(self) -> int:
+        """What deltas and what was there already spared; 0 where tries cost more."""
+        return max(0, self.full_bytes - self.fetched_bytes)
+
+
 COLUMNS = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
 
 
@@ -80,7 +102,7 @@ async def move(
             changed_at=now,
         )
     )
-    if state not in IN_FLIGHT:
+    if state not in AWAY:
         await places.settle(connection, attempt.device, attempt.rollout)
     if state in QUARANTINED:
         await quarantines.add(
@@ -182,14 +204,20 @@ async def list_of_rollout(
     return tuple(of_row(row) for row in rows)
 
 
-async def confirmed_from(connection: AsyncConnection, rollout: int) -> Mapping[str | None, int]:
-    """How many devices a rollout has brought to its release, by the release that they came from."""
-    query = (
-        sa.select(attempts.c.source, sa.func.count())
-        .where(attempts.c.rollout == rollout, attempts.c.state == State.CONFIRMED.value)
-        .group_by(attempts.c.source)
-    )
-    return {row[0]: row[1] for row in await connection.execute(query)}
+async def note_traffic(connection: AsyncConnection, attempt: int, traffic: Traffic) -> None:
+    """What the device says that it fetched for an offer; of several tries, the last."""
+    values = {"fetched_bytes": traffic.fetched_bytes, "full_bytes": traffic.full_bytes}
+    await connection.execute(sa.update(attempts).where(attempts.c.id == attempt).values(**values))
+
+
+async def traffic_of(connection: AsyncConnection, rollout: int) -> Traffic:
+    """What a rollout's devices fetched, all of them that said so."""
+    said = attempts.c.fetched_bytes
+    query = sa.select(sa.func.count(said), sa.func.sum(said), sa.func.sum(attempts.c.full_bytes))
+    devices, fetched, full = (
+        await connection.execute(query.where(attempts.c.rollout == rollout))
+    ).one()
+    return Traffic(int(fetched or 0), int(full or 0), devices)
 
 
 async def newest_of_rollout(

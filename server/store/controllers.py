@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.server.store import attempts as offers
 from slipstream.server.store.attempts import Attempt
-from slipstream.server.store.devices import COLUMNS, Device
+from slipstream.server.store.devices import COLUMNS, Device, is_holding
 from slipstream.server.store.dialect import insert_into
-from slipstream.server.store.tables import attempts, controllers, devices, quarantines
+from slipstream.server.store.tables import attempts, controllers, devices, quarantines, rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Controller:
     auto_confirm: AutoConfirm | None
     quarantined: Mapping[str, str]  # release: reason
     attempts: tuple[Attempt, ...]  # newest first
+    statuses: Mapping[int, str]  # by rollout: of those that the attempts are of
+    holding: bool = False  # a place in a budget, for some rollout
 
     def attempt(self, number: int) -> Attempt | None:
         """Its offer of that id."""
@@ -49,6 +51,8 @@ _OWN = (
     controllers.c.auto_confirm_by,
     controllers.c.auto_confirm_remark,
     controllers.c.auto_confirm_at,
+    is_holding(),
+    rollouts.c.status,
 )
 _NO_WORD = sa.cast(sa.null(), sa.Text)
 
@@ -66,6 +70,7 @@ def known(device: sa.ColumnElement[str]) -> sa.CompoundSelect[Any]:
     """
     joined = devices.outerjoin(controllers, controllers.c.device == devices.c.id)
     joined = joined.outerjoin(attempts, attempts.c.device == devices.c.id)
+    joined = joined.outerjoin(rollouts, rollouts.c.id == attempts.c.rollout)
     own = sa.select(_NO_WORD, _NO_WORD, *COLUMNS, *_OWN, *offers.COLUMNS).select_from(joined)
     nothing = [sa.null()] * (len(COLUMNS) + len(_OWN) + len(offers.COLUMNS))
     refused = sa.select(quarantines.c.release, quarantines.c.reason, *nothing)
@@ -82,8 +87,9 @@ def read_known(found: Sequence[Sequence[Any]], now: int) -> Controller | None:
         return None
     begin = len(COLUMNS)
     end = begin + len(_OWN)
-    token, old, old_until, since, wants, by, remark, at = rows[0][begin:end]
-    made = {row[end]: offers.of_row(row[end:]) for row in rows if row[end] is not None}
+    token, old, old_until, since, wants, by, remark, at, holding, _ = rows[0][begin:end]
+    offered = [(offers.of_row(row[end:]), row[end - 1]) for row in rows if row[end] is not None]
+    made = {one.id: one for one, _ in offered}
     return Controller(
         device=Device(*rows[0][:begin]),
         digests=(token, old) if old is not None and old_until > now else (token,),
@@ -92,6 +98,8 @@ def read_known(found: Sequence[Sequence[Any]], now: int) -> Controller | None:
         auto_confirm=None if by is None else AutoConfirm(by, remark, at),
         quarantined=refused,
         attempts=tuple(made[number] for number in sorted(made, reverse=True)),
+        statuses={one.rollout: status for one, status in offered},
+        holding=bool(holding),
     )
 
 

@@ -14,7 +14,8 @@ from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.record import OVER
 from slipstream.server.rollout.track import State
 from slipstream.server.store.dialect import insert_into
-from slipstream.server.store.tables import attempts, devices, quarantines, rollouts
+from slipstream.server.store.rollouts import keep_outcomes
+from slipstream.server.store.tables import attempts, devices, holds, quarantines, rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Known:
     device: Device
     quarantined: Mapping[str, str]  # release: reason
     attempts: Mapping[int, State]  # by rollout: the offers that still matter
+    holding: bool = False  # a place in a budget, for some rollout
 
 
 # In the statement's own text: a poll's has two parameters (lookup.py).
@@ -158,7 +160,11 @@ async def add_all(
 
 
 async def remove(connection: AsyncConnection, device: str) -> bool:
-    """Forget a device, its token, its reports and its offers; False if there is none."""
+    """Forget a device, its token, its reports and its offers; False if there is none.
+
+    What became of its offers stays in the counts of their phases.
+    """
+    await keep_outcomes(connection, device)
     result = await connection.execute(sa.delete(devices).where(devices.c.id == device))
     return result.rowcount == 1
 
@@ -243,11 +249,13 @@ def known(condition: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
     # Of a rollout that is over a poll still takes back what is on its way.
     matters = sa.or_(rollouts.c.status.not_in(_OVER), attempts.c.state.in_(_ON_ITS_WAY))
     return sa.union_all(
-        sa.select(*COLUMNS, words, words, number, words).where(condition),
-        sa.select(*nobody, quarantines.c.release, quarantines.c.reason, sa.null(), sa.null())
+        sa.select(*COLUMNS, words, words, number, words, is_holding()).where(condition),
+        sa.select(
+            *nobody, quarantines.c.release, quarantines.c.reason, sa.null(), sa.null(), sa.null()
+        )
         .select_from(refused)
         .where(condition),
-        sa.select(*nobody, sa.null(), sa.null(), attempts.c.rollout, attempts.c.state)
+        sa.select(*nobody, sa.null(), sa.null(), attempts.c.rollout, attempts.c.state, sa.null())
         .select_from(offered)
         .where(condition, matters),
     )
@@ -259,14 +267,22 @@ def read_known(rows: Sequence[Sequence[Any]]) -> Known | None:
     device: Device | None = None
     refused: dict[str, str] = {}
     offered: dict[int, State] = {}
+    holding = False
     for row in rows:
         if row[0] is not None:
             device = Device(*row[:width])
+            holding = bool(row[-1])
         elif row[width] is not None:
             refused[row[width]] = row[width + 1]
         else:
             offered[row[width + 2]] = State(row[width + 3])
-    return None if device is None else Known(device, refused, offered)
+    return None if device is None else Known(device, refused, offered, holding)
+
+
+def is_holding() -> sa.ColumnElement[bool]:
+    """Whether the device of the row holds a place in a budget for some rollout."""
+    mine = sa.and_(holds.c.device == devices.c.id, holds.c.rollout.is_not(None))
+    return sa.exists().where(mine)
 
 
 def by_token(digest: bytes, now: int) -> sa.ColumnElement[bool]:

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.limits import FORGET_ROWS_MAX
-from slipstream.server.rollout.track import IN_FLIGHT
+from slipstream.server.rollout.track import AWAY, IN_FLIGHT
 from slipstream.server.store.dialect import insert_into
-from slipstream.server.store.tables import attempts, budgets, devices, hold_queues, holds
+from slipstream.server.store.tables import attempts, budgets, hold_queues, holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,8 @@ async def take(
         label=label, value=value, device=device, rollout=rollout, since=at
     )
     kept = {"rollout": sa.func.coalesce(holds.c.rollout, statement.excluded.rollout)}
-    # Another offer begins: how long the device has been silent on its way is counted from here.
-    renewed = {} if rollout is None else {"since": statement.excluded.since}
     await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["label", "value", "device"], set_=kept | renewed
-        )
+        statement.on_conflict_do_update(index_elements=["label", "value", "device"], set_=kept)
     )
     return True
 
@@ -98,6 +94,20 @@ async def release(connection: AsyncConnection, device: str, *, rollout: int | No
     return gone.rowcount > 0
 
 
+async def release_all(connection: AsyncConnection, device: str) -> bool:
+    """Give back what a device holds for rollouts, if none of its offers is on its way any more.
+
+    For one that speaks and is told that there is nothing to do: it is there, and does nothing.
+    """
+    moving = sa.exists().where(
+        attempts.c.device == device, attempts.c.state.in_([one.value for one in IN_FLIGHT])
+    )
+    gone = await connection.execute(
+        sa.delete(holds).where(holds.c.device == device, holds.c.rollout.is_not(None), ~moving)
+    )
+    return gone.rowcount > 0
+
+
 async def settle(connection: AsyncConnection, device: str, rollout: int) -> None:
     """The device is not on its way any more for this rollout.
 
@@ -109,7 +119,7 @@ async def settle(connection: AsyncConnection, device: str, rollout: int) -> None
         .where(
             attempts.c.device == device,
             attempts.c.rollout != rollout,
-            attempts.c.state.in_([one.value for one in IN_FLIGHT]),
+            attempts.c.state.in_([one.value for one in AWAY]),
         )
         .order_by(attempts.c.id.desc())
         .limit(1)
@@ -126,27 +136,6 @@ async def list_of_device(connection: AsyncConnection, device: str) -> tuple[Hold
     query = sa.select(*_COLUMNS).where(holds.c.device == device)
     rows = await connection.execute(query.order_by(holds.c.label, holds.c.value))
     return tuple(Hold(*row) for row in rows)
-
-
-async def idle(connection: AsyncConnection, rollout: int, since: int) -> tuple[str, ...]:
-    """Devices that hold a place for a rollout and have said nothing since `since`."""
-    query = (
-        sa.select(holds.c.device)
-        .join(devices, devices.c.id == holds.c.device)
-        .where(
-            holds.c.rollout == rollout,
-            holds.c.since < since,
-            sa.or_(devices.c.seen_at.is_(None), devices.c.seen_at < since),
-        )
-        .distinct()
-    )
-    return tuple(row[0] for row in await connection.execute(query))
-
-
-async def list_holders(connection: AsyncConnection) -> frozenset[int]:
-    """The rollouts that devices hold a place for."""
-    query = sa.select(holds.c.rollout).where(holds.c.rollout.is_not(None)).distinct()
-    return frozenset(row[0] for row in await connection.execute(query))
 
 
 async def count(connection: AsyncConnection) -> Mapping[tuple[str, str], int]:

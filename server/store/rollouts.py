@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.limits import COUNTER_MAX
 from slipstream.server.rollout.judge import PhaseRecord, Tally
-from slipstream.server.rollout.order import Opening
+from slipstream.server.rollout.order import Draw, Opening
 from slipstream.server.rollout.plan import FailureClass, Phase, Plan
 from slipstream.server.rollout.record import OVER, Rollout, Status
 from slipstream.server.rollout.route import Waypoint
@@ -145,6 +145,12 @@ async def list_lines(connection: AsyncConnection) -> frozenset[tuple[str, str]]:
     return frozenset((row[0], row[1]) for row in await connection.execute(query))
 
 
+async def has_line(connection: AsyncConnection, product: str, channel: str) -> bool:
+    """Whether that product and channel have, or had, a rollout."""
+    mine = sa.exists().where(rollouts.c.product == product, rollouts.c.channel == channel)
+    return bool((await connection.execute(sa.select(mine))).scalar_one())
+
+
 async def plans(connection: AsyncConnection, ids: Collection[int]) -> Mapping[int, Plan]:
     """The plans of rollouts, whatever their status; but for those that cannot be read here."""
     query = sa.select(rollouts.c.id, rollouts.c.plan).where(rollouts.c.id.in_(ids))
@@ -194,13 +200,25 @@ async def change(
 
 
 async def open_next(
-    connection: AsyncConnection, rollout: Rollout, opening: Opening, reason: str, now: int
+    connection: AsyncConnection, rollout: Rollout, drawn: Draw, reason: str, now: int
 ) -> bool:
-    """Open the phase behind the newest open one; False if the rollout has changed since."""
+    """Open the phase behind the newest open one; False if the rollout has changed since.
+
+    The room of devices that have left the phases before is closed: the new line was drawn around
+    those that are there, and devices that join must not fill it beside them.
+    """
     if not await _raise_version(
         connection, rollout, now, status=Status.RUNNING.value, reason=reason
     ):
         return False
+    for phase, room in enumerate(drawn.rooms):
+        taken = sa.case((phases.c.offered > room, phases.c.offered), else_=room)
+        await connection.execute(
+            sa.update(phases)
+            .where(phases.c.rollout == rollout.id, phases.c.phase == phase, phases.c.limit > taken)
+            .values(limit=taken)
+        )
+    opening = drawn.opening
     cuts = {key: str(cut) for key, cut in opening.cuts.items()}
     await connection.execute(
         sa.insert(phases).values(
@@ -258,7 +276,8 @@ async def tallies(connection: AsyncConnection, rollout: int) -> Mapping[int, Tal
 async def tallies_of(
     connection: AsyncConnection, ids: Collection[int]
 ) -> Mapping[int, Mapping[int, Tally]]:
-    """What became of the offers of several rollouts, by rollout and phase."""
+    """What became of the offers of several rollouts, by rollout and phase; also of those to devices
+    that were removed, where they had come to an end."""
     kinds = (attempts.c.rollout, attempts.c.phase, attempts.c.state, attempts.c.failure)
     query = sa.select(*kinds, sa.func.count()).where(attempts.c.rollout.in_(ids)).group_by(*kinds)
     offered: dict[tuple[int, int], int] = {}
@@ -275,12 +294,45 @@ async def tallies_of(
             kind = FailureClass(failure)
             of_phase = failures.setdefault(place, {})
             of_phase[kind] = of_phase.get(kind, 0) + number
+    kept = sa.select(phases.c.rollout, phases.c.phase, phases.c.removed).where(
+        phases.c.rollout.in_(ids), phases.c.removed != "{}"
+    )
+    for rollout, phase, removed in await connection.execute(kept):
+        place = (rollout, phase)
+        for outcome, number in msgspec.json.decode(removed, type=dict[str, int]).items():
+            offered[place] = offered.get(place, 0) + number
+            if outcome == State.CONFIRMED:
+                confirmed[place] = confirmed.get(place, 0) + number
+            else:
+                of_phase = failures.setdefault(place, {})
+                of_phase[FailureClass(outcome)] = of_phase.get(FailureClass(outcome), 0) + number
     found: dict[int, dict[int, Tally]] = {}
     for (rollout, phase), total in offered.items():
         place = (rollout, phase)
         tally = Tally(total, confirmed.get(place, 0), failures.get(place, {}))
         found.setdefault(rollout, {})[phase] = tally
     return found
+
+
+async def keep_outcomes(connection: AsyncConnection, device: str) -> None:
+    """Before a device is removed: what became of its offers stays in its phases' counts.
+
+    Otherwise the failures of devices that somebody throws out would not stop a rollout any more.
+    """
+    query = sa.select(attempts.c.rollout, attempts.c.phase, attempts.c.state, attempts.c.failure)
+    for rollout, phase, state, failure in (
+        await connection.execute(query.where(attempts.c.device == device))
+    ).all():
+        outcome = state if state == State.CONFIRMED else failure
+        if outcome is None:
+            continue
+        here = sa.and_(phases.c.rollout == rollout, phases.c.phase == phase)
+        text = (await connection.execute(sa.select(phases.c.removed).where(here))).scalar_one()
+        kept = msgspec.json.decode(text, type=dict[str, int])
+        kept[outcome] = kept.get(outcome, 0) + 1
+        await connection.execute(
+            sa.update(phases).where(here).values(removed=msgspec.json.encode(kept).decode())
+        )
 
 
 def records(opened: Sequence[OpenPhase], counted: Mapping[int, Tally]) -> tuple[PhaseRecord, ...]:

@@ -118,6 +118,7 @@ rollouts = Table(
     Column("decided_by", _Name, nullable=False, server_default=""),  # who approved or denied it
     Column("remark", Text, nullable=False, server_default=""),  # with which words
     Index(None, "status"),
+    Index(None, "product", "channel"),
 )
 
 phases = Table(
@@ -136,6 +137,8 @@ phases = Table(
     Column("forgiven", Text, nullable=False),  # JSON: failures by class when it was resumed
     # Seconds in which it was offered: not while paused, nor outside its windows.
     Column("watched_s", BigInteger, nullable=False, server_default="0"),
+    # JSON: what became of offers to devices that were removed since; "confirmed" or a failure's class
+    Column("removed", Text, nullable=False, server_default="{}"),
 )
 
 # One offer of a rollout's release to a device: at most one for each pair.
@@ -159,6 +162,9 @@ attempts = Table(
     Column("refused_at", BigInteger),  # the device would not be called back
     Column("closed_at", BigInteger),  # the device said its last word, where its protocol has one
     Column("shown_at", BigInteger),  # it named the release as what it runs, where that is apart
+    # As the device says: what it fetched to install, and what full payloads would have been.
+    Column("fetched_bytes", BigInteger),
+    Column("full_bytes", BigInteger),
     UniqueConstraint("rollout", "device"),
     Index(None, "device"),
     Index(None, "rollout", "phase", "state", "failure"),

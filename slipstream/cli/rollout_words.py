@@ -37,6 +37,12 @@ def in_words(rollout: Mapping[str, Any]) -> Iterator[str]:
             f"{phase['confirmed']:>11,}{failed:>8,}{phase['in_flight']:>14,}"
         )
     yield f"{'':{width}}# confirmed  x failed  > on their way  . not offered yet"
+    traffic = rollout["traffic"]
+    if traffic["devices"]:
+        yield (
+            f"fetched, as {traffic['devices']:,} devices said: {traffic['fetched_bytes']:,} bytes, "
+            f"instead of {traffic['full_bytes']:,} in full"
+        )
     for index, phase in enumerate(rollout["phases"]):
         if phase["opened_at"] is not None:
             yield ""

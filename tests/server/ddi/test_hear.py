@@ -15,7 +15,7 @@ from slipstream.server.ddi.hear import (
     hear_reply,
 )
 from slipstream.server.rollout.facts import Facts
-from slipstream.server.rollout.order import Opening
+from slipstream.server.rollout.order import Draw, Opening
 from slipstream.server.rollout.plan import Phase, Plan, Proof
 from slipstream.server.rollout.record import Status
 from slipstream.server.rollout.track import State
@@ -49,7 +49,7 @@ async def set_up(database):
     await database.write(act)
     async with database.reading() as connection:
         (rollout,) = await rollouts.load(connection)
-    await database.write(lambda c: rollouts.open_next(c, rollout, Opening(1, 1), "", 1))
+    await database.write(lambda c: rollouts.open_next(c, rollout, Draw(Opening(1, 1), ()), "", 1))
 
 
 async def grant(database, wanted=WANTED, now=1):

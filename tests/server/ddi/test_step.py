@@ -40,12 +40,13 @@ INSTALL = Install("2.0", 2, "", ROLLOUT)
 
 
 def bound(*attempts, status=Status.RUNNING):
-    rollouts = {} if status is None else {1: replace(ROLLOUT, status=status)}
-    return bound_step(attempts, rollouts)
+    return bound_step(attempts, {1: status, 2: status})
 
 
 @pytest.mark.parametrize("state", [State.OFFERED, State.FETCHING, State.SILENT])
-@pytest.mark.parametrize("status", [Status.PAUSED, Status.ABORTED, Status.DENIED, None])
+@pytest.mark.parametrize(
+    "status", [Status.PAUSED, Status.ABORTED, Status.DENIED, "of a later version"]
+)
 def test_what_its_rollout_no_longer_offers_is_cancelled(state, status):
     attempt = replace(OFFER, state=state)
     assert bound(attempt, status=status) == Cancel(attempt)
@@ -63,11 +64,11 @@ def test_nothing_binds_while_it_is_offered(status):
     assert bound(recalled, status=status) == Cancel(recalled)
 
 
-@pytest.mark.parametrize("status", [*Status, None])
+@pytest.mark.parametrize("status", [*Status, "of a later version"])
 def test_what_is_installed_can_always_be_reported_on(status):
     installed = replace(OFFER, state=State.INSTALLED)
     assert bound(NEWER, installed, status=status) == Deploy(installed)
-    assert not is_stopping(installed, None)
+    assert not is_stopping(installed, Status.ABORTED)
     recalled = replace(installed, recalled_at=1)  # nobody wants to hear of it any more
     assert bound(recalled, status=status) == Cancel(recalled)
 
@@ -81,7 +82,7 @@ def test_what_is_installed_can_always_be_reported_on(status):
     ],
 )
 def test_what_is_not_on_its_way_is_not_cancelled(state):
-    assert not is_stopping(replace(OFFER, state=state, recalled_at=1), None)
+    assert not is_stopping(replace(OFFER, state=state, recalled_at=1), Status.ABORTED)
 
 
 def test_one_action_at_a_time():

@@ -221,6 +221,7 @@ class Exposure(RuleBasedStateMachine):
         for rollout, campaign in self.model.campaigns.items():
             self.model.settled(rollout, name)
             campaign.removed |= {name} & campaign.told.keys()
+            campaign.removals += name in campaign.told
         self.pending = [one for one in self.pending if one.gadget.id != name]
 
     # --- devices
@@ -399,6 +400,7 @@ class Exposure(RuleBasedStateMachine):
                 gadget, rollout.id, decision.release, phase, fresh=decision.fresh, now=one.at
             )
             return
+        model.told_nothing(gadget.id)
         for rollout_id, campaign in model.campaigns.items():
             if campaign.aborted:
                 model.settled(rollout_id, gadget.id)
@@ -575,12 +577,12 @@ class Exposure(RuleBasedStateMachine):
         self._after_ticks()
 
     def _after_ticks(self) -> None:
-        """Whoever was silent for long enough may have been given up."""
+        """Whoever was silent for long enough may have been given up; its place is still its own."""
         for rollout, name in tuple(self.model.away):
             since = max(self.now + one.skew_s for one in self.servers) - SILENT_S
             known = max(self.model.gadgets[name].written_at, self.model.since[rollout, name])
             if known <= since:
-                self.model.settled(rollout, name)
+                self.model.given_up.add((rollout, name))
 
     @rule(server=_server)
     def remember(self, server: int) -> None:

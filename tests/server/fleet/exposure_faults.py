@@ -151,9 +151,23 @@ FAULTS = (
     Fault(
         "a phase takes one device more than its share",
         moves,
-        "open_phase",
+        "draw",
         "max(0, wanted - taken)",
         "max(0, wanted - taken) + 1",
+    ),
+    Fault(
+        "what was offered to devices that are gone is room for others",
+        moves,
+        "draw",
+        "max(len(offered), sum(counts))",
+        "len(offered)",
+    ),
+    Fault(
+        "the room of members that are gone is filled beside the next phase",
+        rollouts,
+        "open_next",
+        "enumerate(drawn.rooms)",
+        "enumerate(())",
     ),
     Fault(
         "what a poll was decided on is not asked of the database",

@@ -61,10 +61,12 @@ class Campaign:
     halted: bool = False  # somebody paused or aborted it, and was told that it is done
     aborted: bool = False
     told: dict[str, int] = field(default_factory=dict)  # device: the phase it was told in
-    allowed: list[int | None] = field(default_factory=list)  # devices for each phase
+    # For each phase: devices in it and all before it.
+    allowed: list[int | None] = field(default_factory=list)
     rows: list[tuple[Any, ...]] = field(default_factory=list)  # what was drawn when it opened
     confirmed: set[str] = field(default_factory=set)  # by devices that have said so
     removed: set[str] = field(default_factory=set)  # told; one of the name may have joined since
+    removals: int = 0  # of devices that were told
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Model:
     refused: set[tuple[str, str]] = field(default_factory=set)  # (device, release)
     away: dict[tuple[int, str], str] = field(default_factory=dict)  # (rollout, device): site
     since: dict[tuple[int, str], int] = field(default_factory=dict)  # offered anew; 0: said again
+    given_up: set[tuple[int, str]] = field(default_factory=set)  # of `away`: silent for long enough
 
     def told(
         self, gadget: Gadget, rollout: int, release: str, phase: int, *, fresh: bool, now: int
@@ -96,6 +99,7 @@ class Model:
         if one.plan.budgets:
             self.away[rollout, gadget.id] = gadget.site
             self.since[rollout, gadget.id] = now if fresh else 0
+            self.given_up.discard((rollout, gadget.id))
         if (rollout, release) not in gadget.tasks:
             gadget.tasks.append((rollout, release))
 
@@ -106,7 +110,7 @@ class Model:
         if index:
             self._proved(one, index - 1)
         # Those that were offered it, wherever they are now, and those that still may be.
-        whole = sum(
+        whole = one.removals + sum(
             gadget.id in one.told
             or gadget.id in self.doubtful
             or (
@@ -115,13 +119,19 @@ class Model:
             )
             for gadget in self.gadgets.values()
         )
-        if phase.selector is not None or phase.percent == 100:
+        before = one.allowed[-1] if index else 0
+        assert before is not None
+        if phase.percent == 100:
             one.allowed.append(None)
+        elif phase.selector is not None:
+            chosen, fits = FILTERS[phase.selector], FILTERS[plan.filter]
+            found = sum(chosen(one) and fits(one) for one in self.gadgets.values())
+            one.allowed.append(before + found)
         elif phase.count is not None:
-            one.allowed.append(phase.count)
+            one.allowed.append(max(before, phase.count))
         else:
             assert phase.percent is not None
-            one.allowed.append(math.ceil(phase.percent * whole / 100))
+            one.allowed.append(max(before, math.ceil(phase.percent * whole / 100)))
         one.rows.append(row)
 
     def _proved(self, one: Campaign, index: int) -> None:
@@ -137,13 +147,22 @@ class Model:
         """The device is not on its way any more, or may not be."""
         self.away.pop((rollout, device), None)
 
+    def told_nothing(self, device: str) -> None:
+        """A device is there, and there is nothing to do: what was given up, or said again after it
+        had failed, holds no place any more."""
+        for rollout, name in tuple(self.away):
+            if name == device and (
+                (rollout, name) in self.given_up or not self.since[rollout, name]
+            ):
+                self.settled(rollout, name)
+
     def check(self) -> None:
         """The bounds, over everything that was ever said."""
         for one in self.campaigns.values():
             for index, most in enumerate(one.allowed):
-                reached = sum(phase == index for phase in one.told.values())
+                reached = sum(phase <= index for phase in one.told.values())
                 assert most is None or reached <= most, (
-                    f"{one.plan.name}, phase {index}: {reached} devices, {most} may"
+                    f"{one.plan.name}, phases to {index}: {reached} devices, {most} may"
                 )
         for site in "abc":
             on_their_way = {device for (_, device), where in self.away.items() if where == site}

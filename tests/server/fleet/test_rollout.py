@@ -12,10 +12,11 @@ from slipstream.installer.reports import Failure
 from slipstream.server.catalog import Catalog, ImageOffer, Release
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
-from slipstream.server.fleet.hear import hear_poll, hear_report
-from slipstream.server.fleet.offers import make_offer
+from slipstream.server.fleet.hear import hear_report
+from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.rollout.facts import Facts
-from slipstream.server.rollout.offer import Install, Standing, Stay
+from slipstream.server.rollout.judge import Tally
+from slipstream.server.rollout.offer import Install, Stay
 from slipstream.server.rollout.order import phase_of
 from slipstream.server.rollout.plan import (
     AbortRule,
@@ -25,6 +26,7 @@ from slipstream.server.rollout.plan import (
     Phase,
     Plan,
     Proof,
+    SuccessRule,
 )
 from slipstream.server.rollout.record import Act, Status
 from slipstream.server.rollout.track import State
@@ -108,17 +110,9 @@ class Fleet:
             known = await devices.know(connection, devices.by_id(name))
         counter = int(runs[0]) if self.counted else None
         seen = Seen(name, self.now, None, runs, counter, ROOTS[runs], trial, "[]")
-        device = devices.after_poll(known.device, seen).facts()
         await self.database.write(lambda c: devices.write_polls(c, [seen]))
-        refused = dict.fromkeys(failed, "it broke")
-        view = self.board.view
-        if await hear_poll(
-            self.database, view, CATALOG, device, known.attempts, refused, self.now, trial=trial
-        ):
-            async with self.database.reading() as connection:
-                known = await devices.know(connection, devices.by_id(name))
-        standing = Standing(device, 0, trial, {**refused, **known.quarantined}, known.attempts)
-        return await make_offer(self.database, self.board, CATALOG, standing, self.now)
+        said = Said(seen, failed=dict.fromkeys(failed, "it broke"))
+        return await answer_poll(self.database, self.board, CATALOG, known, said, self.now)
 
     async def poll_all(self):
         answers = {name: await self.poll(name) for name in sorted(self.runs)}
@@ -140,6 +134,11 @@ class Fleet:
         async with self.database.reading() as connection:
             (found,) = await rollouts.load(connection, ids=[rollout])
             return found
+
+    async def held(self):
+        """Places in budgets that devices hold."""
+        async with self.database.reading() as connection:
+            return sum((await holds.count(connection)).values())
 
     async def state(self, name):
         async with self.database.reading() as connection:
@@ -557,16 +556,96 @@ def test_an_aborted_rollout_gives_its_places_back(with_rollout):
         budget = Budget("product", 2)
         plan = Plan("b", "gateway", "2.0", 2, (Phase(percent=100),), budgets=(budget,))
         await fleet.start(plan)
-        one, _silent = await fleet.poll_all()
+        one, silent = await fleet.poll_all()
         assert await fleet.engine.change(await fleet.look(), Act.ABORT, "", fleet.now)
         await fleet.tick()
         assert isinstance(await fleet.poll(one), Stay)
         assert await fleet.state(one) is State.CANCELLED
-        async with fleet.database.reading() as connection:
-            assert await holds.count(connection) == {("product", "gateway"): 1}
+        assert await fleet.held() == 1
         await fleet.listen(PLAN.silent_after_s + 1)
+        assert await fleet.held() == 1  # it may be down
+        assert isinstance(await fleet.poll(silent), Stay)
+        assert await fleet.held() == 0
+
+    with_rollout(test)
+
+
+def test_a_silent_device_keeps_its_place_until_it_is_heard_of_or_given_up(with_rollout):
+    async def test(fleet):
+        budget = Budget("product", 2)
+        plan = Plan("b", "gateway", "2.0", 2, (Phase(percent=100),), budgets=(budget,))
+        await fleet.start(replace(plan, abort=()))
+        one, other = await fleet.poll_all()
+        await fleet.listen(plan.silent_after_s + 1)
+        assert {await fleet.state(one), await fleet.state(other)} == {State.SILENT}
+        third = next(name for name in sorted(fleet.runs) if name not in (one, other))
+        assert "has to wait: 2 devices" in (await fleet.poll(third)).reason
+        # Back, and nothing to do: it is not away.
+        assert await fleet.engine.change(await fleet.look(), Act.PAUSE, "", fleet.now)
+        await fleet.tick()
+        assert isinstance(await fleet.poll(one), Stay)
+        assert await fleet.held() == 1
+        # Gone for good: an operator says so.
         async with fleet.database.reading() as connection:
-            assert await holds.count(connection) == {}
+            (lost,) = await attempts.of_device(connection, other)
+        assert await fleet.database.write(
+            lambda connection: attempts.recall(connection, lost.id, "ada", fleet.now)
+        )
+        assert await fleet.held() == 0
+        assert await fleet.state(other) is State.CANCELLED
+
+    with_rollout(test)
+
+
+def test_what_is_installed_keeps_its_place_though_there_is_nothing_to_do(with_rollout):
+    async def test(fleet):
+        plan = Plan(
+            "b", "gateway", "2.0", 2, (Phase(percent=100),), budgets=(Budget("product", 1),)
+        )
+        await fleet.start(plan)
+        (one,) = await fleet.poll_all()
+        await fleet.report(one, "installed")
+        assert await fleet.engine.change(await fleet.look(), Act.PAUSE, "", fleet.now)
+        await fleet.tick()
+        assert isinstance(await fleet.poll(one), Stay)  # it waits for its window to reboot
+        assert await fleet.held() == 1
+
+    with_rollout(test)
+
+
+def test_devices_that_are_removed_still_count(with_rollout):
+    async def test(fleet):
+        phases = (Phase(count=2, success=SuccessRule(percent=50)), Phase(count=4))
+        plan = Plan("b", "gateway", "2.0", 2, phases, abort=(AbortRule(count=2),))
+        await fleet.start(plan)
+        good, bad = await fleet.poll_all()
+        await fleet.confirm(good)
+        await fleet.report(bad, "fell_back")
+        for name in (good, bad):
+            del fleet.runs[name]
+            assert await fleet.database.write(lambda c, name=name: devices.remove(c, name))
+        await fleet.tick()
+        assert (await fleet.look()).phase == 1, "the confirmed one has proved the first phase"
+        more = await fleet.poll_all()
+        assert len(more) == 2, "four in all, two of them removed"
+        await fleet.report(more[0], "fell_back")
+        async with fleet.database.reading() as connection:
+            counted = await rollouts.tallies(connection, 1)
+        assert counted[0] == Tally(2, 1, {FailureClass.BOOT: 1})
+        assert counted[1] == Tally(2, 0, {FailureClass.BOOT: 1})
+
+    with_rollout(test)
+
+
+def test_a_line_whose_first_rollout_another_server_made_is_offered_nothing_else(with_rollout):
+    async def test(fleet):
+        (one, *_) = fleet.runs
+        assert isinstance(await fleet.poll(one), Install)  # the newest: there is no rollout
+        plan = replace(PLAN, start_at=fleet.now + 1000)
+        await fleet.database.write(
+            lambda connection: rollouts.create(connection, plan, Status.SCHEDULED, fleet.now)
+        )
+        assert "first rollout" in (await fleet.poll(one)).reason  # its board has not read of it
 
     with_rollout(test)
 

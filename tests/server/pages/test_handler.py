@@ -256,7 +256,10 @@ def test_a_rollout_from_the_form_to_its_end(with_fleet):
             == "install"
         ]
         assert len(told) == 1
-        await fleet.report(tokens[told[0]], told[0], release="2.0", booted_root="2" * 64)
+        figures = {"bytes_fetched": 300, "full_bytes": 2000}
+        first, more = tokens[told[0]], {"release": "2.0", "details": figures}
+        await fleet.report(first, told[0], kind="installed", key="k0", **more)
+        await fleet.report(first, told[0], release="2.0", booted_root="2" * 64)
         await engine.tick(1.0)
         page = await look(fleet, path)
         assert "phase 2" in page.text

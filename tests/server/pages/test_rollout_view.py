@@ -2,13 +2,13 @@
 
 import pytest
 
-from slipstream.server.catalog import DeltaOffer, ImageOffer, Release
-from slipstream.server.pages.rollout_view import estimate_left_s, make_card, make_live, savings
+from slipstream.server.pages.rollout_view import estimate_left_s, make_card, make_live
 from slipstream.server.pages.words import Mark
 from slipstream.server.rollout.judge import PhaseRecord, Tally
 from slipstream.server.rollout.order import Opening
 from slipstream.server.rollout.plan import AbortRule, FailureClass, Phase, Plan
 from slipstream.server.rollout.record import Act, Rollout, Status
+from slipstream.server.store.attempts import Traffic
 from slipstream.server.store.rollouts import OpenPhase
 
 PLAN = Plan(
@@ -19,25 +19,13 @@ PLAN = Plan(
     (Phase(count=100, soak_s=600), Phase(percent=100)),
     abort=(AbortRule(count=5), AbortRule(percent=50, min_sample=10)),
 )
-TARGET = Release(
-    "gateway",
-    "2.0",
-    2,
-    "stable",
-    (ImageOffer("rootfs", "2", 1000), ImageOffer("uki", "3", 200)),
-    (
-        DeltaOffer("rootfs", "1", "1.0", 100),
-        DeltaOffer("uki", "1", "1.0", 300),
-        DeltaOffer("rootfs", "0", None, 1),
-    ),
-)
 
 
-def live(status, tally, *, soaked_s=0, proved=False, by_source=None):
+def live(status, tally, *, soaked_s=0, proved=False):
     opened = (OpenPhase(Opening(100, 100), 0, tally.offered, proved, soaked_s, {}),)
     rollout = Rollout(7, PLAN, status, (opened[0].opening,), 3, 0, "somebody said so")
     counted = {0: tally}
-    return make_live(rollout, opened, counted, by_source or {}, [TARGET], 1000)
+    return make_live(rollout, opened, counted, Traffic(300, 2000, 2), 1000)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +74,9 @@ def test_a_running_rollout_says_what_it_waits_for_and_any_other_why_not():
     assert live(Status.PAUSED, tally).card.stands == "somebody said so"
 
 
-def test_saved_is_what_deltas_spare_those_whose_source_is_known():
-    # 900 bytes of the rootfs; the delta of the uki is larger than the whole and spares nothing.
-    assert savings(TARGET) == {"1.0": 900}
-    view = live(Status.RUNNING, Tally(20, 15), by_source={"1.0": 10, "0.9": 3, None: 2})
-    assert (view.saved, view.saved_devices) == (9000, 10)
-    assert live(Status.RUNNING, Tally(), by_source={None: 2}).saved is None
+def test_saved_is_what_devices_say_that_they_did_not_fetch():
+    assert live(Status.RUNNING, Tally(20, 15)).traffic.saved_bytes == 1700
+    assert Traffic(300, 200).saved_bytes == 0  # tries that were cut off cost more
 
 
 @pytest.mark.parametrize(

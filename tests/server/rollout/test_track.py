@@ -65,7 +65,7 @@ def test_the_server_cannot_take_back_what_a_device_has_said() -> None:
         timed_out = step(state, Event.TIMED_OUT)
         assert timed_out is (State.SILENT if state in IN_FLIGHT else state)
         cancelled = step(state, Event.CANCELLED)
-        able = {State.OFFERED, State.FETCHING, State.FAILED}
+        able = {State.OFFERED, State.FETCHING, State.SILENT, State.FAILED}
         assert cancelled is (State.CANCELLED if state in able else state)
 
 
