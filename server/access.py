@@ -74,10 +74,28 @@ def authorise(identity: Identity, deed: Deed) -> None:
 
 
 def authorise_approval(identity: Identity, author: str) -> None:
-    """Raise Forbidden where somebody decides on what they wrote themselves: four eyes see more."""
+    """Raise Forbidden where somebody decides on what they wrote themselves: four eyes see more.
+
+    The installation's token is no person: whoever wrote the rollout may hold it as well.
+    """
     authorise(identity, Deed.APPROVE)
     if identity.actor == author:
         raise Forbidden("the author of a rollout may not decide on it", expected="another approver")
+    if identity.actor == INSTALLATION:
+        raise Forbidden(
+            "the installation's token may not decide on a rollout", expected="a user who approves"
+        )
+
+
+def authorise_author(identity: Identity) -> None:
+    """Raise Forbidden where nobody would know who wrote what another has to approve."""
+    authorise(identity, Deed.ROLL_OUT)
+    if identity.actor == INSTALLATION:
+        raise Forbidden(
+            "rollouts need another person's approval here, so they are written by a user",
+            expected="a user's token or session",
+            got="the installation's token",
+        )
 
 
 def lesser(one: Role, other: Role) -> Role:

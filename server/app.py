@@ -68,6 +68,7 @@ class Settings:
     open_metrics: bool = False  # /metrics without the operator's token
     deltas: DeltaSettings | None = None  # None: none are built here
     secure_cookies: bool = False  # browsers send sessions over HTTPS only
+    require_approval: bool = False  # every rollout waits for another person's approval
     password_hasher: PasswordHasher = field(default_factory=PasswordHasher)
     ddi: DdiSettings = field(default_factory=DdiSettings)
     gate: GateSettings = field(default_factory=GateSettings)
@@ -124,6 +125,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         now,
         digest,
         settings.secure_cookies,
+        settings.require_approval,
         settings.gate.proxies,
     )
     desk = Desk(world, interval_s)

@@ -1,6 +1,7 @@
 """Rollouts: written, decided on, moved, and shown with what every rule still allows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -8,7 +9,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import UsageError
-from slipstream.server.access import authorise_approval
+from slipstream.server.access import authorise_approval, authorise_author
 from slipstream.server.api.call import (
     Act as Action,
 )
@@ -178,9 +179,13 @@ async def list_rollout_events(world: World, call: Call) -> Answer:
 async def create_rollout(world: World, call: Call) -> Action:
     """Roll a release out. It waits for approval where its plan says so, or for `start_at`.
 
-    Otherwise its first phase opens at once.
+    Otherwise its first phase opens at once. Where the installation wants an approval of every
+    rollout, its plan says so whatever was sent, and the installation's token may write none (403).
     """
     plan = parse_plan(call.body)
+    if world.require_approval:
+        authorise_author(call.identity)
+        plan = replace(plan, needs_approval=True)
     release = (await world.catalog.read()).find(plan.product, plan.release)
     if release is None:
         raise refusal(
@@ -229,8 +234,8 @@ def decide(act: Act) -> Change:
         return write
 
     handle.__doc__ = {
-        Act.APPROVE: "Let a rollout begin, with a remark. Not for its author.",
-        Act.DENY: "Refuse a rollout, with a remark. Not for its author.",
+        Act.APPROVE: "Let a rollout begin, with a remark. Not for its author, nor the installation's token.",
+        Act.DENY: "Refuse a rollout, with a remark. Not for its author, nor the installation's token.",
     }[act]
     return handle
 

@@ -225,6 +225,7 @@ class RolloutsHandler:
             phase_rows=range(1, PHASE_ROWS + 1),
             rule_rows=range(1, RULE_ROWS + 1),
             classes=[(kind.value, text) for kind, text in FAILURES.items()],
+            require_approval=self.desk.world.require_approval,
             urgencies=[(kind.value, text) for kind, text in URGENCIES.items()],
         )
 

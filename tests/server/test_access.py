@@ -3,6 +3,7 @@
 import pytest
 
 from slipstream.server.access import (
+    INSTALLATION,
     WHO_MAY,
     Deed,
     Forbidden,
@@ -10,6 +11,7 @@ from slipstream.server.access import (
     Role,
     authorise,
     authorise_approval,
+    authorise_author,
     lesser,
 )
 
@@ -35,6 +37,14 @@ def test_four_eyes():
         authorise_approval(Identity("ada", Role.ADMIN), "ada")
     with pytest.raises(Forbidden, match="approver"):
         authorise_approval(Identity("bea", Role.OPERATOR), "ada")
+    # Whoever wrote it may hold the installation's token as well.
+    with pytest.raises(Forbidden, match="installation"):
+        authorise_approval(Identity(INSTALLATION, Role.ADMIN), "ada")
+    authorise_author(Identity("ada", Role.OPERATOR))
+    with pytest.raises(Forbidden, match="by a user"):
+        authorise_author(Identity(INSTALLATION, Role.ADMIN))
+    with pytest.raises(Forbidden, match="operator"):
+        authorise_author(Identity("ada", Role.VIEWER))
 
 
 def test_a_token_is_never_above_its_user():
