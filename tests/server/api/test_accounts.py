@@ -1,14 +1,20 @@
 """Sessions, users, tokens."""
 
 from slipstream.delta.limits import LOGIN_FAILURES_MAX, SESSION_S
+from slipstream.server.gate import GateSettings
+from slipstream.server.proxies import Proxies, parse_networks
 from tests.server.conftest import NOW
 
+HOME, CAFE = "192.0.2.7", "198.51.100.9"
+GATE = GateSettings(Proxies(parse_networks(("127.0.0.1",))))  # from which the addresses are taken
 ADA = {"name": "ada", "role": "operator", "password": "correct horse battery"}
 LOGIN = {"user": "ada", "password": "correct horse battery"}
 
 
-async def log_in(fleet, **body):
-    response = await fleet.client.post("/api/v1/session", json={**LOGIN, **body})
+async def log_in(fleet, address=HOME, **body):
+    response = await fleet.client.post(
+        "/api/v1/session", json={**LOGIN, **body}, headers={"X-Forwarded-For": address}
+    )
     # The test's client would send the cookie by itself, with every later call.
     fleet.client.session.cookie_jar.clear()
     return response, await response.json()
@@ -62,10 +68,45 @@ def test_who_fails_too_often_waits(with_fleet):
         assert response.status == 429
         assert 0 < int(response.headers["Retry-After"]) <= 300
         assert (await log_in(fleet))[0].status == 429
+        # Who guesses there does not lock ada out elsewhere.
+        assert (await log_in(fleet, CAFE))[0].status == 200
         times[0] += 300
         assert (await log_in(fleet))[0].status == 200
 
-    with_fleet(test, now=lambda: times[0])
+    with_fleet(test, now=lambda: times[0], gate=GATE)
+
+
+def test_failed_logins_are_in_the_audit_log_without_secrets(with_each_fleet):
+    async def test(fleet):
+        await fleet.api("POST", "/users", ADA)
+        typed = "Tr0ub4dor-and-3"  # a password, in the wrong field
+        await log_in(fleet, user=typed, password="")
+        for number in range(LOGIN_FAILURES_MAX + 2):
+            await log_in(fleet, password=f"guess-{number}")
+        await log_in(fleet, CAFE, password="guess-x")
+        response, me = await log_in(fleet, "203.0.113.5")
+        new = {"old": "guess-y", "password": "another long password"}
+        session = {**cookie_of(response), "X-Forwarded-For": "203.0.113.5"}
+        call = ("PUT", "/session/password", new)
+        assert (await fleet.api(*call, token=session, X_CSRF_Token=me["csrf"]))[0] == 403
+        _, log = await fleet.api("GET", "/audit")
+        rows = [
+            (one["actor"], one["object"], one["after"])
+            for one in reversed(log["items"])
+            if one["act"] == "session.refuse"
+        ]
+        assert rows == [
+            ("", "unknown user", {"address": HOME}),
+            ("", "user ada", {"address": HOME}),
+            ("", "user ada", {"address": HOME, "failures": LOGIN_FAILURES_MAX}),
+            ("", "user ada", {"address": CAFE}),
+            ("", "user ada", {"address": "203.0.113.5"}),
+        ]
+        assert typed not in str(log)
+        assert "guess-" not in str(log)
+        assert (await fleet.api("GET", "/audit/verify"))[1]["broken"] is None
+
+    with_each_fleet(test, gate=GATE)
 
 
 def test_a_new_password_ends_the_other_sessions(with_fleet):
