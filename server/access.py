@@ -55,12 +55,14 @@ class Forbidden(SlipstreamError):
 class Identity:
     """Who calls. `session`: digest of the browser's session; None for a token.
 
-    `expires_at`: when that token ends, in seconds since 1970; None: it does not.
+    `token`: the number of an API token; None for a session, and for the installation's token.
+    `expires_at`: when that API token ends, in seconds since 1970; None: it does not.
     """
 
     actor: str
     role: Role
     session: bytes | None = None
+    token: int | None = None
     expires_at: int | None = None
 
 
@@ -96,6 +98,30 @@ def authorise_author(identity: Identity) -> None:
             expected="a user's token or session",
             got="the installation's token",
         )
+
+
+def authorise_revocation(identity: Identity, token: int, user: str) -> None:
+    """Raise Forbidden unless the caller may revoke the token of that number, which is `user`'s.
+
+    An API token that was stolen must not be able to take those away that would revoke it.
+    """
+    if identity.token is not None and identity.token != token:
+        raise Forbidden(
+            "an API token may revoke itself alone",
+            expected="a session, or the installation's token",
+        )
+    if user != identity.actor:
+        authorise(identity, Deed.ADMINISTER)
+
+
+def latest_end(identity: Identity, wanted: int | None) -> int | None:
+    """When a new token ends that the caller makes: no later than the API token it is made with.
+
+    Seconds since 1970; None: never.
+    """
+    if wanted is None or identity.expires_at is None:
+        return identity.expires_at if wanted is None else wanted
+    return min(wanted, identity.expires_at)
 
 
 def lesser(one: Role, other: Role) -> Role:

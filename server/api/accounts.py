@@ -22,6 +22,8 @@ from slipstream.server.access import (
     Identity,
     Role,
     authorise,
+    authorise_revocation,
+    latest_end,
     lesser,
 )
 from slipstream.server.api.call import Act, Answer, Call, Done, Page, World, missing, taken
@@ -228,7 +230,8 @@ async def list_tokens(world: World, call: Call) -> Answer:
 async def add_token(world: World, call: Call) -> Act:
     """Make an API token. It acts for its user, with its own role or the user's where that is less.
 
-    Made with a token that ends, it ends no later. The secret is shown once; a repeated call with the same Idempotency-Key has it null.
+    Made with an API token, it has no larger role and ends no later. The secret is shown once; a
+    repeated call with the same Idempotency-Key has it null.
     """
     body: NewToken = call.body
     name = _owner(call.identity, body.user)
@@ -240,10 +243,8 @@ async def add_token(world: World, call: Call) -> Act:
     if body.role.rank > granted.rank:
         raise Forbidden(f"the token cannot be above {granted.value}", got=body.role.value)
     secret = make_token()
-    expires_at = None if body.days is None else min(COUNTER_MAX, call.now + body.days * 86_400)
-    end = call.identity.expires_at
-    if end is not None and (expires_at is None or expires_at > end):
-        expires_at = end  # whoever has a token for a day shall not have it for ever
+    wanted = None if body.days is None else min(COUNTER_MAX, call.now + body.days * 86_400)
+    expires_at = latest_end(call.identity, wanted)
 
     async def act(connection: AsyncConnection) -> Done:
         if await users.find(connection, name) is None:
@@ -263,16 +264,16 @@ async def add_token(world: World, call: Call) -> Act:
 
 
 async def revoke_token(world: World, call: Call) -> Act:
-    """Revoke an API token: one's own, or with the role admin any. With a token, none above it."""
+    """Revoke an API token: one's own, or with the role admin any.
+
+    In a session, or with the installation's token; an API token revokes itself alone.
+    """
     number = int(call.places["token"])
     async with world.database.reading() as connection:
         token = await users.find_token(connection, number)
     if token is None:
         raise missing(f"token {number}")
-    if token.user != call.identity.actor:
-        authorise(call.identity, Deed.ADMINISTER)
-    if call.identity.session is None and token.role.rank > call.identity.role.rank:
-        raise Forbidden("this token cannot revoke one above it", got=call.identity.role.value)
+    authorise_revocation(call.identity, number, token.user)
 
     async def act(connection: AsyncConnection) -> Done:
         if not await users.remove_token(connection, number):
