@@ -11,7 +11,8 @@ from aiohttp import web
 
 from slipstream.delta.limits import ROWS_MAX, TIMELINE_MAX
 from slipstream.server.access import Deed
-from slipstream.server.api.rollouts import Remark, RolloutDetail
+from slipstream.server.api.rollout_state import RolloutDetail
+from slipstream.server.api.rollouts import Remark
 from slipstream.server.catalog import Catalog
 from slipstream.server.pages.desk import Desk, lead_to
 from slipstream.server.pages.draft import DEFAULTS, PHASE_ROWS, RULE_ROWS, Draft, read_draft
