@@ -1,11 +1,12 @@
-"""The calls about devices, a row each."""
+"""The calls about devices, a row each; handlers: device_search.py, devices.py, registration.py."""
 
 from typing import Final
 
 from slipstream.delta.limits import IMPORT_BYTES_MAX
 from slipstream.server.access import Deed
-from slipstream.server.api import devices
+from slipstream.server.api import device_search, devices, registration
 from slipstream.server.api.call import Page, PageQuery
+from slipstream.server.api.device_state import ShownDevice
 from slipstream.server.api.route import CLASH, GONE, Route
 from slipstream.server.store.events import Event
 from slipstream.server.store.quarantines import Quarantine
@@ -17,9 +18,9 @@ CALLS: Final = (
         Deed.SEE,
         "device.list",
         "List devices",
-        look=devices.list_devices,
-        query=devices.DeviceQuery,
-        answer=Page[devices.ShownDevice],
+        look=device_search.list_devices,
+        query=device_search.DeviceQuery,
+        answer=Page[ShownDevice],
     ),
     Route(
         "POST",
@@ -27,9 +28,9 @@ CALLS: Final = (
         Deed.MANAGE_DEVICES,
         "device.add",
         "Register a device",
-        change=devices.add_device,
-        body=devices.NewDevice,
-        answer=devices.DeviceToken,
+        change=registration.add_device,
+        body=registration.NewDevice,
+        answer=registration.DeviceToken,
         status=201,
         refuses=CLASH,
     ),
@@ -39,11 +40,11 @@ CALLS: Final = (
         Deed.MANAGE_DEVICES,
         "device.import",
         "Register devices from CSV",
-        change=devices.import_devices,
-        body=devices.NewDevice,
+        change=registration.import_devices,
+        body=registration.NewDevice,
         text_body="text/csv",
         body_bytes_max=IMPORT_BYTES_MAX,
-        answer=devices.Imported,
+        answer=registration.Imported,
         status=201,
         refuses=CLASH,
     ),
@@ -53,9 +54,9 @@ CALLS: Final = (
         Deed.SEE,
         "device.preview",
         "Preview a filter",
-        look=devices.preview_filter,
-        query=devices.PreviewQuery,
-        answer=devices.Preview,
+        look=device_search.preview_filter,
+        query=device_search.PreviewQuery,
+        answer=device_search.Preview,
     ),
     Route(
         "GET",
@@ -74,9 +75,9 @@ CALLS: Final = (
         Deed.MANAGE_DEVICES,
         "device.describe",
         "Describe a device",
-        change=devices.describe_device,
-        body=devices.DeviceChange,
-        answer=devices.ShownDevice,
+        change=registration.describe_device,
+        body=registration.DeviceChange,
+        answer=ShownDevice,
         refuses=GONE,
     ),
     Route(
@@ -85,7 +86,7 @@ CALLS: Final = (
         Deed.MANAGE_DEVICES,
         "device.remove",
         "Remove a device",
-        change=devices.remove_device,
+        change=registration.remove_device,
         refuses=GONE,
     ),
     Route(
@@ -104,9 +105,9 @@ CALLS: Final = (
         Deed.MANAGE_DEVICES,
         "device.rotate",
         "Rotate a device's token",
-        change=devices.rotate_token,
-        body=devices.Rotation,
-        answer=devices.DeviceToken,
+        change=registration.rotate_token,
+        body=registration.Rotation,
+        answer=registration.DeviceToken,
         refuses=GONE,
     ),
     Route(
@@ -115,7 +116,7 @@ CALLS: Final = (
         Deed.MANAGE_DEVICES,
         "device.revoke",
         "Revoke a device's token",
-        change=devices.revoke_token,
+        change=registration.revoke_token,
         refuses=GONE,
     ),
     Route(

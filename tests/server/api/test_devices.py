@@ -85,8 +85,8 @@ def test_devices_are_found_by_filter_in_pages(with_each_fleet):
 
 
 def test_a_search_goes_on_behind_what_one_call_may_look_at(with_fleet, monkeypatch):
-    monkeypatch.setattr("slipstream.server.api.devices.SCAN_ROWS_MAX", 2)
-    monkeypatch.setattr("slipstream.server.api.devices._CHUNK", 2)
+    monkeypatch.setattr("slipstream.server.api.device_search.SCAN_ROWS_MAX", 2)
+    monkeypatch.setattr("slipstream.server.matching._CHUNK", 2)
 
     async def test(fleet):
         await roster(fleet)
