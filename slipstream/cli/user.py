@@ -44,8 +44,10 @@ def add(
 @user.command("list")
 @account_options
 def list_users(client: Client, as_json: bool) -> None:
-    """List users and tokens."""
-    users, tokens = client.get("/users")["items"], client.get("/tokens")["items"]
+    """List users and tokens; without the role admin one's own tokens."""
+    admin = client.get("/session")["role"] == "admin"
+    users = client.get("/users")["items"] if admin else []
+    tokens = client.get("/tokens")["items"]
     if as_json:
         echo_json({"users": users, "tokens": tokens})
         return

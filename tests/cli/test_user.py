@@ -34,11 +34,13 @@ def test_users_and_tokens_come_and_go(operated):
     done = operated.run("user", "revoke", number + 1, "--token-file", boss)
     assert "itself alone" in str(done.exception)
     login = ("--login", "ada", "--login-password-file", password)
+    words = operated.say("user", "list", *login).splitlines()
+    assert [line.split()[-1] for line in words] == ["cli", "other"]
     for one in (number, number + 1):
         assert "revoked" in operated.say("user", "revoke", one, *login)
     log = Client(operated.url, by_token(operated.token_file.read_text().strip())).get("/audit")
     acts = [one["act"] for one in log["items"]]
-    assert acts.count("session.end") == acts.count("session.begin") == 2
+    assert acts.count("session.end") == acts.count("session.begin") == 3
     other = password.with_name("wrong")
     other.write_text("not it\n")
     done = operated.run("user", "list", "--login", "ada", "--login-password-file", other)
