@@ -106,7 +106,7 @@ def register(repo: Path, url: str, name: str) -> str:
     """Make the device known to the server; its token."""
     operator = (repo / "server" / "operator.token").read_text().strip()
     request = urllib.request.Request(
-        f"{url}/v1/devices",
+        f"{url}/api/v1/devices",
         json.dumps({"id": name, "product": "bench"}).encode(),
         {"Authorization": f"Bearer {operator}", "Content-Type": "application/json"},
     )

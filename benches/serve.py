@@ -204,7 +204,9 @@ async def poll(port: int, operator: str, count: int) -> float:
         async def register(name: str) -> dict[str, str]:
             headers = {"Authorization": f"Bearer {operator}"}
             body = {"id": name, "product": "gateway"}
-            async with session.post(f"{base}/v1/devices", json=body, headers=headers) as response:
+            async with session.post(
+                f"{base}/api/v1/devices", json=body, headers=headers
+            ) as response:
                 return {"Authorization": f"Bearer {(await response.json())['token']}"}
 
         async def run(name: str, token: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from e2e.guest import PRODUCT
+from slipstream.delta.limits import PAGE_ROWS_MAX
 from slipstream.demo.commands import run_slipstream
 from slipstream.demo.server import Server, start_server
 
@@ -48,18 +49,18 @@ class Fleet:
         interval = ("--poll-interval", str(POLL_INTERVAL_S))
         self._server = start_server(self.repo, *interval, log=self.folder / "server.log")
         self.port = int(self._server.url.rpartition(":")[2])
-        self.token = self._running.ask("/v1/devices", {"id": DEVICE, "product": PRODUCT})["token"]
+        made = self._running.ask("/api/v1/devices", {"id": DEVICE, "product": PRODUCT})
+        self.token = made["token"]
 
     def reports(self) -> list[dict[str, Any]]:
         """What the device reported, oldest first."""
-        found: list[dict[str, Any]] = self._running.ask(f"/v1/devices/{DEVICE}/reports?limit=500")[
-            "reports"
-        ]
+        shown = self._running.ask(f"/api/v1/devices/{DEVICE}?limit={PAGE_ROWS_MAX}")
+        found: list[dict[str, Any]] = shown["reports"]
         return found[::-1]
 
     def device(self) -> dict[str, Any]:
         """How the server sees the device."""
-        found: dict[str, Any] = self._running.ask("/v1/devices")["devices"][0]
+        found: dict[str, Any] = self._running.ask(f"/api/v1/devices/{DEVICE}")["device"]
         return found
 
     def bytes_served(self) -> int:

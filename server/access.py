@@ -55,12 +55,14 @@ class Forbidden(SlipstreamError):
 class Identity:
     """Who calls. `session`: digest of the browser's session; None for a token.
 
-    `expires_at`: when that token ends, in seconds since 1970; None: it does not.
+    `token`: the number of an API token; None for a session, and for the installation's token.
+    `expires_at`: when that API token ends, in seconds since 1970; None: it does not.
     """
 
     actor: str
     role: Role
     session: bytes | None = None
+    token: int | None = None
     expires_at: int | None = None
 
 
@@ -74,10 +76,52 @@ def authorise(identity: Identity, deed: Deed) -> None:
 
 
 def authorise_approval(identity: Identity, author: str) -> None:
-    """Raise Forbidden where somebody decides on what they wrote themselves: four eyes see more."""
+    """Raise Forbidden where somebody decides on what they wrote themselves: four eyes see more.
+
+    The installation's token is no person: whoever wrote the rollout may hold it as well.
+    """
     authorise(identity, Deed.APPROVE)
     if identity.actor == author:
         raise Forbidden("the author of a rollout may not decide on it", expected="another approver")
+    if identity.actor == INSTALLATION:
+        raise Forbidden(
+            "the installation's token may not decide on a rollout", expected="a user who approves"
+        )
+
+
+def authorise_author(identity: Identity) -> None:
+    """Raise Forbidden where nobody would know who wrote what another has to approve."""
+    authorise(identity, Deed.ROLL_OUT)
+    if identity.actor == INSTALLATION:
+        raise Forbidden(
+            "rollouts need another person's approval here, so they are written by a user",
+            expected="a user's token or session",
+            got="the installation's token",
+        )
+
+
+def authorise_revocation(identity: Identity, token: int, user: str) -> None:
+    """Raise Forbidden unless the caller may revoke the token of that number, which is `user`'s.
+
+    An API token that was stolen must not be able to take those away that would revoke it.
+    """
+    if identity.token is not None and identity.token != token:
+        raise Forbidden(
+            "an API token may revoke itself alone",
+            expected="a session, or the installation's token",
+        )
+    if user != identity.actor:
+        authorise(identity, Deed.ADMINISTER)
+
+
+def latest_end(identity: Identity, wanted: int | None) -> int | None:
+    """When a new token ends that the caller makes: no later than the API token it is made with.
+
+    Seconds since 1970; None: never.
+    """
+    if wanted is None or identity.expires_at is None:
+        return identity.expires_at if wanted is None else wanted
+    return min(wanted, identity.expires_at)
 
 
 def lesser(one: Role, other: Role) -> Role:

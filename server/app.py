@@ -35,16 +35,21 @@ from slipstream.server.fleet.loop import Loop
 from slipstream.server.fleetlock import FleetLockHandler
 from slipstream.server.gate import Gate, GateSettings
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
-from slipstream.server.operators import OperatorHandler, check_operator
 from slipstream.server.pages.desk import Desk
 from slipstream.server.pages.feed import Feed
 from slipstream.server.pages.handler import Pages
 from slipstream.server.reports import ReportHandler
 from slipstream.server.store import devices
 from slipstream.server.store.database import Database
-from slipstream.server.tokens import hash_token
+from slipstream.server.tokens import (
+    WrongToken,
+    basic_password,
+    bearer_token,
+    check_token,
+    hash_token,
+)
 from slipstream.server.wake import Waker
-from slipstream.server.wire import answer_json, describe_error
+from slipstream.server.wire import answer_json, describe_error, refusal
 
 _log: Any = structlog.get_logger(__name__)
 _RETRY_AFTER_S = 30
@@ -63,6 +68,7 @@ class Settings:
     open_metrics: bool = False  # /metrics without the operator's token
     deltas: DeltaSettings | None = None  # None: none are built here
     secure_cookies: bool = False  # browsers send sessions over HTTPS only
+    require_approval: bool = False  # every rollout waits for another person's approval
     password_hasher: PasswordHasher = field(default_factory=PasswordHasher)
     ddi: DdiSettings = field(default_factory=DdiSettings)
     gate: GateSettings = field(default_factory=GateSettings)
@@ -119,6 +125,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         now,
         digest,
         settings.secure_cookies,
+        settings.require_approval,
         settings.gate.proxies,
     )
     desk = Desk(world, interval_s)
@@ -136,7 +143,6 @@ def make_app(settings: Settings, database: Database) -> web.Application:
             web.get("/v1/wake", waker.handle, allow_head=False),
             *FleetLockHandler(database, now).routes(),
             *Door(world, ROUTES).routes(),
-            *OperatorHandler(database, polls, catalog, digest, now).routes(),
             *files.routes(),
             *ddi.routes(),
             *Pages(desk, feed).routes(),
@@ -211,7 +217,7 @@ async def _openapi(_request: web.Request) -> web.Response:
 async def _metrics(request: web.Request) -> web.Response:
     settings = request.app[SETTINGS]
     if not settings.open_metrics:
-        check_operator(request, hash_token(settings.operator_token), basic=True)
+        _check_installation(request, hash_token(settings.operator_token))
     await request.app[POLLS].flush()
     async with request.app[DATABASE].reading() as connection:
         counts = await devices.count_by_release(connection)
@@ -223,6 +229,19 @@ async def _metrics(request: web.Request) -> web.Response:
         request.app[METRICS].note_failures(loop.name, loop.failures)
     body = request.app[METRICS].dump(counts, catalog)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _check_installation(request: web.Request, digest: bytes) -> None:
+    """401 unless the request carries the installation's token, as Bearer or as a password."""
+    header = request.headers.get("Authorization")
+    try:
+        check_token(bearer_token(header) or basic_password(header), digest)
+    except WrongToken as error:
+        raise refusal(
+            web.HTTPUnauthorized,
+            f"{error}: the operator's token is needed",
+            {"WWW-Authenticate": 'Basic realm="slipstream operator", charset="UTF-8"'},
+        ) from error
 
 
 @web.middleware

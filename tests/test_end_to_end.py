@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,7 +166,7 @@ def served(lab: Lab) -> Iterator[Lab]:
         assert match is not None
         lab.url = match[0].rstrip("/")
         operator = (lab.repo / "server/operator.token").read_text().strip()
-        answer = ask(lab, "/v1/devices", operator, {"id": "edge-1", "product": "gateway"})
+        answer = ask(lab, "/api/v1/devices", operator, {"id": "edge-1", "product": "gateway"})
         lab.make_device(str(answer["token"]))
         yield lab
     finally:
@@ -256,10 +257,10 @@ def test_install_update_kill_resume_confirm_and_fall_back(served: Lab) -> None:
     served.device("install", "--release", "3", expect=4)
 
     operator = (served.repo / "server/operator.token").read_text().strip()
-    (row,) = ask(served, "/v1/devices", operator)["devices"]  # type: ignore[misc]
-    assert row["release"] == "2"
-    assert row["last_report"]["kind"] == "fell_back"
-    assert "unhealthy" in row["last_report"]["reason"]
+    shown: Any = ask(served, "/api/v1/devices/edge-1", operator)
+    assert shown["device"]["release"] == "2"
+    assert shown["reports"][0]["kind"] == "fell_back"
+    assert "unhealthy" in shown["reports"][0]["reason"]
 
 
 def test_a_static_folder_updates_a_device(any_server: Lab) -> None:

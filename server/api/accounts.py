@@ -1,13 +1,15 @@
 """Sessions, passwords, users and API tokens."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.limits import (
     COUNTER_MAX,
+    LOGIN_FAILURES_MAX,
     PASSWORD_CHARS_MAX,
     SESSION_S,
     TOKEN_DAYS_MAX,
@@ -20,15 +22,19 @@ from slipstream.server.access import (
     Identity,
     Role,
     authorise,
+    authorise_revocation,
+    latest_end,
     lesser,
 )
 from slipstream.server.api.call import Act, Answer, Call, Done, Page, World, missing, taken
 from slipstream.server.api.door import COOKIE, csrf_token
-from slipstream.server.store import users
+from slipstream.server.api.throttle import Told
+from slipstream.server.store import audit, users
 from slipstream.server.store.users import ApiToken, User
 from slipstream.server.tokens import hash_token, make_token
 from slipstream.server.wire import Body, Name, refusal
 
+_log: Any = structlog.get_logger(__name__)
 Secret = Annotated[str, msgspec.Meta(max_length=PASSWORD_CHARS_MAX)]
 Days = Annotated[int, msgspec.Meta(ge=1, le=TOKEN_DAYS_MAX)]
 
@@ -98,24 +104,13 @@ class MadeToken(msgspec.Struct, frozen=True):
 async def log_in(world: World, call: Call) -> Act:
     """Begin a session: a cookie that lasts 12 hours, and the CSRF token for what changes something.
 
-    After 10 failures of a name, or from an address, within 5 minutes: 429.
+    429 after 10 failures of a name from an address within 5 minutes, 30 of an address, or 100 of a
+    name from addresses that it has not logged in from before.
     """
     body: Login = call.body
-    watched = (f"user {body.user}", f"address {call.address}")
-    wait_s = max(world.throttle.wait_s(one, call.now) for one in watched)
-    if wait_s:
-        raise refusal(
-            web.HTTPTooManyRequests, "too many failures to log in", {"Retry-After": str(wait_s)}
-        )
-    for one in watched:
-        world.throttle.begin(one, call.now)
-    async with world.database.reading() as connection:
-        user = await users.find(connection, body.user)
-    if not await world.passwords.check(None if user is None else user.password_hash, body.password):
+    user = await _check_password(world, call, body.user, body.password)
+    if user is None:
         raise refusal(web.HTTPUnauthorized, "unknown user or wrong password")
-    assert user is not None
-    for one in watched:
-        world.throttle.succeed(one)
     secret = make_token()
     digest = hash_token(secret)
     secure = "; Secure" if world.secure_cookies else ""
@@ -155,12 +150,10 @@ async def log_out(_world: World, call: Call) -> Act:
 
 
 async def change_password(world: World, call: Call) -> Act:
-    """Change one's own password; all other sessions end."""
+    """Change one's own password; all other sessions end. A wrong old one counts as a failed login."""
     body: NewPassword = call.body
     name = call.identity.actor
-    async with world.database.reading() as connection:
-        user = await users.find(connection, name)
-    if user is None or not await world.passwords.check(user.password_hash, body.old):
+    if await _check_password(world, call, name, body.old) is None:
         raise refusal(web.HTTPForbidden, "not the old password", field="$.old")
     hashed = await world.passwords.hash(body.password)
 
@@ -237,7 +230,8 @@ async def list_tokens(world: World, call: Call) -> Answer:
 async def add_token(world: World, call: Call) -> Act:
     """Make an API token. It acts for its user, with its own role or the user's where that is less.
 
-    Made with a token that ends, it ends no later. The secret is shown once; a repeated call with the same Idempotency-Key has it null.
+    Made with an API token, it has no larger role and ends no later. The secret is shown once; a
+    repeated call with the same Idempotency-Key has it null.
     """
     body: NewToken = call.body
     name = _owner(call.identity, body.user)
@@ -249,10 +243,8 @@ async def add_token(world: World, call: Call) -> Act:
     if body.role.rank > granted.rank:
         raise Forbidden(f"the token cannot be above {granted.value}", got=body.role.value)
     secret = make_token()
-    expires_at = None if body.days is None else min(COUNTER_MAX, call.now + body.days * 86_400)
-    end = call.identity.expires_at
-    if end is not None and (expires_at is None or expires_at > end):
-        expires_at = end  # whoever has a token for a day shall not have it for ever
+    wanted = None if body.days is None else min(COUNTER_MAX, call.now + body.days * 86_400)
+    expires_at = latest_end(call.identity, wanted)
 
     async def act(connection: AsyncConnection) -> Done:
         if await users.find(connection, name) is None:
@@ -272,16 +264,16 @@ async def add_token(world: World, call: Call) -> Act:
 
 
 async def revoke_token(world: World, call: Call) -> Act:
-    """Revoke an API token: one's own, or with the role admin any. With a token, none above it."""
+    """Revoke an API token: one's own, or with the role admin any.
+
+    In a session, or with the installation's token; an API token revokes itself alone.
+    """
     number = int(call.places["token"])
     async with world.database.reading() as connection:
         token = await users.find_token(connection, number)
     if token is None:
         raise missing(f"token {number}")
-    if token.user != call.identity.actor:
-        authorise(call.identity, Deed.ADMINISTER)
-    if call.identity.session is None and token.role.rank > call.identity.role.rank:
-        raise Forbidden("this token cannot revoke one above it", got=call.identity.role.value)
+    authorise_revocation(call.identity, number, token.user)
 
     async def act(connection: AsyncConnection) -> Done:
         if not await users.remove_token(connection, number):
@@ -289,6 +281,41 @@ async def revoke_token(world: World, call: Call) -> Act:
         return Done(thing=f"token {number}", before=token)
 
     return act
+
+
+async def _check_password(world: World, call: Call, name: str, password: str) -> User | None:
+    """The user, if it is their password. Counts the try: 429 for whoever has to wait.
+
+    A failure is in the audit log, as often as the throttle says. Of who is no user it does not say
+    the name: people type passwords there.
+    """
+    throttle, address = world.throttle, call.address
+    wait_s = throttle.wait_s(name, address, call.now)
+    if wait_s:
+        raise refusal(
+            web.HTTPTooManyRequests, "too many failures to log in", {"Retry-After": str(wait_s)}
+        )
+    throttle.begin(name, address, call.now)
+    async with world.database.reading() as connection:
+        user = await users.find(connection, name)
+    if await world.passwords.check(None if user is None else user.password_hash, password):
+        assert user is not None
+        throttle.succeed(name, address)
+        return user
+    told = throttle.fail(name, address, call.now)
+    if told is not Told.NOTHING:
+        whom = "unknown user" if user is None else f"user {name}"
+        after: dict[str, object] = {"address": address}
+        if told is Told.WAITS:
+            after["failures"] = LOGIN_FAILURES_MAX
+        _log.warning("login failed", object=whom, **after)
+
+        async def act(connection: AsyncConnection) -> None:
+            text = msgspec.json.encode(after).decode()
+            await audit.append(connection, call.now, "", "session.refuse", whom, after=text)
+
+        await world.database.write(act)
+    return None
 
 
 def _owner(identity: Identity, named: str | None) -> str:

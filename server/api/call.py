@@ -43,6 +43,7 @@ class World:
     now: Callable[[], int]  # seconds since 1970
     installation: bytes  # digest of the installation's token
     secure_cookies: bool = False  # sessions travel over HTTPS only
+    require_approval: bool = False  # of every rollout, whatever its plan says
     proxies: Proxies = field(default_factory=Proxies)
     throttle: Throttle = field(default_factory=Throttle)
 

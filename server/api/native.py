@@ -1,6 +1,6 @@
 """The calls of /v1 as the OpenAPI document tells of them: what devices speak. Types only.
 
-Their handlers: devices.py, reports.py, fleetlock.py, operators.py.
+Their handlers: devices.py, reports.py, wake.py, fleetlock.py.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ import msgspec
 
 from slipstream.server.devices import Poll
 from slipstream.server.fleetlock import HEADER, LockError, LockRequest
-from slipstream.server.operators import DeviceEntry
 from slipstream.server.reports import ReportBody
 
 
@@ -51,7 +50,6 @@ class NativeCall:
     statuses: frozenset[int]
     error: Any = None  # None: as everywhere
     header: str | None = None  # that has to say "true"
-    operator: bool = False  # the operator's, of before /api/v1
     stream: bool = False  # its answer is one of server-sent events, without end
 
 
@@ -147,49 +145,4 @@ FILES: Final = (
         "A payload, a chunk list, a boot file or an artifact",
         _RANGES + "Named by digest, as signed metadata name it: `<sha256>.payload`. Never changes.",
     ),
-)
-# What /api/v1 has replaced; only the installation's token is taken.
-OLD_CALLS: Final = tuple(
-    NativeCall(
-        method,
-        path,
-        name,
-        summary,
-        f"Use {instead} instead.",
-        body,
-        dict[str, Any] if method != "DELETE" else None,
-        frozenset(statuses),
-        operator=True,
-    )
-    for method, path, name, summary, instead, body, statuses in (
-        ("GET", "/v1/devices", "old.list", "List devices", "/api/v1/devices", None, {400}),
-        (
-            "POST",
-            "/v1/devices",
-            "old.add",
-            "Register a device",
-            "/api/v1/devices",
-            DeviceEntry,
-            {400, 408, 409, 413, 415},
-        ),
-        (
-            "DELETE",
-            "/v1/devices/{device}",
-            "old.remove",
-            "Remove a device",
-            "/api/v1/devices/{device}",
-            None,
-            {404},
-        ),
-        (
-            "GET",
-            "/v1/devices/{device}/reports",
-            "old.reports",
-            "A device's reports",
-            "/api/v1/devices/{device}",
-            None,
-            {400},
-        ),
-        ("GET", "/v1/releases", "old.releases", "List releases", "/api/v1/releases", None, set()),
-    )
 )

@@ -10,7 +10,7 @@ import msgspec
 from slipstream import __version__
 from slipstream.server.access import WHO_MAY
 from slipstream.server.api.door import COOKIE, CSRF_HEADER, KEY_HEADER
-from slipstream.server.api.native import CALLS, FILES, OLD_CALLS, FileCall, NativeCall
+from slipstream.server.api.native import CALLS, FILES, FileCall, NativeCall
 from slipstream.server.api.route import PLACES, PREFIX, Route
 from slipstream.server.api.table import SECTIONS
 from slipstream.server.wire import CODES
@@ -52,7 +52,7 @@ def document() -> Mapping[str, Any]:
     types: list[Any] = [Problem]
     for route in routes:
         types += [route.query, _shape(route), route.answer]
-    for call in (*CALLS, *OLD_CALLS):
+    for call in CALLS:
         types += [call.body, call.answer, call.error]
     wanted = [one for one in types if one is not None]
     shown, components = msgspec.json.schema_components(wanted, ref_template=_REF)
@@ -68,10 +68,6 @@ def document() -> Mapping[str, Any]:
         )
     for file in FILES:
         paths[file.path] = {"get": _file(file, "The repository's files", schemas)}
-    for call in OLD_CALLS:
-        paths.setdefault(call.path, {})[call.method.lower()] = _native(
-            call, "Before /api/v1", schemas
-        )
     queries = {route.query.__name__ for route in routes}  # told as parameters
     made = {
         "openapi": "3.1.0",
@@ -204,24 +200,20 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _native(call: NativeCall, tag: str, schemas: _Schemas) -> dict[str, Any]:
-    names = [name for name in PLACES if f"{{{name}}}" in call.path]
     done: dict[str, Any] = {"description": _STATUS_WORDS[200]}
     if call.stream:
         done["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     elif call.answer is not None:
         done["content"] = {_JSON: {"schema": schemas.of(call.answer)}}
-    status = "200" if call.method != "POST" or not call.operator else "201"
     made: dict[str, Any] = {
         "operationId": call.name,
         "tags": [tag],
         "summary": call.summary,
         "description": call.text,
-        "security": [{"token" if call.operator else "device": []}],
-        "parameters": [_place(name) for name in names],
-        "responses": {"204" if call.answer is None and not call.stream else status: done},
+        "security": [{"device": []}],
+        "parameters": [],
+        "responses": {"200": done},
     }
-    if call.operator:
-        made["deprecated"] = True
     if call.header is not None:
         made["parameters"].append(
             {

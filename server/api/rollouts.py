@@ -1,6 +1,7 @@
-"""Rollouts: written, decided on, moved, and shown with what every rule still allows."""
+"""Rollouts: listed, written, decided on, moved."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -8,7 +9,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import UsageError
-from slipstream.server.access import authorise_approval
+from slipstream.server.access import authorise_approval, authorise_author
 from slipstream.server.api.call import (
     Act as Action,
 )
@@ -27,20 +28,11 @@ from slipstream.server.api.call import (
     taken,
 )
 from slipstream.server.api.plans import parse_plan
+from slipstream.server.api.rollout_state import RolloutDetail, describe_rollout, show_line
 from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
-from slipstream.server.rollout.judge import (
-    PhaseRecord,
-    Tally,
-    fires,
-    margin,
-    phase_rules,
-    unmet,
-)
-from slipstream.server.rollout.plan import AbortRule, FailureClass, Plan
 from slipstream.server.rollout.record import Act, Rollout, Status, step
 from slipstream.server.rollout.track import State
 from slipstream.server.store import attempts, events, rollouts
-from slipstream.server.store.attempts import Traffic
 from slipstream.server.wire import Body, Reason, refusal
 
 
@@ -66,68 +58,6 @@ class Remark(Body, frozen=True):
     remark: Reason = ""
 
 
-class ShownRule(msgspec.Struct, frozen=True):
-    """An abort rule over one phase. `margin`: devices on their way that may still fail."""
-
-    rule: AbortRule
-    margin: int
-    fires: str | None  # why, in words
-
-
-class ShownPhase(msgspec.Struct, frozen=True):
-    """A phase. Before it opens only its text is known; `missing`: what its success rule wants."""
-
-    text: str
-    opened_at: int | None = None
-    members: int = 0
-    offered: int = 0
-    in_flight: int = 0
-    confirmed: int = 0
-    failures: dict[FailureClass, int] = msgspec.field(default_factory=dict)
-    missing: str | None = None
-    proved: bool = False
-    soak_s: int = 0
-    soaked_s: int = 0
-    rules: tuple[ShownRule, ...] = ()
-
-
-class RolloutLine(msgspec.Struct, frozen=True):
-    """A rollout in a list. `phase` counts from 1; 0: none is open."""
-
-    id: int
-    name: str
-    product: str
-    channel: str
-    release: str
-    status: Status
-    reason: str
-    version: int
-    phase: int
-    phases: int
-    offered: int
-    confirmed: int
-    failed: int
-    created_at: int
-
-
-class RolloutDetail(msgspec.Struct, frozen=True):
-    """A rollout as it stands."""
-
-    id: int
-    status: Status
-    reason: str
-    version: int
-    author: str
-    decided_by: str
-    remark: str
-    created_at: int
-    changed_at: int
-    phase: int
-    plan: Plan
-    phases: tuple[ShownPhase, ...]
-    traffic: Traffic
-
-
 async def list_rollouts(world: World, call: Call) -> Answer:
     """Rollouts, newest first."""
     query: RolloutQuery = call.query
@@ -139,7 +69,7 @@ async def list_rollouts(world: World, call: Call) -> Answer:
             statuses=None if query.status is None else {query.status},
         )
         counted = await rollouts.tallies_of(connection, [one.id for one in found])
-    lines = tuple(_line(one, counted.get(one.id, {})) for one in found)
+    lines = tuple(show_line(one, counted.get(one.id, {})) for one in found)
     return Answer(value=page_of(lines, query.limit, lambda one: one.id))
 
 
@@ -180,9 +110,13 @@ async def list_rollout_events(world: World, call: Call) -> Answer:
 async def create_rollout(world: World, call: Call) -> Action:
     """Roll a release out. It waits for approval where its plan says so, or for `start_at`.
 
-    Otherwise its first phase opens at once.
+    Otherwise its first phase opens at once. Where the installation wants an approval of every
+    rollout, its plan says so whatever was sent, and the installation's token may write none (403).
     """
     plan = parse_plan(call.body)
+    if world.require_approval:
+        authorise_author(call.identity)
+        plan = replace(plan, needs_approval=True)
     release = (await world.catalog.read()).find(plan.product, plan.release)
     if release is None:
         raise refusal(
@@ -231,8 +165,8 @@ def decide(act: Act) -> Change:
         return write
 
     handle.__doc__ = {
-        Act.APPROVE: "Let a rollout begin, with a remark. Not for its author.",
-        Act.DENY: "Refuse a rollout, with a remark. Not for its author.",
+        Act.APPROVE: "Let a rollout begin, with a remark. Not for its author, nor the installation's token.",
+        Act.DENY: "Refuse a rollout, with a remark. Not for its author, nor the installation's token.",
     }[act]
     return handle
 
@@ -278,36 +212,6 @@ async def open_next_phase(world: World, call: Call) -> Action:
     remark = f": {call.body.remark}" if call.body.remark else ""
     return await _open(
         world, call, rollout, f"opened by {call.identity.actor}{remark}", forgives=True
-    )
-
-
-async def describe_rollout(connection: AsyncConnection, number: int) -> RolloutDetail:
-    """A rollout with its phases and rules; 404 if there is none."""
-    found = await rollouts.load(connection, ids=[number])
-    if not found:
-        raise missing(f"rollout {number}")
-    rollout = found[0]
-    papers = await rollouts.papers(connection, number)
-    opened = (await rollouts.open_phases(connection, [number])).get(number, ())
-    records = rollouts.records(opened, await rollouts.tallies(connection, number))
-    phases = tuple(
-        _show_phase(rollout.plan, index, records[index] if index < len(records) else None)
-        for index in range(len(rollout.plan.phases))
-    )
-    return RolloutDetail(
-        id=rollout.id,
-        status=rollout.status,
-        reason=rollout.reason,
-        version=rollout.version,
-        author=papers.author,
-        decided_by=papers.decided_by,
-        remark=papers.remark,
-        created_at=rollout.created_at,
-        changed_at=papers.changed_at,
-        phase=rollout.phase + 1,
-        plan=rollout.plan,
-        phases=phases,
-        traffic=await attempts.traffic_of(connection, number),
     )
 
 
@@ -399,47 +303,3 @@ def _reason(act: Act, who: str, remark: str) -> str:
 
 def _words(status: Status) -> str:
     return status.value.replace("_", " ")
-
-
-def _line(rollout: Rollout, counted: Mapping[int, Tally]) -> RolloutLine:
-    return RolloutLine(
-        id=rollout.id,
-        name=rollout.plan.name,
-        product=rollout.plan.product,
-        channel=rollout.plan.channel,
-        release=rollout.plan.release,
-        status=rollout.status,
-        reason=rollout.reason,
-        version=rollout.version,
-        phase=rollout.phase + 1,
-        phases=len(rollout.plan.phases),
-        offered=sum(one.offered for one in counted.values()),
-        confirmed=sum(one.confirmed for one in counted.values()),
-        failed=sum(one.failed for one in counted.values()),
-        created_at=rollout.created_at,
-    )
-
-
-def _show_phase(plan: Plan, index: int, record: PhaseRecord | None) -> ShownPhase:
-    phase = plan.phases[index]
-    if record is None:
-        return ShownPhase(str(phase), soak_s=phase.soak_s)
-    tally = record.tally
-    rules = tuple(
-        ShownRule(rule, margin(rule, record.counted), fires(rule, record.counted))
-        for rule in phase_rules(plan, phase)
-    )
-    return ShownPhase(
-        text=str(phase),
-        opened_at=record.opened_at,
-        members=record.members,
-        offered=tally.offered,
-        in_flight=tally.in_flight,
-        confirmed=tally.confirmed,
-        failures=dict(tally.failures),
-        missing=unmet(plan, index, record),
-        proved=record.proved,
-        soak_s=phase.soak_s,
-        soaked_s=record.soaked_s,
-        rules=rules,
-    )

@@ -30,6 +30,9 @@ PLACES: Final[Mapping[str, tuple[str, Any]]] = {
     "release": (_NAME, Name),
     "label": (r"[^/]{1,288}", _Label),
 }
+# What a call may refuse with, beside what every call does.
+GONE: Final = frozenset({404})
+CLASH: Final = frozenset({409})
 
 
 class Nothing(Body, frozen=True):

@@ -130,9 +130,15 @@ class DeltaService:
         if job is None:
             return False
         _log.info("delta begun", source=job.source, target=job.target, tries=job.tries)
-        folder = self.settings.repository / "server" / "deltas" / f"{job.source}-{job.target}"
+        folder = work_folder(self.settings.repository, job)
         try:
             size = await self._build(job, folder)
+        except asyncio.CancelledError:  # this server stops
+            with suppress(SlipstreamError):  # then the lease runs out
+                await self.database.write(
+                    lambda connection: delta_jobs.put_back(connection, job, self.now())
+                )
+            raise
         except _Lost:
             _log.warning("delta is another's now", source=job.source, target=job.target)
             return True
@@ -193,6 +199,11 @@ class DeltaService:
     async def _work(self, number: int) -> None:
         while await self.work_once(f"{self.holder}-{number}"):
             pass
+
+
+def work_folder(repository: Path, job: Job) -> Path:
+    """Where a job builds. By number: releases' names may hold whatever stands between two of them."""
+    return repository / "server" / "delta-jobs" / str(job.id)
 
 
 class _Lost(Exception):

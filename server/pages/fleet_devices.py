@@ -11,8 +11,8 @@ from aiohttp import web
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import ROWS_MAX, TIMELINE_MAX
 from slipstream.server.access import Deed
+from slipstream.server.matching import list_matching
 from slipstream.server.pages.desk import Desk, lead_to
-from slipstream.server.pages.select import list_matching
 from slipstream.server.pages.visitor import Visitor
 from slipstream.server.pages.words import EVENTS, REPORTS, STATES, Mark, age_words, plain
 from slipstream.server.rollout.rsql import EVERYTHING, Filter, parse_filter
@@ -106,7 +106,7 @@ class DevicesHandler:
         await desk.polls.flush()
         found: tuple[Device, ...] = ()
         if not problem:
-            found = await list_matching(desk.database, condition, after, ROWS_MAX + 1)
+            found = (await list_matching(desk.database, condition, after, ROWS_MAX + 1)).devices
         shown = found[:ROWS_MAX]
         async with desk.database.reading() as connection:
             newest = await reports.newest_of(connection, [one.id for one in shown])

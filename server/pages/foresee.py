@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from slipstream.delta.limits import SIMULATED_SHOWN_MAX
+from slipstream.server.matching import Population, population
 from slipstream.server.pages.bars import Curves, curves
-from slipstream.server.pages.select import Preview, preview
 from slipstream.server.pages.words import count_words, span_words
 from slipstream.server.rollout.behaviour import Behaviour, Failing
 from slipstream.server.rollout.facts import Facts
@@ -52,23 +52,23 @@ class Foreseer:
 
     async def foresee(self, plan: Plan, supposed: Mapping[FailureClass, float]) -> Foresight:
         """`supposed`: shares (0 to 1) of the devices that fail, by class. UsageError, Unavailable."""
-        found = await preview(self.database, plan.product, plan.channel, plan.condition)
+        found = await population(self.database, plan.condition, plan.product, plan.channel)
         failing = tuple(Failing(kind, share) for kind, share in supposed.items() if share > 0)
         behaviour = Behaviour(failing, poll_interval_s=self.poll_interval_s)
         async with self._turn:
             return await asyncio.to_thread(_foresee, plan, found, behaviour)
 
 
-def _foresee(plan: Plan, found: Preview, behaviour: Behaviour) -> Foresight:
-    fleet = found.population
+def _foresee(plan: Plan, found: Population, behaviour: Behaviour) -> Foresight:
+    fleet = found.devices
     if len(fleet) > SIMULATED_SHOWN_MAX:
         fleet = tuple(Random(_SEED).sample(fleet, SIMULATED_SHOWN_MAX))
     outcome = simulate(plan, fleet, behaviour, Random(_SEED))
     return Foresight(
         plan,
         found.whole,
-        len(found.population),
-        first_phase(plan, found.population),
+        len(found.devices),
+        first_phase(plan, found.devices),
         found.sample,
         verdict_of(outcome),
         facts_of(outcome),

@@ -11,13 +11,14 @@ from aiohttp import web
 
 from slipstream.delta.limits import ROWS_MAX, TIMELINE_MAX
 from slipstream.server.access import Deed
-from slipstream.server.api.rollouts import Remark, RolloutDetail
+from slipstream.server.api.rollout_state import RolloutDetail
+from slipstream.server.api.rollouts import Remark
 from slipstream.server.catalog import Catalog
+from slipstream.server.matching import population
 from slipstream.server.pages.desk import Desk, lead_to
 from slipstream.server.pages.draft import DEFAULTS, PHASE_ROWS, RULE_ROWS, Draft, read_draft
 from slipstream.server.pages.foresee import Foreseer, Foresight, first_phase
 from slipstream.server.pages.rollout_view import make_card, make_live
-from slipstream.server.pages.select import preview
 from slipstream.server.pages.visitor import Visitor
 from slipstream.server.pages.words import (
     EVENTS,
@@ -160,13 +161,13 @@ class RolloutsHandler:
         self, rollout: Rollout, papers: rollouts.Papers, visitor: Visitor
     ) -> Mapping[str, Any]:
         plan = rollout.plan
-        matching = await preview(self.desk.database, plan.product, plan.channel, plan.condition)
-        first = await asyncio.to_thread(first_phase, plan, matching.population)
+        matching = await population(self.desk.database, plan.condition, plan.product, plan.channel)
+        first = await asyncio.to_thread(first_phase, plan, matching.devices)
         return {
             "rollout": rollout,
             "author": papers.author,
             "may_decide": visitor.may_decide(papers.author),
-            "devices": len(matching.population),
+            "devices": len(matching.devices),
             "first": first,
             "phases": [(phase_words(one), phase_rule(one)) for one in plan.phases],
             "rules": [rule_words(one) for one in plan.abort],
@@ -224,6 +225,7 @@ class RolloutsHandler:
             phase_rows=range(1, PHASE_ROWS + 1),
             rule_rows=range(1, RULE_ROWS + 1),
             classes=[(kind.value, text) for kind, text in FAILURES.items()],
+            require_approval=self.desk.world.require_approval,
             urgencies=[(kind.value, text) for kind, text in URGENCIES.items()],
         )
 

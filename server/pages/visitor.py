@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from slipstream.server.access import INSTALLATION, WHO_MAY, Deed, Identity, Role, authorise
+from slipstream.server.access import (
+    INSTALLATION,
+    WHO_MAY,
+    Deed,
+    Forbidden,
+    Identity,
+    Role,
+    authorise,
+    authorise_approval,
+)
 from slipstream.server.api.call import World
 from slipstream.server.api.door import csrf_token, identify
 from slipstream.server.tokens import basic_password, hash_token
@@ -34,7 +43,11 @@ class Visitor:
 
     def may_decide(self, author: str) -> bool:
         """Whether they may approve or deny what `author` wrote."""
-        return self.may(Deed.APPROVE) and self.identity.actor != author
+        try:
+            authorise_approval(self.identity, author)
+        except Forbidden:
+            return False
+        return True
 
 
 async def greet(world: World, request: web.Request) -> Visitor | None:

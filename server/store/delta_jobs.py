@@ -1,6 +1,7 @@
 """Jobs that build deltas: durable rows with a lease, a heartbeat and a fencing token.
 
-    queued -> running -> done | failed | useless;  a lease that ran out makes running queued again
+    queued -> running -> done | failed | useless;  a lease that ran out makes running queued again,
+                         or failed, if it was taken as often as it may be tried
 
 Whoever takes a job gets a token that is higher than any before. What it says of the job counts only
 while the row still has that token.
@@ -77,7 +78,25 @@ async def enqueue(
 
 
 async def take(connection: AsyncConnection, holder: str, now: int, lease_s: int) -> Job | None:
-    """Take the job that saves most, of those that wait or whose holder went away; None: none."""
+    """Take the job that saves most, of those that wait or whose holder went away; None: none.
+
+    A build that kills whoever runs it ends here: nobody is left to give it up.
+    """
+    await connection.execute(
+        sa.update(delta_jobs)
+        .where(
+            delta_jobs.c.state == JobState.RUNNING.value,
+            delta_jobs.c.lease_until <= now,
+            delta_jobs.c.tries >= DELTA_TRIES_MAX,
+        )
+        .values(
+            state=JobState.FAILED.value,
+            holder=None,
+            lease_until=0,
+            reason=f"taken {DELTA_TRIES_MAX} times, and nobody came back with it",
+            changed_at=now,
+        )
+    )
     free = sa.or_(
         sa.and_(delta_jobs.c.state == JobState.QUEUED.value, delta_jobs.c.lease_until <= now),
         sa.and_(delta_jobs.c.state == JobState.RUNNING.value, delta_jobs.c.lease_until <= now),
@@ -135,6 +154,11 @@ async def give_up(
     if job.tries >= DELTA_TRIES_MAX:
         return await _end(connection, job, JobState.FAILED, reason, now)
     return await _end(connection, job, JobState.QUEUED, reason, now, lease_until=now + again_s)
+
+
+async def put_back(connection: AsyncConnection, job: Job, now: int) -> bool:
+    """Its holder stops in good order: another may take it at once, and it was no try."""
+    return await _end(connection, job, JobState.QUEUED, "", now, tries=job.tries - 1)
 
 
 async def retry(connection: AsyncConnection, job: int, now: int) -> bool:

@@ -223,6 +223,13 @@ async def find(connection: AsyncConnection, device: str) -> Device | None:
     return None if row is None else Device(*row)
 
 
+async def find_all(connection: AsyncConnection, ids: Sequence[str]) -> tuple[Device, ...]:
+    """The devices of these ids that are there, in their order."""
+    query = sa.select(*COLUMNS).where(devices.c.id.in_(ids))
+    found = {row.id: Device(*row) for row in await connection.execute(query)}
+    return tuple(found[one] for one in ids if one in found)
+
+
 async def find_by_token(connection: AsyncConnection, digest: bytes, now: int) -> Device | None:
     """The device that has this token."""
     query = sa.select(*COLUMNS).where(by_token(digest, now))
@@ -304,13 +311,17 @@ async def list_page(
 
 
 async def facts_of_channel(
-    connection: AsyncConnection, product: str, channel: str
+    connection: AsyncConnection, product: str | None, channel: str | None
 ) -> AsyncIterator[tuple[Facts, ...]]:
     """Every device of a product's channel, page by page: the population that a filter is applied to.
 
-    The polls beside it wait for a page at most.
+    None: of all products, or channels. The polls beside it wait for a page at most.
     """
-    query = sa.select(*_FACTS).where(devices.c.product == product, devices.c.channel == channel)
+    query = sa.select(*_FACTS)
+    if product is not None:
+        query = query.where(devices.c.product == product)
+    if channel is not None:
+        query = query.where(devices.c.channel == channel)
     async with connection.stream(query) as found:
         async for rows in found.partitions(FACTS_AT_ONCE):
             yield tuple(_facts(*row) for row in rows)

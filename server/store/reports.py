@@ -77,13 +77,3 @@ async def newest_of(connection: AsyncConnection, ids: Collection[str]) -> Mappin
     )
     rows = await connection.execute(sa.select(*_COLUMNS).where(reports.c.id.in_(newest)))
     return {row.device: Report(*row) for row in rows}
-
-
-async def newest_between(
-    connection: AsyncConnection, first: str, last: str
-) -> Mapping[str, Report]:
-    """The newest report of each device whose id is between two, both included."""
-    span = reports.c.device.between(first, last)
-    newest = sa.select(sa.func.max(reports.c.id)).where(span).group_by(reports.c.device)
-    rows = await connection.execute(sa.select(*_COLUMNS).where(reports.c.id.in_(newest)))
-    return {row.device: Report(*row) for row in rows}

@@ -125,6 +125,7 @@ async def by_token(connection: AsyncConnection, digest: bytes, now: int) -> Iden
         sa.select(
             users.c.name,
             users.c.role,
+            api_tokens.c.id,
             api_tokens.c.role.label("token_role"),
             api_tokens.c.expires_at,
         )
@@ -135,7 +136,7 @@ async def by_token(connection: AsyncConnection, digest: bytes, now: int) -> Iden
     if row is None:
         return None
     role = lesser(Role(row.role), Role(row.token_role))
-    return Identity(row.name, role, expires_at=row.expires_at)
+    return Identity(row.name, role, token=row.id, expires_at=row.expires_at)
 
 
 async def add_token(

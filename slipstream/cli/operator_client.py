@@ -3,7 +3,8 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -14,29 +15,65 @@ import aiohttp
 import click
 import msgspec
 
+from slipstream.cli.password import read_password
 from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
 
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
 SERVER: Final = "http://127.0.0.1:8480"
 TRIES_MAX: Final = 3
 RETRY_S: Final = 1.0
 TIMEOUT_S: Final = 60.0
 _TOKEN_CHARS_MAX: Final = 4096
+_Command = Callable[..., None]
+_OPTIONS: Final = (
+    click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
+    click.option(
+        "--token-file",
+        type=FILE,
+        envvar="SLIPSTREAM_TOKEN_FILE",
+        show_envvar=True,
+        metavar="FILE",
+        help="Holds an API token, or the installation's; else the variable SLIPSTREAM_TOKEN does.",
+    ),
+    click.option(
+        "--server",
+        envvar="SLIPSTREAM_SERVER",
+        show_envvar=True,
+        default=SERVER,
+        show_default=True,
+        metavar="URL",
+        help="Where slipstream serve answers.",
+    ),
+)
+_LOGIN_OPTIONS: Final = (
+    click.option(
+        "--login-password-file",
+        type=FILE,
+        help="Its first line is the password of --login; else it is asked for.",
+    ),
+    click.option(
+        "--login",
+        metavar="USER",
+        help="In a session of this user, instead of with a token: it may revoke other tokens, and make any that its user may.",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the server answered. `version`: for If-Match, of what has one."""
+    """What the server answered. `version`: for If-Match, of what has one; `cookie`: of a login."""
 
     value: Any
     version: str | None
+    cookie: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Speaks for an operator."""
+    """Speaks for an operator. `credentials`: headers that say for whom."""
 
     server: str
-    token: str
+    credentials: Mapping[str, str]
 
     def get(self, path: str, **query: object) -> Any:
         """The value at a path."""
@@ -76,6 +113,14 @@ class Client:
             data = text.encode()
         return asyncio.run(self._call(method, path, headers, data=data)).value
 
+    def log_in(self, user: str, password: str) -> "Client":
+        """A client in a new session of that user."""
+        data = msgspec.json.encode({"user": user, "password": password})
+        said = asyncio.run(self._call("POST", "/session", {}, data=data))
+        if said.cookie is None:
+            raise Unavailable("this is no login of slipstream serve", where=self.server)
+        return Client(self.server, {"Cookie": said.cookie, "X-CSRF-Token": said.value["csrf"]})
+
     async def _call(
         self,
         method: str,
@@ -86,7 +131,7 @@ class Client:
         data: bytes | None = None,
     ) -> Said:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        every = {"Authorization": f"Bearer {self.token}", **headers}
+        every = {**self.credentials, **headers}
         url = f"{self.server.rstrip('/')}/api/v1{path}"
         async with aiohttp.ClientSession(timeout=timeout, headers=every) as session:
             for left in reversed(range(TRIES_MAX)):
@@ -107,35 +152,58 @@ class Client:
         raise AssertionError("the last try returns or raises")
 
 
-def operator_options(command: Callable[..., None]) -> Callable[..., None]:
+def by_token(token: str) -> Mapping[str, str]:
+    """The credentials of an API token, or of the installation's."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+@contextmanager
+def logged_in(server: str, user: str, password: str) -> Iterator[Client]:
+    """A client in a session of its own, which ends with the block."""
+    client = Client(server, {}).log_in(user, password)
+    try:
+        yield client
+    finally:
+        with suppress(SlipstreamError):  # it ends by itself after 12 hours
+            client.change("DELETE", "/session")
+
+
+def operator_options(command: _Command) -> _Command:
     """--server, --token-file and --json; the command is called with a client."""
 
     @wraps(command)
     def with_client(*arguments: Any, server: str, token_file: Path | None, **rest: Any) -> None:
-        command(*arguments, client=Client(server, _read_token(token_file)), **rest)
+        command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
 
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
-        click.option(
-            "--token-file",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar="SLIPSTREAM_TOKEN_FILE",
-            show_envvar=True,
-            metavar="FILE",
-            help="Holds an API token, or the installation's; else the variable SLIPSTREAM_TOKEN does.",
-        ),
-        click.option(
-            "--server",
-            envvar="SLIPSTREAM_SERVER",
-            show_envvar=True,
-            default=SERVER,
-            show_default=True,
-            metavar="URL",
-            help="Where slipstream serve answers.",
-        ),
-    ):
-        with_client = option(with_client)
-    return with_client
+    return _add(with_client, _OPTIONS)
+
+
+def account_options(command: _Command) -> _Command:
+    """The same, and --login: a session, which may do what an API token may not."""
+
+    @wraps(command)
+    def with_client(
+        *arguments: Any,
+        server: str,
+        token_file: Path | None,
+        login: str | None,
+        login_password_file: Path | None,
+        **rest: Any,
+    ) -> None:
+        if login is None:
+            command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
+            return
+        password = read_password(login_password_file, confirm=False)
+        with logged_in(server, login, password) as client:
+            command(*arguments, client=client, **rest)
+
+    return _add(with_client, (*_OPTIONS, *_LOGIN_OPTIONS))
+
+
+def _add(command: _Command, options: Sequence[Callable[[_Command], _Command]]) -> _Command:
+    for option in options:
+        command = option(command)
+    return command
 
 
 def place(text: str) -> str:
@@ -173,7 +241,12 @@ def _read(response: aiohttp.ClientResponse, raw: bytes, server: str) -> Said:
             f"this is no answer of slipstream serve (HTTP {response.status})", where=server
         ) from error
     if response.status < 300:
-        return Said(value, response.headers.get("ETag"))
+        cookie = response.headers.get("Set-Cookie")
+        return Said(
+            value,
+            response.headers.get("ETag"),
+            None if cookie is None else cookie.partition(";")[0],
+        )
     raise _refusal(response.status, value if isinstance(value, dict) else {}, server)
 
 
@@ -184,7 +257,8 @@ def _refusal(status: int, value: Mapping[str, Any], server: str) -> SlipstreamEr
     if status in (400, 413, 422):
         return UsageError(reason, where=where)
     if status == 401:
-        return SlipstreamError(reason, where=server, hint="The token is not known there")
+        hint = None if "password" in reason else "The token is not known there"
+        return SlipstreamError(reason, where=server, hint=hint)
     if status in (429, 503) or status >= 500:
         return Unavailable(reason, where=server)
     hint = "Look at it again, then repeat the command" if status == 412 else None

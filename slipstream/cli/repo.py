@@ -313,7 +313,7 @@ def publish(
 @click.option(
     "--work",
     type=FOLDER,
-    help="Folder to build in, on the repository's file system; REPO/server/deltas/FROM-TO by default.",
+    help="Folder to build in, on the repository's file system; REPO/server/deltas/FROM/TO by default.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @keys_option
@@ -339,7 +339,7 @@ def add_delta(
     from slipstream.server.repo import open_repo  # noqa: PLC0415
 
     repository = open_repo(path)
-    folder = work or repository.path / "server" / "deltas" / f"{source}-{target}"
+    folder = work or repository.path / "server" / "deltas" / source / target
     wanted = LateDelta(source, target, folder, profile=profile, memory_bytes=memory, jobs=jobs)
     with Steps(quiet=as_json) as steps:
         made = add(

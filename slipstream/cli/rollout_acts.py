@@ -41,7 +41,7 @@ def create(
     """Roll out a release of the server's repository, in phases.
 
     Product and counter are those of the release. It begins at once, unless it has a --start or
-    needs approval.
+    needs approval: by --needs-approval, or because the server wants that of every rollout.
 
     \b
         slipstream rollout create --release 2.0 --phase 1% --phase 10% --phase 100% --soak 2h

@@ -21,6 +21,8 @@ def in_words(rollout: Mapping[str, Any]) -> Iterator[str]:
         + (f", decided by {rollout['decided_by']}" if rollout["decided_by"] else "")
         + (f": {rollout['remark']}" if rollout["remark"] else "")
     )
+    if rollout["status"] == "waiting_for_approval":
+        yield f"nothing is offered until another approver says: slipstream rollout approve {rollout['id']}"
     yield ""
     width = max(12, *(len(one["text"]) + 5 for one in rollout["phases"]))
     yield (

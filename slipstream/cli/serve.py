@@ -91,6 +91,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Browsers send their session over HTTPS only: where a proxy with TLS stands before this.",
 )
 @click.option(
+    "--require-approval",
+    is_flag=True,
+    help="Every rollout waits until another user than its author approves it, whatever its plan says.",
+)
+@click.option(
     "--public-url",
     metavar="URL",
     help="Beginning of the links that hawkBit's clients get, such as https://updates.example.com; by default as each request reached the server.",
@@ -162,6 +167,7 @@ def serve(
     passphrase_file: Path | None,
     open_metrics: bool,
     secure_cookies: bool,
+    require_approval: bool,
     public_url: str | None,
     ddi_tenant: str,
     gateway_token_file: Path | None,
@@ -212,6 +218,7 @@ def serve(
         poll_interval_s=poll_interval,
         open_metrics=open_metrics,
         secure_cookies=secure_cookies,
+        require_approval=require_approval,
         deltas=deltas,
         ddi=DdiSettings(
             tenant=ddi_tenant,

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from slipstream.cli.operator_client import Client, echo_json, operator_options, place
+from slipstream.cli.operator_client import Client, account_options, echo_json, place
+from slipstream.cli.password import read_password
 from slipstream.delta.errors import UsageError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 ROLE = click.Choice(["viewer", "operator", "approver", "admin"])
-_PASSWORD_BYTES_MAX = 4096
 
 
 @click.group()
@@ -26,14 +26,14 @@ def user() -> None:
     help="Its first line is the password; else it is asked for. Secrets are not arguments.",
 )
 @click.option("--program", is_flag=True, help="No password: it has tokens and cannot log in.")
-@operator_options
+@account_options
 def add(
     client: Client, as_json: bool, name: str, role: str, password_file: Path | None, program: bool
 ) -> None:
     """Add the user NAME."""
     if program and password_file is not None:
         raise UsageError("a program has no password", where="--program, --password-file")
-    password = None if program else _read_password(password_file)
+    password = None if program else read_password(password_file, confirm=True)
     made = client.change("POST", "/users", {"name": name, "role": role, "password": password})
     if as_json:
         echo_json(made)
@@ -42,10 +42,12 @@ def add(
 
 
 @user.command("list")
-@operator_options
+@account_options
 def list_users(client: Client, as_json: bool) -> None:
-    """List users and tokens."""
-    users, tokens = client.get("/users")["items"], client.get("/tokens")["items"]
+    """List users and tokens; without the role admin one's own tokens."""
+    admin = client.get("/session")["role"] == "admin"
+    users = client.get("/users")["items"] if admin else []
+    tokens = client.get("/tokens")["items"]
     if as_json:
         echo_json({"users": users, "tokens": tokens})
         return
@@ -57,7 +59,7 @@ def list_users(client: Client, as_json: bool) -> None:
 
 @user.command()
 @click.argument("name", metavar="NAME")
-@operator_options
+@account_options
 def remove(client: Client, as_json: bool, name: str) -> None:
     """Remove the user NAME, with sessions and tokens."""
     client.change("DELETE", f"/users/{place(name)}")
@@ -72,7 +74,7 @@ def remove(client: Client, as_json: bool, name: str) -> None:
 @click.option("--name", "label", required=True, help="What the token is for.")
 @click.option("--role", type=ROLE, required=True, help="The lesser of this and the user's holds.")
 @click.option("--days", type=click.IntRange(1, 3660), help="Until it is revoked by default.")
-@operator_options
+@account_options
 def token(
     client: Client, as_json: bool, name: str, label: str, role: str, days: int | None
 ) -> None:
@@ -89,7 +91,7 @@ def token(
 
 @user.command()
 @click.argument("number", metavar="TOKEN", type=click.IntRange(1))
-@operator_options
+@account_options
 def revoke(client: Client, as_json: bool, number: int) -> None:
     """Revoke the API token with the number TOKEN."""
     client.change("DELETE", f"/tokens/{number}")
@@ -97,15 +99,3 @@ def revoke(client: Client, as_json: bool, number: int) -> None:
         echo_json({"token": number})
     else:
         click.echo(f"token {number}: revoked")
-
-
-def _read_password(file: Path | None) -> str:
-    if file is None:
-        asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-        return asked
-    try:
-        with file.open("rb") as lines:
-            raw = lines.read(_PASSWORD_BYTES_MAX)
-    except OSError as error:
-        raise UsageError(f"cannot read the password: {error.strerror}", where=file) from error
-    return raw.decode("utf-8", "replace").split("\n", 1)[0].rstrip("\r")

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from slipstream.cli import operator_client
-from slipstream.cli.operator_client import Client, place
+from slipstream.cli.operator_client import Client, by_token, place
 from slipstream.delta.errors import SlipstreamError, Unavailable
 
 
@@ -28,7 +28,7 @@ def answer(monkeypatch, *responses):
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handle)
         async with TestServer(app) as server:
-            client = Client(str(server.make_url("/")), "x")
+            client = Client(str(server.make_url("/")), by_token("x"))
             return await asyncio.to_thread(client.change, "POST", "/devices", {})
 
     return asyncio.run(main()), keys

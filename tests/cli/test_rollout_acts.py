@@ -41,6 +41,9 @@ def test_approval_needs_another(operated):
         operated.say("rollout", "create", "--plan", file, "--needs-approval", "--json")
     )
     assert made["status"] == "waiting_for_approval"
+    words = operated.say("rollout", "show", "x")
+    assert "x (1): waiting for approval" in words
+    assert "slipstream rollout approve 1" in words
     done = operated.run("rollout", "approve", "x")
     assert isinstance(done.exception, SlipstreamError)
     assert "author" in str(done.exception)

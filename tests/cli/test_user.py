@@ -2,6 +2,7 @@
 
 import json
 
+from slipstream.cli.operator_client import Client, by_token
 from slipstream.delta.errors import SlipstreamError, UsageError
 
 
@@ -25,6 +26,25 @@ def test_users_and_tokens_come_and_go(operated):
     assert "runner" in words
     assert secret not in words
     assert "revoked" in operated.say("user", "revoke", token["id"])
+    # An API token revokes no other; a session does, and is over afterwards.
+    boss = operated.token_file.with_name("boss")
+    boss.write_text(operated.say("user", "token", "ada", "--name", "cli", "--role", "approver"))
+    number = json.loads(operated.say("user", "list", "--json"))["tokens"][0]["id"]
+    operated.say("user", "token", "ada", "--name", "other", "--role", "viewer")
+    done = operated.run("user", "revoke", number + 1, "--token-file", boss)
+    assert "itself alone" in str(done.exception)
+    login = ("--login", "ada", "--login-password-file", password)
+    words = operated.say("user", "list", *login).splitlines()
+    assert [line.split()[-1] for line in words] == ["cli", "other"]
+    for one in (number, number + 1):
+        assert "revoked" in operated.say("user", "revoke", one, *login)
+    log = Client(operated.url, by_token(operated.token_file.read_text().strip())).get("/audit")
+    acts = [one["act"] for one in log["items"]]
+    assert acts.count("session.end") == acts.count("session.begin") == 3
+    other = password.with_name("wrong")
+    other.write_text("not it\n")
+    done = operated.run("user", "list", "--login", "ada", "--login-password-file", other)
+    assert "wrong password" in str(done.exception)
     assert operated.say("user", "remove", "ada") == "ada: removed\n"
     assert json.loads(operated.say("user", "list", "--json"))["tokens"] == []
 

@@ -17,14 +17,14 @@ def test_it_serves_answers_its_operator_and_ends(tmp_path: Path) -> None:
     server = start_server(repo, "--poll-interval", "5", log=tmp_path / "log")
     try:
         assert server.says == f"serving {repo} on {server.url}"
-        device = server.ask("/v1/devices", {"id": "d1", "product": "p"})
-        assert [one["id"] for one in server.ask("/v1/devices")["devices"]] == ["d1"]
+        device = server.ask("/api/v1/devices", {"id": "d1", "product": "p"})
+        assert [one["id"] for one in server.ask("/api/v1/devices")["items"]] == ["d1"]
         assert device["token"]
         assert "slipstream_" in server.get("/metrics")
     finally:
         server.stop()
     with pytest.raises(OSError, match="refused"):
-        server.ask("/v1/devices")
+        server.ask("/api/v1/devices")
 
 
 def test_one_that_does_not_start_says_where_to_look(tmp_path: Path) -> None:

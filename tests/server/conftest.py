@@ -102,7 +102,9 @@ class Fleet:
     async def add(self, device: str, product: str = "gateway", **more: str) -> dict[str, str]:
         """Register a device; the header it authenticates with."""
         response = await self.client.post(
-            "/v1/devices", json={"id": device, "product": product, **more}, headers=self.operator
+            "/api/v1/devices",
+            json={"id": device, "product": product, **more},
+            headers=self.operator,
         )
         assert response.status == 201, await response.text()
         return {"Authorization": f"Bearer {(await response.json())['token']}"}

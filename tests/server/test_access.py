@@ -3,6 +3,7 @@
 import pytest
 
 from slipstream.server.access import (
+    INSTALLATION,
     WHO_MAY,
     Deed,
     Forbidden,
@@ -10,6 +11,9 @@ from slipstream.server.access import (
     Role,
     authorise,
     authorise_approval,
+    authorise_author,
+    authorise_revocation,
+    latest_end,
     lesser,
 )
 
@@ -35,7 +39,36 @@ def test_four_eyes():
         authorise_approval(Identity("ada", Role.ADMIN), "ada")
     with pytest.raises(Forbidden, match="approver"):
         authorise_approval(Identity("bea", Role.OPERATOR), "ada")
+    # Whoever wrote it may hold the installation's token as well.
+    with pytest.raises(Forbidden, match="installation"):
+        authorise_approval(Identity(INSTALLATION, Role.ADMIN), "ada")
+    authorise_author(Identity("ada", Role.OPERATOR))
+    with pytest.raises(Forbidden, match="by a user"):
+        authorise_author(Identity(INSTALLATION, Role.ADMIN))
+    with pytest.raises(Forbidden, match="operator"):
+        authorise_author(Identity("ada", Role.VIEWER))
 
 
 def test_a_token_is_never_above_its_user():
     assert lesser(Role.VIEWER, Role.ADMIN) is lesser(Role.ADMIN, Role.VIEWER) is Role.VIEWER
+
+
+def test_a_token_ends_no_later_than_the_one_it_is_made_with():
+    session, lasting = Identity("ada", Role.ADMIN, b"s"), Identity("ada", Role.ADMIN, token=1)
+    ending = Identity("ada", Role.ADMIN, token=1, expires_at=50)
+    for who in (session, lasting):
+        assert [latest_end(who, wanted) for wanted in (None, 40, 60)] == [None, 40, 60]
+    assert [latest_end(ending, wanted) for wanted in (None, 40, 60)] == [50, 40, 50]
+
+
+def test_who_revokes_which_token():
+    token = Identity("ada", Role.ADMIN, token=1)
+    authorise_revocation(token, 1, "ada")
+    for number, user in ((2, "ada"), (2, "bea")):
+        with pytest.raises(Forbidden, match="itself alone"):
+            authorise_revocation(token, number, user)
+    authorise_revocation(Identity("ada", Role.VIEWER, b"s"), 2, "ada")
+    with pytest.raises(Forbidden, match="admin"):
+        authorise_revocation(Identity("ada", Role.APPROVER, b"s"), 2, "bea")
+    authorise_revocation(Identity("ada", Role.ADMIN, b"s"), 2, "bea")
+    authorise_revocation(Identity(INSTALLATION, Role.ADMIN), 2, "bea")

@@ -177,7 +177,7 @@ def test_strangers_get_401(with_fleet):
             response = await fleet.poll(headers, "d1")
             assert response.status == 401, headers
             assert "unknown device" in (await response.json())["error"]
-        assert (await fleet.client.delete("/v1/devices/d1", headers=fleet.operator)).status == 204
+        assert (await fleet.api("DELETE", "/devices/d1"))[0] == 204
         assert (await fleet.poll(token, "d1")).status == 401
 
     with_fleet(test)
@@ -221,8 +221,8 @@ def test_a_poll_is_written_later_and_once(with_fleet):
             )
         (device,) = await fleet.read(devices.list_page, limit=1)
         assert device.seen_at is None
-        listed = await fleet.client.get("/v1/devices", headers=fleet.operator)
-        (shown,) = (await listed.json())["devices"]
+        _, listed = await fleet.api("GET", "/devices")
+        (shown,) = listed["items"]
         assert (shown["counter"], shown["trial"]) == (3, True)
         assert shown["slots"] == [{"name": "a", "release": None, "state": "good"}]
         assert "token" not in json.dumps(shown)
@@ -289,8 +289,8 @@ def test_two_hundred_at_once(with_fleet, folder):
         )
         assert {one.status for one in answers} == {200}
         assert {(await one.json())["release"] for one in answers} == {"2.0"}
-        listed = await fleet.client.get("/v1/devices", headers=fleet.operator)
-        assert {one["counter"] for one in (await listed.json())["devices"]} == {1}
+        _, listed = await fleet.api("GET", "/devices?limit=500")
+        assert {one["counter"] for one in listed["items"]} == {1}
 
     with_fleet(test)
 

@@ -96,11 +96,16 @@ def operator_token(folder):
     return (folder.public.parent / "server" / "operator.token").read_text().strip()
 
 
+def register(port, operator):
+    new = {"id": "d1", "product": "gateway"}
+    _, raw = request(port, "POST", "/api/v1/devices", new, operator)
+    return json.loads(raw)["token"]
+
+
 def test_sigterm_lets_a_download_finish_and_keeps_what_polls_said(folder, blob):
     with running(folder.public) as (process, port):
         operator = operator_token(folder)
-        _, raw = request(port, "POST", "/v1/devices", {"id": "d1", "product": "gateway"}, operator)
-        token = json.loads(raw)["token"]
+        token = register(port, operator)
         download = begin_download(port)
         poll = {"device": "d1", "product": "gateway", "release": "1.0"}
         assert request(port, "POST", "/v1/poll", poll, token)[0] == 200
@@ -114,8 +119,8 @@ def test_sigterm_lets_a_download_finish_and_keeps_what_polls_said(folder, blob):
         with pytest.raises(ConnectionRefusedError):
             request(port, "GET", "/healthz")
     with running(folder.public) as (_, port):
-        _, raw = request(port, "GET", "/v1/devices", token=operator)
-        assert json.loads(raw)["devices"][0]["release"] == "1.0"
+        _, raw = request(port, "GET", "/api/v1/devices", token=operator)
+        assert json.loads(raw)["items"][0]["release"] == "1.0"
 
 
 def test_a_client_that_never_reads_does_not_hold_the_server_for_ever(folder, blob):
@@ -134,8 +139,7 @@ def test_sigkill_loses_no_report_that_was_acknowledged(folder):
         with running(folder.public) as (process, port):
             if operator is None:
                 operator = operator_token(folder)
-                new = {"id": "d1", "product": "gateway"}
-                token = json.loads(request(port, "POST", "/v1/devices", new, operator)[1])["token"]
+                token = register(port, operator)
             for one in range(10):
                 key = f"{number}.{one}"
                 body = {"key": key, "device": "d1", "kind": "progress"}
@@ -152,7 +156,7 @@ def test_sigkill_loses_no_report_that_was_acknowledged(folder):
                 process.kill()
             process.wait()
     with running(folder.public) as (_, port):
-        _, raw = request(port, "GET", "/v1/devices/d1/reports?limit=500", token=operator)
+        _, raw = request(port, "GET", "/api/v1/devices/d1?limit=500", token=operator)
         found = {one["key"] for one in json.loads(raw)["reports"]}
         assert kept <= found
         # What is sent again after the answer was lost is told apart from what is new.

@@ -1,14 +1,20 @@
 """Sessions, users, tokens."""
 
 from slipstream.delta.limits import LOGIN_FAILURES_MAX, SESSION_S
+from slipstream.server.gate import GateSettings
+from slipstream.server.proxies import Proxies, parse_networks
 from tests.server.conftest import NOW
 
+HOME, CAFE = "192.0.2.7", "198.51.100.9"
+GATE = GateSettings(Proxies(parse_networks(("127.0.0.1",))))  # from which the addresses are taken
 ADA = {"name": "ada", "role": "operator", "password": "correct horse battery"}
 LOGIN = {"user": "ada", "password": "correct horse battery"}
 
 
-async def log_in(fleet, **body):
-    response = await fleet.client.post("/api/v1/session", json={**LOGIN, **body})
+async def log_in(fleet, address=HOME, **body):
+    response = await fleet.client.post(
+        "/api/v1/session", json={**LOGIN, **body}, headers={"X-Forwarded-For": address}
+    )
     # The test's client would send the cookie by itself, with every later call.
     fleet.client.session.cookie_jar.clear()
     return response, await response.json()
@@ -62,10 +68,45 @@ def test_who_fails_too_often_waits(with_fleet):
         assert response.status == 429
         assert 0 < int(response.headers["Retry-After"]) <= 300
         assert (await log_in(fleet))[0].status == 429
+        # Who guesses there does not lock ada out elsewhere.
+        assert (await log_in(fleet, CAFE))[0].status == 200
         times[0] += 300
         assert (await log_in(fleet))[0].status == 200
 
-    with_fleet(test, now=lambda: times[0])
+    with_fleet(test, now=lambda: times[0], gate=GATE)
+
+
+def test_failed_logins_are_in_the_audit_log_without_secrets(with_each_fleet):
+    async def test(fleet):
+        await fleet.api("POST", "/users", ADA)
+        typed = "Tr0ub4dor-and-3"  # a password, in the wrong field
+        await log_in(fleet, user=typed, password="")
+        for number in range(LOGIN_FAILURES_MAX + 2):
+            await log_in(fleet, password=f"guess-{number}")
+        await log_in(fleet, CAFE, password="guess-x")
+        response, me = await log_in(fleet, "203.0.113.5")
+        new = {"old": "guess-y", "password": "another long password"}
+        session = {**cookie_of(response), "X-Forwarded-For": "203.0.113.5"}
+        call = ("PUT", "/session/password", new)
+        assert (await fleet.api(*call, token=session, X_CSRF_Token=me["csrf"]))[0] == 403
+        _, log = await fleet.api("GET", "/audit")
+        rows = [
+            (one["actor"], one["object"], one["after"])
+            for one in reversed(log["items"])
+            if one["act"] == "session.refuse"
+        ]
+        assert rows == [
+            ("", "unknown user", {"address": HOME}),
+            ("", "user ada", {"address": HOME}),
+            ("", "user ada", {"address": HOME, "failures": LOGIN_FAILURES_MAX}),
+            ("", "user ada", {"address": CAFE}),
+            ("", "user ada", {"address": "203.0.113.5"}),
+        ]
+        assert typed not in str(log)
+        assert "guess-" not in str(log)
+        assert (await fleet.api("GET", "/audit/verify"))[1]["broken"] is None
+
+    with_each_fleet(test, gate=GATE)
 
 
 def test_a_new_password_ends_the_other_sessions(with_fleet):
@@ -116,7 +157,7 @@ def test_a_token_can_do_no_more_than_its_user(with_each_fleet):
         path = f"/tokens/{made['token']['id']}"
         bea = await fleet.user("bea", "operator")
         assert (await fleet.api("DELETE", path, token=bea))[0] == 403
-        assert (await fleet.api("DELETE", path, token=token))[0] == 204
+        assert (await fleet.api("DELETE", path))[0] == 204
         assert (await fleet.api("GET", "/devices", token=less))[0] == 401
         assert (await fleet.api("DELETE", "/users/ada"))[0] == 204
         assert (await fleet.api("GET", "/devices", token=token))[0] == 401
@@ -124,12 +165,13 @@ def test_a_token_can_do_no_more_than_its_user(with_each_fleet):
     with_each_fleet(test)
 
 
-def test_a_token_makes_none_that_outlives_it_and_revokes_none_above_it(with_fleet):
+def test_a_token_makes_none_that_outlives_it(with_fleet):
     async def test(fleet):
-        own = await fleet.user("ada", "operator")
+        own = await fleet.user("ada", "admin")
+        await fleet.api("POST", "/users", {"name": "bea", "role": "admin"})
 
         async def make(token, **more):
-            body = {"name": "next", "role": "viewer", **more}
+            body = {"name": "next", "role": "admin", **more}
             status, made = await fleet.api("POST", "/tokens", body, token=token)
             assert status == 201, made
             return made
@@ -138,17 +180,39 @@ def test_a_token_makes_none_that_outlives_it_and_revokes_none_above_it(with_flee
         token = {"Authorization": f"Bearer {day['secret']}"}
         end = NOW + 86_400
         assert day["token"]["expires_at"] == end
-        for more in ({}, {"days": 2}, {"days": 1}):
+        for more in ({}, {"days": 2}, {"days": 1}, {"user": "bea"}, {"user": "bea", "days": 9}):
             assert (await make(token, **more))["token"]["expires_at"] == end
         assert (await make(own))["token"]["expires_at"] is None
-        # The viewer's token and the operator's are of one user.
-        _, listed = await fleet.api("GET", "/tokens", token=own)
-        above = next(one["id"] for one in listed["items"] if one["role"] == "operator")
-        assert (await fleet.api("DELETE", f"/tokens/{above}", token=token))[0] == 403
-        assert (await fleet.api("DELETE", f"/tokens/{day['token']['id']}", token=token))[0] == 204
-        assert (await fleet.api("DELETE", f"/tokens/{above}", token=own))[0] == 204
 
     with_fleet(test)
+
+
+def test_a_token_revokes_itself_alone_and_a_session_all_of_its_users(with_each_fleet):
+    async def test(fleet):
+        await fleet.api("POST", "/users", {**ADA, "role": "admin"})
+        numbers, tokens = [], []
+        for role, user in (("admin", "ada"), ("viewer", "ada"), ("operator", "bea")):
+            await fleet.api("POST", "/users", {"name": "bea", "role": "operator"})
+            body = {"name": "test", "role": role, "user": user}
+            _, made = await fleet.api("POST", "/tokens", body)
+            numbers.append(made["token"]["id"])
+            tokens.append({"Authorization": f"Bearer {made['secret']}"})
+        paths = [f"/tokens/{number}" for number in numbers]
+        admin, viewer, beas = tokens
+        # Neither up nor down, neither of one's own user nor of another.
+        for token, path in ((viewer, paths[0]), (admin, paths[1]), (admin, paths[2])):
+            status, answer = await fleet.api("DELETE", path, token=token)
+            assert (status, answer["code"]) == (403, "forbidden"), path
+        assert (await fleet.api("DELETE", paths[1], token=viewer))[0] == 204
+        assert (await fleet.api("GET", "/session", token=viewer))[0] == 401
+        response, me = await log_in(fleet)
+        session, csrf = cookie_of(response), {"X_CSRF_Token": me["csrf"]}
+        for path in (paths[0], paths[2]):
+            assert (await fleet.api("DELETE", path, token=session, **csrf))[0] == 204
+        for token in (admin, beas):
+            assert (await fleet.api("GET", "/session", token=token))[0] == 401
+
+    with_each_fleet(test)
 
 
 def test_users(with_fleet):

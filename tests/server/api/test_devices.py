@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.server.app import BOARD, ENGINE
-from slipstream.server.store import quarantines
+from slipstream.server.store import audit, quarantines
 from tests.server.conftest import NOW
 
 ROSTER = """id,product,channel,group,tags,attribute.site
@@ -26,6 +26,46 @@ async def listed(fleet, query):
     return [one["id"] for one in page["items"]], page["next"]
 
 
+def test_a_device_is_registered_once_and_removed(with_each_fleet):
+    async def test(fleet):
+        token = await fleet.add("d1")
+        status, refused = await fleet.api("POST", "/devices", {"id": "d1", "product": "gateway"})
+        assert (status, refused["field"]) == (409, "$.id")
+        # The first token still is the device's.
+        assert (await fleet.poll(token, "d1")).status == 200
+        assert (await fleet.api("DELETE", "/devices/d1"))[0] == 204
+        assert (await fleet.api("DELETE", "/devices/d1"))[0] == 404
+        assert (await fleet.poll(token, "d1")).status == 401
+        # What was refused is no change.
+        rows = await fleet.read(audit.list_before, None, limit=9)
+        assert [(one.entry.actor, one.entry.act, one.entry.object) for one in reversed(rows)] == [
+            ("installation", "device.add", "device d1"),
+            ("installation", "device.remove", "device d1"),
+        ]
+
+    with_each_fleet(test)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"id": "d1"}, {"id": "../x", "product": "p"}, {"id": "d1", "product": "p", "x": 1}]
+)
+def test_a_device_that_makes_no_sense_gets_400(with_fleet, body):
+    async def test(fleet):
+        status, answer = await fleet.api("POST", "/devices", body)
+        assert status == 400
+        assert answer["error"]
+
+    with_fleet(test)
+
+
+def test_numbers_in_queries(with_fleet):
+    async def test(fleet):
+        for text, status in (("x", 400), ("-1", 400), ("0", 400), ("1", 200), ("9" * 99, 400)):
+            assert (await fleet.api("GET", f"/devices?limit={text}"))[0] == status, text
+
+    with_fleet(test)
+
+
 def test_devices_are_found_by_filter_in_pages(with_each_fleet):
     async def test(fleet):
         await roster(fleet)
@@ -45,8 +85,8 @@ def test_devices_are_found_by_filter_in_pages(with_each_fleet):
 
 
 def test_a_search_goes_on_behind_what_one_call_may_look_at(with_fleet, monkeypatch):
-    monkeypatch.setattr("slipstream.server.api.devices.SCAN_ROWS_MAX", 2)
-    monkeypatch.setattr("slipstream.server.api.devices._CHUNK", 2)
+    monkeypatch.setattr("slipstream.server.api.device_search.SCAN_ROWS_MAX", 2)
+    monkeypatch.setattr("slipstream.server.matching._CHUNK", 2)
 
     async def test(fleet):
         await roster(fleet)

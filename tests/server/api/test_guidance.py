@@ -1,5 +1,23 @@
 """Releases, waypoints and budgets through the operators' door."""
 
+ROOT_1, ROOT_2 = "1" * 64, "2" * 64
+
+
+def test_releases(with_fleet, folder):
+    folder.release("1.0", 1)
+    folder.full("1.0", "rootfs", ROOT_1, b"x" * 100)
+    folder.release("2.0", 2)
+    folder.delta("2.0", "rootfs", ROOT_1, ROOT_2, 30)
+    folder.write()
+
+    async def test(fleet):
+        _, listed = await fleet.api("GET", "/releases")
+        assert [one["release"] for one in listed["items"]] == ["2.0", "1.0"]
+        assert listed["items"][0]["deltas"][0]["source_release"] == "1.0"
+        assert listed["items"][1]["images"][0]["payload_bytes"] == 100
+
+    with_fleet(test)
+
 
 def test_channels(with_fleet, folder):
     folder.release("1.0", 1)

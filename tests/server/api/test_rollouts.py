@@ -175,6 +175,40 @@ def test_a_rollout_of_what_is_not_there(with_fleet, folder):
     with_fleet(test)
 
 
+def test_a_server_may_want_an_approval_of_every_rollout(with_fleet, folder):
+    publish(folder)
+
+    async def test(fleet):
+        tokens = {"d1": await fleet.add("d1")}
+        ada, bea = await fleet.user("ada", "approver"), await fleet.user("bea", "approver")
+        plan = {**PLAN, "needs_approval": False}
+        status, made = await fleet.api("POST", "/rollouts", plan, token=ada)
+        assert (status, made["status"]) == (201, "waiting_for_approval")
+        assert made["plan"]["needs_approval"]
+        path = f"/rollouts/{made['id']}"
+        await tick(fleet)
+        assert await poll_all(fleet, tokens) == []
+        # Neither the author with another token of theirs, nor the installation's.
+        body = {"name": "second", "role": "approver", "user": "ada"}
+        _, made = await fleet.api("POST", "/tokens", body)
+        other = {"Authorization": f"Bearer {made['secret']}"}
+        for token in (ada, other, fleet.operator):
+            assert (await fleet.api("POST", f"{path}/approve", token=token))[0] == 403
+            assert (await fleet.api("POST", f"{path}/deny", token=token))[0] == 403
+            assert (await fleet.api("POST", f"{path}/start", token=token))[0] == 409
+        assert (await fleet.api("POST", f"{path}/approve", token=bea))[0] == 200
+        await tick(fleet)
+        assert await poll_all(fleet, tokens) == ["d1"]
+        # The installation's token may stop, not write: whose it is nobody knows.
+        assert (await fleet.api("POST", "/rollouts", {**PLAN, "name": "x"}))[0] == 403
+        assert (await fleet.api("POST", f"{path}/pause"))[0] == 200
+        _, log = await fleet.api("GET", "/audit")
+        written = next(one for one in log["items"] if one["act"] == "rollout.create")
+        assert (written["actor"], written["after"]["needs_approval"]) == ("ada", True)
+
+    with_fleet(test, require_approval=True)
+
+
 def test_a_denied_rollout_offers_nothing(with_fleet, folder):
     publish(folder)
 

@@ -3,7 +3,7 @@
 import pytest
 from aiohttp import web
 
-from slipstream.server.api.devices import NewDevice
+from slipstream.server.api.registration import NewDevice
 from slipstream.server.api.roster import parse_roster
 
 GOOD = """id,product,channel,group,tags,attribute.site

@@ -75,7 +75,7 @@ class Operator:
     def register(self, name: str) -> str:
         token = (self.repo.path / "server/operator.token").read_text().strip()
         request = urllib.request.Request(
-            f"{self.url}/v1/devices",
+            f"{self.url}/api/v1/devices",
             data=json.dumps({"id": name, "product": "gateway"}).encode(),
             headers={"Authorization": f"Bearer {token}"},
         )

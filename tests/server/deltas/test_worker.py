@@ -77,7 +77,7 @@ def test_a_pair_is_planned_built_and_offered(with_service, repo):
         (offer,) = catalog.find("gateway", "2.0").deltas
         assert (job.state, job.payload_bytes) == (JobState.DONE, offer.payload_bytes)
         assert offer.source_release == "1.0"
-        assert not (repo.path / "server" / "deltas" / "1.0-2.0").exists()
+        assert list((repo.path / "server" / "delta-jobs").iterdir()) == []
         assert not await service.work_once("w")
         assert await service.plan() == 0
 
@@ -121,5 +121,32 @@ def test_who_loses_the_lease_ends_its_build(with_service, monkeypatch):
         assert ended == [signal.SIGTERM]
         (job,) = await jobs(service)
         assert (job.state, job.holder) == (JobState.RUNNING, "other")
+
+    with_service(test)
+
+
+def test_a_server_that_stops_puts_its_build_back(with_service):
+    async def test(service):
+        await service.plan()
+        async with service.running():
+            while not [one for one in await jobs(service) if one.state is JobState.RUNNING]:
+                service.loops[1].wake()
+                await asyncio.sleep(0.01)
+        (job,) = await jobs(service)
+        assert (job.state, job.tries, job.holder) == (JobState.QUEUED, 0, None)
+
+    with_service(test)
+
+
+def test_pairs_whose_names_run_together_do_not_share_a_folder(with_service):
+    async def test(service):
+        folders = set()
+        for source, target in (("1-2", "3"), ("1", "2-3")):
+            await service.database.write(
+                lambda c, s=source, t=target: delta_jobs.enqueue(c, "gateway", s, t, 1, 1)
+            )
+            job = await service.database.write(lambda c: delta_jobs.take(c, "w", 10, 60))
+            folders.add(worker.work_folder(service.settings.repository, job))
+        assert len(folders) == 2
 
     with_service(test)

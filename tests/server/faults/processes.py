@@ -78,7 +78,7 @@ class Server:
     def register(self, name: str) -> str:
         """A new device's token."""
         body = {"id": name, "product": "gateway"}
-        status, made, _ = self.call("POST", "/v1/devices", body)
+        status, made, _ = self.call("POST", "/api/v1/devices", body)
         assert status == 201, made
         return str(made["token"])
 

@@ -346,6 +346,19 @@ def test_an_approval_is_asked_for_and_given_by_another(with_fleet, monkeypatch, 
     with_fleet(test)
 
 
+def test_the_form_says_that_every_rollout_waits(with_fleet, monkeypatch):
+    async def test(fleet):
+        page = await look(fleet, "/rollouts/new")
+        assert page.all("p", id="approval-required")
+        assert not page.all("input", name="approval")
+        token = page.all("input", name="form_token")[0]["value"]
+        enter_as(monkeypatch, "ben", Role.OPERATOR, token)
+        path = await start(fleet)
+        assert "Waits for approval" in (await look(fleet, path)).text
+
+    with_fleet(test, require_approval=True)
+
+
 def test_a_form_of_another_site_does_nothing(with_fleet):
     async def test(fleet):
         path = await start(fleet)

@@ -81,3 +81,39 @@ def test_what_fails_is_tried_again_later_and_at_last_given_up(with_database):
         assert (await take(database, "w", now)).tries == 1
 
     with_database(test)
+
+
+def test_a_build_that_kills_whoever_runs_it_is_given_up(with_database):
+    async def test(database):
+        await database.write(fill)
+        now = 5
+        for tries in range(1, DELTA_TRIES_MAX + 1):
+            job = await take(database, f"dies {tries}", now)
+            assert (job.source, job.tries) == ("2.0", tries)
+            now += LEASE_S
+        # The lease of the last one holds yet.
+        assert (await take(database, "other", now - 1)).source == "1.0"
+        assert await take(database, "another", now) is None
+        found = (await listed(database))["2.0"]
+        assert (found.state, found.holder) == (JobState.FAILED, None)
+        assert "nobody came back" in found.reason
+        # One who was only slow has no say any more.
+        assert not await database.write(lambda c: delta_jobs.finish(c, job, 5, now))
+
+    with_database(test)
+
+
+def test_what_is_put_back_was_no_try(with_database):
+    async def test(database):
+        await database.write(lambda c: delta_jobs.enqueue(c, "gateway", "1.0", "3.0", 1, 1))
+        for now in range(5, 5 + 2 * DELTA_TRIES_MAX):
+            job = await take(database, "stops", now)
+            assert (job.tries, job.token) == (1, now - 4)
+            assert await database.write(
+                lambda c, job=job, now=now: delta_jobs.put_back(c, job, now)
+            )
+            assert not await database.write(
+                lambda c, job=job, now=now: delta_jobs.put_back(c, job, now)
+            )
+
+    with_database(test)

@@ -89,7 +89,7 @@ def test_devices_come_in_pages_with_their_newest_report(with_database):
         await reports.add(connection, replace(REPORT, device="d3"))
         found = await devices.list_page(connection, limit=2)
         assert [one.id for one in found] == ["d1", "d2"]
-        newest = await reports.newest_between(connection, "d1", "d2")
+        newest = await reports.newest_of(connection, ["d1", "d2"])
         assert {key: one.kind for key, one in newest.items()} == {"d1": "fell_back"}
         rest = await devices.list_page(connection, after="d2", limit=2)
         assert [one.id for one in rest] == ["d3"]

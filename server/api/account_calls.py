@@ -1,0 +1,121 @@
+"""The calls about accounts, a row each; their handlers are in accounts.py."""
+
+from typing import Final
+
+from slipstream.server.access import Deed
+from slipstream.server.api import accounts
+from slipstream.server.api.call import Page
+from slipstream.server.api.route import CLASH, GONE, Route
+from slipstream.server.store.users import ApiToken
+
+CALLS: Final = (
+    Route(
+        "POST",
+        "/session",
+        None,
+        "session.begin",
+        "Log in",
+        change=accounts.log_in,
+        body=accounts.Login,
+        answer=accounts.Me,
+        refuses=frozenset({429}),
+    ),
+    Route(
+        "GET",
+        "/session",
+        Deed.KEEP_OWN,
+        "session.show",
+        "Who calls",
+        look=accounts.who_am_i,
+        answer=accounts.Me,
+    ),
+    Route(
+        "DELETE",
+        "/session",
+        Deed.KEEP_OWN,
+        "session.end",
+        "Log out",
+        change=accounts.log_out,
+        refuses=CLASH,
+    ),
+    Route(
+        "PUT",
+        "/session/password",
+        Deed.KEEP_OWN,
+        "password.change",
+        "Change one's password",
+        change=accounts.change_password,
+        body=accounts.NewPassword,
+    ),
+    Route(
+        "GET",
+        "/users",
+        Deed.ADMINISTER,
+        "user.list",
+        "List users",
+        look=accounts.list_users,
+        answer=Page[accounts.ShownUser],
+    ),
+    Route(
+        "POST",
+        "/users",
+        Deed.ADMINISTER,
+        "user.add",
+        "Add a user",
+        change=accounts.add_user,
+        body=accounts.NewUser,
+        answer=accounts.ShownUser,
+        status=201,
+        refuses=CLASH,
+    ),
+    Route(
+        "PATCH",
+        "/users/{user}",
+        Deed.ADMINISTER,
+        "user.change",
+        "Change a user",
+        change=accounts.change_user,
+        body=accounts.UserChange,
+        answer=accounts.ShownUser,
+        refuses=GONE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user}",
+        Deed.ADMINISTER,
+        "user.remove",
+        "Remove a user",
+        change=accounts.remove_user,
+        refuses=GONE,
+    ),
+    Route(
+        "GET",
+        "/tokens",
+        Deed.KEEP_OWN,
+        "token.list",
+        "List API tokens",
+        look=accounts.list_tokens,
+        answer=Page[ApiToken],
+    ),
+    Route(
+        "POST",
+        "/tokens",
+        Deed.KEEP_OWN,
+        "token.add",
+        "Make an API token",
+        change=accounts.add_token,
+        body=accounts.NewToken,
+        answer=accounts.MadeToken,
+        status=201,
+        refuses=GONE,
+    ),
+    Route(
+        "DELETE",
+        "/tokens/{token}",
+        Deed.KEEP_OWN,
+        "token.revoke",
+        "Revoke an API token",
+        change=accounts.revoke_token,
+        refuses=GONE,
+    ),
+)
