@@ -5,17 +5,20 @@ A process of its own is lost with each: nothing is put back.
 
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from slipstream.server import reports
-from slipstream.server.fleet import engine, polls
+from slipstream.server import reports, serve
+from slipstream.server.fleet import engine, loop, polls
 from slipstream.server.fleet.engine import Engine
 from slipstream.server.rollout.record import Act
 from slipstream.server.store.database import Database
@@ -26,6 +29,37 @@ class Meddling(Protocol):
 
     def begin(self) -> None:
         """Called once, in the server's process."""
+
+
+@dataclass
+class Watch:
+    """Says in the log, event `waiting`, how many acts waited at once when more did than before.
+
+    The server's clock runs `speed` times as fast, its timers do not. What fails is tried again after
+    2 s at the latest: a test need not wait for 15.
+    """
+
+    speed: int
+
+    def begin(self) -> None:
+        started, write = time.time(), Database.write
+        fast = SimpleNamespace(time=lambda: started + self.speed * (time.time() - started))
+        loop.LOOP_BACKOFF_S_MAX = 2.0  # type: ignore[attr-defined]
+        serve.time = fast  # type: ignore[attr-defined]
+        waiting = most = 0
+
+        async def watched_write(database: Database, act: Callable[..., Awaitable[Any]]) -> Any:
+            nonlocal waiting, most
+            waiting += 1
+            if waiting > most:
+                most = waiting
+                structlog.get_logger(__name__).info("waiting", acts=most)
+            try:
+                return await write(database, act)
+            finally:
+                waiting -= 1
+
+        Database.write = watched_write  # type: ignore[assignment,method-assign]
 
 
 # The calls whose one transaction can be aimed at, and whether a call of these arguments is meant.

@@ -74,9 +74,10 @@ def undisturbed(url: str, gadgets: Sequence[Gadget], told: set[str]) -> None:
     bounded(url, told)
     kept = Counter(str(key) for (key,) in rows(url, "SELECT key FROM reports"))
     assert kept.keys() >= {key for one in gadgets for key in one.acknowledged}, "a report was lost"
-    assert set(kept.values()) <= {1}
+    assert set(kept.values()) <= {1}, "a report was kept twice"
     phases = rows(url, "SELECT phase FROM phases ORDER BY phase")
-    assert opened(url) == {f"phase {int(str(n)) + 1}": 1 for (n,) in phases}
+    once = {f"phase {int(str(n)) + 1}": 1 for (n,) in phases}
+    assert opened(url) == once, "not every phase was opened once"
 
 
 def opened(url: str) -> Counter[str]:
