@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -147,11 +146,8 @@ class Fleet:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Path]:
     """The folder of a running PostgreSQL."""
-    with TemporaryDirectory(prefix="slipstream-pg-") as made:
-        folder = Path(made)
-        folder.chmod(0o755)  # its account has to pass
-        with postgres.running(folder / "server") as running:
-            yield running
+    with postgres.temporary() as running:
+        yield running
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 _ACCOUNT = "nobody"  # it refuses to run as root
@@ -25,6 +27,33 @@ def running(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         _run(BIN / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A running server of its own: its folder."""
+    with TemporaryDirectory(prefix="slipstream-pg-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)  # its account has to pass
+        with running(folder / "server") as found:
+            yield found
+
+
+@contextmanager
+def frozen(folder: Path) -> Iterator[None]:
+    """Every process of the running server stands still while inside: connections hang."""
+    first = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(first, signal.SIGSTOP)  # it makes no more of them
+    children = [
+        int(pid) for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    ]
+    try:
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in (*children, first):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

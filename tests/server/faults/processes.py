@@ -1,28 +1,29 @@
-"""`slipstream serve` as a process of its own, and what talks to it over a real socket."""
+"""`slipstream serve` as a process of its own, and what talks to it over a real socket.
+
+Servers are forked from a process that has imported everything: to start one takes a tenth of the
+processor time of a new interpreter, and there are a hundred of them in these tests.
+"""
 
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.server.conftest import OPERATOR_TOKEN
-
-# What `slipstream serve` calls: a test's folder has no keys to be a whole repository.
-_SERVE = """
-import sys
-from pathlib import Path
 from slipstream.server.serve import serve
-serve(Path(sys.argv[1]), listen="127.0.0.1:0", database_url=sys.argv[2],
-      operator_token_file=Path(sys.argv[3]))
-"""
+from tests.server.conftest import OPERATOR_TOKEN
+from tests.server.faults.meddling import Meddling
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__])
 WAIT_S = 120.0  # for what must come: the machine may be busy with other tests
 
 
@@ -30,36 +31,42 @@ WAIT_S = 120.0  # for what must come: the machine may be busy with other tests
 class Server:
     """One process. Its log is a file: what it says must not depend on who reads."""
 
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     log: Path
-    port: int = 0
+    port: int = 0  # 0: it died before it listened
     _from: int = 0
 
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
     def wait_ready(self) -> None:
-        """Until it says where it listens."""
-        for line in self._lines_until("serving"):
-            if line.get("event") == "serving":
-                self.port = int(urlsplit(line["url"]).port or 0)
+        """Until it says where it listens, or has died as if by kill -9."""
+        give_up = time.monotonic() + WAIT_S
+        while not self.died():
+            for line in self.said():
+                if line.get("event") == "serving":
+                    self.port = int(urlsplit(line["url"]).port or 0)
+                    return
+            assert time.monotonic() < give_up, self.log.read_text()
+            time.sleep(0.02)
+
+    def died(self) -> bool:
+        """Whether it runs no more, by SIGKILL: there is no other end."""
+        code = self.process.exitcode
+        assert code in (None, -signal.SIGKILL), self.log.read_text()
+        return code is not None
 
     def said(self) -> list[Mapping[str, Any]]:
         """The log as far as it has come."""
         text = self.log.read_bytes()[self._from :]
         return [json.loads(one) for one in text.splitlines(keepends=True) if one.endswith(b"\n")]
 
-    def _lines_until(self, event: str) -> list[Mapping[str, Any]]:
-        give_up = time.monotonic() + WAIT_S
-        while True:
-            found = self.said()
-            if any(one.get("event") == event for one in found):
-                return found
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < give_up, self.log.read_text()
-            time.sleep(0.02)
-
     def kill(self) -> None:
         """kill -9."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
+        self.process.join()
 
     def call(
         self, method: str, path: str, body: Any = None, *, token: str = OPERATOR_TOKEN
@@ -94,26 +101,41 @@ class Server:
             time.sleep(0.1)
 
 
+def _serve(
+    public: Path, database_url: str, token: Path, log: Path, meddling: Meddling | None
+) -> None:
+    """What `slipstream serve` calls: a test's folder has no keys to be a whole repository."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
+    if meddling is not None:
+        meddling.begin()
+    serve(public, listen="127.0.0.1:0", database_url=database_url, operator_token_file=token)
+
+
 @contextmanager
-def serving(public: Path, database_url: str, name: str = "server") -> Iterator[Server]:
+def serving(
+    public: Path, database_url: str, name: str = "server", meddling: Meddling | None = None
+) -> Iterator[Server]:
     """A server that listens, killed at the end if it still runs."""
     folder = public.parent
     token = folder / "operator.token"
     token.write_text(OPERATOR_TOKEN)
     token.chmod(0o600)
     log = folder / f"{name}.log"
-    begin = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, public, database_url, token], stderr=output
-        )
-    server = Server(process, log, _from=begin)
+    log.touch()
+    arguments = (public, database_url, token, log, meddling)
+    process = _FORKS.Process(target=_serve, args=arguments, daemon=True)
+    server = Server(process, log, _from=log.stat().st_size)
+    process.start()
     try:
         server.wait_ready()
         yield server
     finally:
-        if process.poll() is None:
+        if not server.died():
             server.kill()
+
+
+class Refused(Exception):
+    """503 with Retry-After: the device comes again."""
 
 
 @dataclass
@@ -122,13 +144,16 @@ class Gadget:
 
     name: str
     token: str
+    fails: bool = False  # to install what it is told to
     runs: int = 1
     unsent: list[dict[str, Any]] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)  # keys of reports
 
     def step(self, server: Server, roots: Mapping[int, str], told: set[str]) -> None:
-        """Poll, do what was told, report; any of it may end with a server that dies."""
+        """Poll, do what was told, report; any of it may end with a server that dies, or Refused."""
         while self.unsent:
-            self._send(server)
+            self._ask(server, "/v1/report", self.unsent[0])
+            self.acknowledged.append(self.unsent.pop(0)["key"])
         body = {
             "device": self.name,
             "product": "gateway",
@@ -136,27 +161,30 @@ class Gadget:
             "counter": self.runs,
             "booted_root": roots[self.runs],
         }
-        status, answer, _ = server.call("POST", "/v1/poll", body, token=self.token)
-        assert status == 200, answer
+        answer = self._ask(server, "/v1/poll", body)
         if answer["action"] != "install":
             return
         told.add(self.name)
-        self.runs = answer["counter"]
-        for kind in ("installed", "confirmed"):
+        target = answer["counter"]
+        if not self.fails:
+            self.runs = target
+        for kind in ("failed",) if self.fails else ("installed", "confirmed"):
             self.unsent.append(
                 {
-                    "key": f"{self.name}-{kind}-{self.runs}",
+                    "key": f"{self.name}-{kind}-{target}",
                     "device": self.name,
                     "kind": kind,
-                    "release": f"{self.runs}.0",
-                    "booted_root": roots[self.runs] if kind == "confirmed" else None,
+                    "release": f"{target}.0",
+                    "booted_root": roots[target] if kind == "confirmed" else None,
                 }
             )
 
-    def _send(self, server: Server) -> None:
-        status, answer, _ = server.call("POST", "/v1/report", self.unsent[0], token=self.token)
+    def _ask(self, server: Server, path: str, body: Mapping[str, Any]) -> Any:
+        status, answer, headers = server.call("POST", path, body, token=self.token)
+        if status == 503 and int(headers["Retry-After"]) > 0:
+            raise Refused(answer["error"])
         assert status == 200, answer
-        self.unsent.pop(0)
+        return answer
 
 
 UNANSWERED = (OSError, HTTPException)
