@@ -100,10 +100,10 @@ def removed_without_holding() -> Sequence[Patch]:
 def reported_after_the_journal() -> Sequence[Patch]:
     """The journal says that the release is published before its report is queued."""
 
-    def commit(device: Device, plan: Any, transaction: Any, notes: Any, on_event: Any) -> None:
+    def commit(device: Device, plan: Any, transaction: Any, result: Any, on_event: Any) -> None:
         device.boot.publish(plan.slot, plan.manifest.counter)
         device.journal.record(Published())
-        queue_report(device, transaction, "installed", "; ".join(notes))
+        queue_report(device, transaction, "installed", "; ".join(result.notes))
 
     return [patch.object(install, "_commit", commit)]
 

@@ -1,5 +1,6 @@
 """2,000 states of the media after a power cut, and bugs that must be found. make crash does more."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,18 @@ def test_a_step_in_the_wrong_place_is_found(folder: Path, judged: Explorer, muta
         story = STORIES[name](folder, layout)
     explorer = judged if layout == SMALL else Explorer(folder)
     assert look_for([(story, misplaced_step(story, right, ""))], explorer).caught
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [one for one in MUTANTS if one is not published_without_tries],  # which shows without a cut
+    ids=lambda one: one.__name__,
+)
+def test_every_step_can_be_misplaced(folder: Path, mutant: Mutant) -> None:
+    """What stands in for a function of the installer still fits: without a cut, all comes to its end."""
+    name, layout = MUTANTS[mutant]
+    with applied(mutant), suppress(Dead):
+        assert STORIES[name](folder, layout).booted
 
 
 def test_a_medium_that_lies_is_found_by_the_read_back_only(folder: Path) -> None:
