@@ -4,12 +4,13 @@
     POST /v1/steady-state    the same                            ->  200
 
 The protocol of Zincati and airlock, with one addition: the device shows its token, as Bearer or as
-the password of Basic. A lock that anybody can take holds a fleet. Places come from the fleet's budgets, which rollouts take from as well; a group
-without a budget has one place.
+the password of Basic. A lock that anybody can take holds a fleet. Places come from the fleet's budgets,
+which rollouts take from as well; a group without a budget has one place. A device's group is the one
+that operators gave it, or else the first that it named.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.limits import FLEETLOCK_SLOTS, POLL_BYTES_MAX
+from slipstream.server.fleet.offers import places_of
 from slipstream.server.store import attempts, devices, events, holds
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Device
@@ -73,17 +75,16 @@ class FleetLockHandler:
         device, group = found
         async with self.database.reading() as connection:
             budgets = {GROUP: FLEETLOCK_SLOTS, **await holds.list_budgets(connection)}
-        facts = device.facts()
-        # The group that the operator gave goes before the one that the device names.
-        values = {label: facts.label(label) for label in budgets} | {GROUP: facts.group or group}
+        if device.group_name is None:
+            device = await self._join(device, group, now)
+        places = places_of(device.facts(), budgets)
 
         async def act(connection: AsyncConnection) -> None:
             if not await attempts.lock(connection, device.id):
                 raise NoPlace("the device was removed")
-            for label, most in sorted(budgets.items()):
-                value = values[label]
+            for (label, value), most in sorted(places.items()):
                 if not await holds.take(connection, label, value, device.id, most, now):
-                    raise NoPlace(f"{most} devices with {label} {value or '(none)'} are away")
+                    raise NoPlace(f"{most} devices with {label} {value} are away")
             await events.add(connection, now, "lock", "may reboot", device=device.id)
 
         try:
@@ -91,6 +92,25 @@ class FleetLockHandler:
         except NoPlace as error:
             return _refuse(409, "no_place", str(error))
         return answer_json({})
+
+    async def _join(self, device: Device, group: str, now: int) -> Device:
+        """A device that no operator has given a group has the one that it names first.
+
+        Rollouts count it there as well, and it cannot look for a group with room.
+        """
+
+        async def act(connection: AsyncConnection) -> Device | None:
+            if not await attempts.lock(connection, device.id):
+                return None
+            found = await devices.find(connection, device.id)
+            if found is None or found.group_name is not None:
+                return found
+            await devices.describe(connection, device.id, group=group)
+            text = f"joins group {group}, as it names itself"
+            await events.add(connection, now, "lock", text, device=device.id)
+            return replace(found, group_name=group)
+
+        return await self.database.write(act) or device
 
     async def _give_back(self, request: web.Request) -> web.Response:
         now = self.now()

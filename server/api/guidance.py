@@ -171,6 +171,7 @@ async def set_budget(_world: World, call: Call) -> Act:
     """Limit how many devices with one value of a label may be unavailable at once.
 
     A label is a selector of filters: group, hardware, attribute.site. Group also limits FleetLock.
+    A device that has no value of it is not limited by it.
     """
     label, most = call.places["label"], call.body.max_unavailable
     check_selector(label)
@@ -178,6 +179,7 @@ async def set_budget(_world: World, call: Call) -> Act:
         raise refusal(web.HTTPBadRequest, "a label has at most 96 characters", field="label")
 
     async def act(connection: AsyncConnection) -> Done:
+        before = (await holds.list_budgets(connection)).get(label)
         await holds.set_budget(connection, label, most)
         counts = await holds.count(connection)
         held = (
@@ -186,6 +188,7 @@ async def set_budget(_world: World, call: Call) -> Act:
         return Done(
             value=ShownBudget(label, most, tuple(held)),
             thing=f"budget {label}",
+            before=None if before is None else {"max_unavailable": before},
             after={"max_unavailable": most},
             moves=True,
         )
@@ -198,8 +201,9 @@ async def remove_budget(_world: World, call: Call) -> Act:
     label = call.places["label"]
 
     async def act(connection: AsyncConnection) -> Done:
+        before = (await holds.list_budgets(connection)).get(label)
         if not await holds.set_budget(connection, label, None):
             raise missing(f"budget {label}")
-        return Done(thing=f"budget {label}", moves=True)
+        return Done(thing=f"budget {label}", before={"max_unavailable": before}, moves=True)
 
     return act

@@ -1,6 +1,6 @@
 """A rollout as it stands, for who looks: each phase with its tally, each rule with its margin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +18,7 @@ from slipstream.server.rollout.plan import AbortRule, FailureClass, Plan
 from slipstream.server.rollout.record import Rollout, Status
 from slipstream.server.store import attempts, rollouts
 from slipstream.server.store.attempts import Traffic
+from slipstream.server.store.rollouts import OpenPhase
 
 
 class ShownRule(msgspec.Struct, frozen=True):
@@ -80,6 +81,8 @@ class RolloutDetail(msgspec.Struct, frozen=True):
     plan: Plan
     phases: tuple[ShownPhase, ...]
     traffic: Traffic
+    waits_for: str | None = None  # room in a budget, as this server heard a moment ago
+    notes: tuple[str, ...] = ()  # of a rollout that was just made
 
 
 async def describe_rollout(connection: AsyncConnection, number: int) -> RolloutDetail:
@@ -112,8 +115,29 @@ async def describe_rollout(connection: AsyncConnection, number: int) -> RolloutD
     )
 
 
-def show_line(rollout: Rollout, counted: Mapping[int, Tally]) -> RolloutLine:
-    """A rollout in a list, of its tallies by phase."""
+def notes_on(plan: Plan, others: Sequence[tuple[str, str]], now: int) -> tuple[str, ...]:
+    """What somebody who has just written a plan may not expect of it.
+
+    `others`: (name, release) of the line's rollouts that are not over.
+    """
+    notes: list[str] = []
+    last = plan.phases[-1]
+    if last.percent != 100:
+        notes.append(f"the last phase is {last}: it offers other devices nothing")
+    notes += [
+        f"{name} offers {release} in the same channel: a device that both have something for gets "
+        "the newer release"
+        for name, release in others
+    ]
+    if plan.start_at is not None and plan.start_at < now:
+        notes.append("its start lies in the past: it begins at once")
+    return tuple(notes)
+
+
+def show_line(
+    rollout: Rollout, opened: Sequence[OpenPhase], counted: Mapping[int, Tally]
+) -> RolloutLine:
+    """A rollout in a list, of its tallies by phase. `offered` counts what was taken back, too."""
     return RolloutLine(
         id=rollout.id,
         name=rollout.plan.name,
@@ -125,7 +149,7 @@ def show_line(rollout: Rollout, counted: Mapping[int, Tally]) -> RolloutLine:
         version=rollout.version,
         phase=rollout.phase + 1,
         phases=len(rollout.plan.phases),
-        offered=sum(one.offered for one in counted.values()),
+        offered=sum(one.offered for one in opened),
         confirmed=sum(one.confirmed for one in counted.values()),
         failed=sum(one.failed for one in counted.values()),
         created_at=rollout.created_at,

@@ -28,7 +28,7 @@ from slipstream.server.api.call import (
     taken,
 )
 from slipstream.server.api.plans import parse_plan
-from slipstream.server.api.rollout_state import RolloutDetail, describe_rollout, show_line
+from slipstream.server.api.rollout_state import RolloutDetail, describe_rollout, notes_on, show_line
 from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
 from slipstream.server.rollout.record import Act, Rollout, Status, step
 from slipstream.server.rollout.track import State
@@ -68,8 +68,10 @@ async def list_rollouts(world: World, call: Call) -> Answer:
             limit=query.limit,
             statuses=None if query.status is None else {query.status},
         )
-        counted = await rollouts.tallies_of(connection, [one.id for one in found])
-    lines = tuple(show_line(one, counted.get(one.id, {})) for one in found)
+        ids = [one.id for one in found]
+        opened = await rollouts.open_phases(connection, ids)
+        counted = await rollouts.tallies_of(connection, ids)
+    lines = tuple(show_line(one, opened.get(one.id, ()), counted.get(one.id, {})) for one in found)
     return Answer(value=page_of(lines, query.limit, lambda one: one.id))
 
 
@@ -77,6 +79,8 @@ async def show_rollout(world: World, call: Call) -> Answer:
     """A rollout: each phase with its tally, each rule with its margin. ETag: its version."""
     async with world.database.reading() as connection:
         detail = await describe_rollout(connection, int(call.places["rollout"]))
+    waits_for = world.board.crowding(detail.id, call.now)
+    detail = msgspec.structs.replace(detail, waits_for=waits_for)
     return Answer(value=detail, headers=_tag(detail.version))
 
 
@@ -110,7 +114,9 @@ async def list_rollout_events(world: World, call: Call) -> Answer:
 async def create_rollout(world: World, call: Call) -> Action:
     """Roll a release out. It waits for approval where its plan says so, or for `start_at`.
 
-    Otherwise its first phase opens at once. Where the installation wants an approval of every
+    Otherwise its first phase opens at once. `notes` say what a reader of the plan may not expect.
+    Another rollout of the same release that is not over is refused (409) unless the plan says
+    `beside`: what one of them holds back the other would offer. Where the installation wants an approval of every
     rollout, its plan says so whatever was sent, and the installation's token may write none (403).
     """
     plan = parse_plan(call.body)
@@ -130,17 +136,33 @@ async def create_rollout(world: World, call: Call) -> Action:
             f"not the release's counter; expected {release.counter}, got {plan.counter}",
             field="$.counter",
         )
+    if release.channel != plan.channel:
+        raise refusal(
+            web.HTTPBadRequest,
+            f"{plan.release} is of channel {release.channel}: devices of another refuse it; "
+            f"expected {release.channel}, got {plan.channel}",
+            field="$.channel",
+        )
     status = Status.WAITING if plan.needs_approval else Status.SCHEDULED
     author = call.identity.actor
 
     async def act(connection: AsyncConnection) -> Done:
+        others = await rollouts.live_of_line(connection, plan.product, plan.channel)
+        same = [f"{name} ({other})" for other, name, what in others if what == plan.release]
+        if same and not plan.beside and all(name != plan.name for _, name, _ in others):
+            raise taken(
+                f"{plan.release} is rolled out to this channel already, by {', '.join(same)}; "
+                "end that first, or say that both shall offer it",
+                "$.beside",
+            )
         number = await rollouts.create(connection, plan, status, call.now, author=author)
         if number is None:
             raise taken(f"rollout {plan.name!r} exists", "$.name")
         words = f"created by {author}"
         await events.add(connection, call.now, "rollout", words, rollout=number)
         detail = await describe_rollout(connection, number)
-        return _done(detail, before=None, after=plan)
+        notes = notes_on(plan, [(name, what) for _, name, what in others], call.now)
+        return _done(msgspec.structs.replace(detail, notes=notes), before=None, after=plan)
 
     return act
 
@@ -188,7 +210,7 @@ def move(act: Act) -> Change:
     handle.__doc__ = {
         Act.PAUSE: "Make no new offers until it is resumed.",
         Act.RESUME: "Go on; the failures until now no longer count for abort rules.",
-        Act.ABORT: "End it. Nothing is offered any more, offers that stand are withdrawn.",
+        Act.ABORT: "End it. Nothing is offered any more, offers that stand are withdrawn when their device is next heard of.",
     }[act]
     return handle
 
@@ -203,16 +225,17 @@ async def start_rollout(world: World, call: Call) -> Action:
 
 
 async def open_next_phase(world: World, call: Call) -> Action:
-    """Open the next phase of a running rollout, whether or not the one before is proved."""
+    """Open the next phase of a running rollout, whether or not the one before is proved.
+
+    Who does accepts the failures until now, as who resumes one: abort rules no longer count them.
+    """
     rollout = await _find(world, call)
     if rollout.status is not Status.RUNNING:
         raise taken(f"a rollout that is {_words(rollout.status)} opens no phase")
     if len(rollout.opened) == len(rollout.plan.phases):
         raise taken("all phases are open")
     remark = f": {call.body.remark}" if call.body.remark else ""
-    return await _open(
-        world, call, rollout, f"opened by {call.identity.actor}{remark}", forgives=True
-    )
+    return await _open(world, call, rollout, f"opened by {call.identity.actor}{remark}")
 
 
 async def _find(world: World, call: Call) -> Rollout:
@@ -241,18 +264,12 @@ async def _move(
         raise _changed(call)
 
 
-async def _open(
-    world: World, call: Call, rollout: Rollout, reason: str, *, forgives: bool = False
-) -> Action:
-    """Open the next phase. `forgives`: who opens it accepts the failures that there are."""
+async def _open(world: World, call: Call, rollout: Rollout, reason: str) -> Action:
     drawn = await draw_phase(world.database, rollout)
 
     async def write(connection: AsyncConnection) -> Done:
-        if not await open_phase_as(connection, rollout, drawn, reason, call.now):
+        if not await open_phase_as(connection, rollout, drawn, reason, call.now, by_hand=True):
             raise _changed(call)
-        if forgives:
-            counted = await rollouts.tallies(connection, rollout.id)
-            await rollouts.forgive(connection, rollout.id, counted)
         return await _moved(connection, rollout)
 
     return write

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from slipstream.delta.limits import BOARD_REFRESH_S
+from slipstream.delta.limits import BOARD_REFRESH_S, CROWDED_S
 from slipstream.server.fleet.loop import Loop
 from slipstream.server.rollout.record import Rollout
 from slipstream.server.rollout.route import Waypoint
@@ -39,7 +39,8 @@ class Board:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.view = View()
-        self.crowded_at: dict[int, int] = {}  # by rollout: a device last waited for room
+        # By rollout: when a device last waited for room, and for which.
+        self.crowded: dict[int, tuple[int, str]] = {}
         self._unreadable: frozenset[int] = frozenset()
         self.loop = Loop("rollouts' board", self.refresh, BOARD_REFRESH_S)
 
@@ -64,6 +65,11 @@ class Board:
             waypoints,
             budgets,
         )
+
+    def crowding(self, rollout: int, now: int) -> str | None:
+        """What devices of a rollout wait for, as this server has heard in the last CROWDED_S."""
+        at, why = self.crowded.get(rollout, (0, ""))
+        return why if at <= now < at + CROWDED_S else None
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator["Board"]:

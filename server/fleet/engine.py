@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import SlipstreamError, Unavailable
 from slipstream.delta.limits import (
-    CROWDED_S,
     ENGINE_LEASE_S,
     ENGINE_SPACING_S,
     ENGINE_TICK_S,
@@ -234,8 +233,7 @@ class Engine:
 
     async def _watch(self, rollout: Rollout, now: int, elapsed_s: float) -> None:
         """Count the time in which whoever polls is offered the release; noted as soak is."""
-        crowded_at = self.board.crowded_at.get(rollout.id)
-        crowded = crowded_at is not None and crowded_at <= now < crowded_at + CROWDED_S
+        crowded = self.board.crowding(rollout.id, now) is not None
         if crowded or closed(rollout.plan.schedule, now):
             return
         watched = self._watched.get(rollout.id, 0.0) + elapsed_s

@@ -39,11 +39,20 @@ async def draw_phase(database: Database, rollout: Rollout) -> Draw:
 
 
 async def open_phase_as(
-    connection: AsyncConnection, rollout: Rollout, drawn: Draw, reason: str, now: int
+    connection: AsyncConnection,
+    rollout: Rollout,
+    drawn: Draw,
+    reason: str,
+    now: int,
+    *,
+    by_hand: bool = False,
 ) -> bool:
-    """Open the next phase where draw_phase drew the line."""
+    """Open the next phase where draw_phase drew the line. Whoever opens it by hand accepts the
+    failures that there are."""
     if not await rollouts.open_next(connection, rollout, drawn, reason, now):
         return False
+    if by_hand:
+        await _forgive(connection, rollout)
     index = len(rollout.opened)
     words = f"phase {index + 1} ({rollout.plan.phases[index]}) opened"
     text = f"{words} for {drawn.opening.members} devices: {reason}"
@@ -60,9 +69,13 @@ async def carry_out(
     if not await rollouts.change(connection, rollout, status, reason, now):
         return False
     if act is Act.RESUME:
-        counted = await rollouts.tallies(connection, rollout.id)
-        await rollouts.forgive(connection, rollout.id, counted)
+        await _forgive(connection, rollout)
     words = f"{status.value.replace('_', ' ')}: {reason}" if reason else status.value
     await events.add(connection, now, "rollout", words, rollout=rollout.id)
     _log.info(status.value, rollout=rollout.plan.name, reason=reason)
     return True
+
+
+async def _forgive(connection: AsyncConnection, rollout: Rollout) -> None:
+    counted = await rollouts.tallies(connection, rollout.id)
+    await rollouts.forgive(connection, rollout.id, counted)

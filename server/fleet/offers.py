@@ -49,7 +49,7 @@ async def make_offer(
             await database.write(lambda connection: grants.grant(connection, wanted, now))
     except grants.NoRoom as error:
         if isinstance(error, grants.Crowded):
-            board.crowded_at[rollout.id] = now
+            board.crowded[rollout.id] = now, str(error)
         return Stay(f"{decision.release} has to wait: {error}")
     return decision
 
@@ -122,4 +122,14 @@ def _labels(rollout: Rollout, device: Facts, view: View) -> Mapping[tuple[str, s
     for budget in rollout.plan.budgets:
         most = budget.max_unavailable
         limits[budget.label] = min(most, limits.get(budget.label, most))
-    return {(label, device.label(label)): most for label, most in limits.items()}
+    return places_of(device, limits)
+
+
+def places_of(device: Facts, limits: Mapping[str, int]) -> Mapping[tuple[str, str], int]:
+    """The places that a device takes while it is away: (label, its value), and how many there are.
+
+    One without a value belongs to no group that could be short of devices.
+    """
+    return {
+        (label, value): most for label, most in limits.items() if (value := device.label(label))
+    }

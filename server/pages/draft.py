@@ -170,6 +170,7 @@ def read_draft(fields: Mapping[str, str], catalog: Catalog) -> Draft:
             windows=tuple(one.strip() for one in read.text("windows").split(";") if one.strip()),
             zone=read.text("zone") or "UTC",
             needs_approval="approval" in fields,
+            beside="beside" in fields,
         )
     except UsageError as error:
         return Draft(fields, None, {_whose(error): str(error)})

@@ -176,7 +176,10 @@ def unmet(plan: Plan, index: int, record: PhaseRecord) -> str | None:
     if confirmed >= wanted:
         return None
     reach = reached(plan, record)
-    return f"phase {index + 1}: {confirmed} of {reach} confirmed, {wanted} are needed"
+    words = f"phase {index + 1}: {confirmed} of {reach} confirmed, {wanted} are needed"
+    if record.tally.offered >= record.members > 0 == record.tally.in_flight:
+        words += "; none is on its way, so that only a device that tries again can prove it"
+    return words
 
 
 def needed(plan: Plan, index: int, record: PhaseRecord) -> int:

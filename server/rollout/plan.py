@@ -196,6 +196,7 @@ class Plan:
     needs_approval: bool = False
     needs_consent: bool = False  # of the person at the device: hawkBit's clients can ask
     proof: Proof = Proof.ROOT
+    beside: bool = False  # may run though another rollout offers the same release
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > NAME_CHARS_MAX:

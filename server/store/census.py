@@ -42,8 +42,13 @@ async def count(connection: AsyncConnection) -> tuple[Count, ...]:
 
 
 async def take(connection: AsyncConnection, now: int) -> None:
-    """Write this hour's census down, unless that was done; forget those above CENSUS_KEPT_S old."""
+    """Write this hour's census down, whole, unless that was done; forget those above CENSUS_KEPT_S
+    old."""
     await connection.execute(sa.delete(census).where(census.c.hour < now - CENSUS_KEPT_S))
+    # Another server, or this one before it was started again, has taken all of it.
+    done = sa.exists().where(census.c.hour == hour_of(now))
+    if (await connection.execute(sa.select(done))).scalar_one():
+        return
     rows = [
         {"product": one.product, "release": one.release, "devices": one.devices}
         for one in await count(connection)

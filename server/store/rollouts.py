@@ -145,6 +145,20 @@ async def list_lines(connection: AsyncConnection) -> frozenset[tuple[str, str]]:
     return frozenset((row[0], row[1]) for row in await connection.execute(query))
 
 
+async def live_of_line(
+    connection: AsyncConnection, product: str, channel: str
+) -> tuple[tuple[int, str, str], ...]:
+    """(id, name, release) of the line's rollouts that offer something, or will."""
+    done = [one.value for one in (*OVER, Status.FINISHED)]
+    query = sa.select(rollouts.c.id, rollouts.c.name, rollouts.c.release).where(
+        rollouts.c.product == product,
+        rollouts.c.channel == channel,
+        rollouts.c.status.not_in(done),
+    )
+    rows = await connection.execute(query.order_by(rollouts.c.id))
+    return tuple((row.id, row.name, row.release) for row in rows)
+
+
 async def has_line(connection: AsyncConnection, product: str, channel: str) -> bool:
     """Whether that product and channel have, or had, a rollout."""
     mine = sa.exists().where(rollouts.c.product == product, rollouts.c.channel == channel)

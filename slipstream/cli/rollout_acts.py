@@ -28,6 +28,9 @@ _ACTS = (
 @plan_options
 @click.option("--needs-approval", is_flag=True, help="Somebody else has to approve it first.")
 @click.option("--forced", is_flag=True, help="Devices act at once, whatever their own windows.")
+@click.option(
+    "--beside", is_flag=True, help="Though another rollout offers the same release already."
+)
 @click.option("--download-only", is_flag=True, help="Devices fetch, and do not install.")
 @operator_options
 def create(
@@ -36,6 +39,7 @@ def create(
     needs_approval: bool,
     forced: bool,
     download_only: bool,
+    beside: bool,
     **options: Any,
 ) -> None:
     """Roll out a release of the server's repository, in phases.
@@ -57,8 +61,12 @@ def create(
         changes["urgency"] = Urgency.FORCED
     if download_only:
         changes["download_only"] = True
+    if beside:
+        changes["beside"] = True
     made = client.change("POST", "/rollouts", msgspec.to_builtins(replace(plan, **changes)))
     _tell(made, as_json=as_json)
+    for note in made["notes"]:
+        click.echo(f"note: {note}", err=True)
 
 
 @click.command("list")

@@ -39,6 +39,8 @@ def in_words(rollout: Mapping[str, Any]) -> Iterator[str]:
             f"{phase['confirmed']:>11,}{failed:>8,}{phase['in_flight']:>14,}"
         )
     yield f"{'':{width}}# confirmed  x failed  > on their way  . not offered yet"
+    if rollout["waits_for"]:
+        yield f"devices wait for room: {rollout['waits_for']}"
     traffic = rollout["traffic"]
     if traffic["devices"]:
         yield (

@@ -23,8 +23,11 @@ def test_a_group_has_one_place_unless_a_budget_says_more(with_each_fleet):
         status, answer = await lock(fleet, "pre-reboot", two)
         assert (status, answer["kind"]) == (409, "no_place")
         assert "1 devices with group default are away" in answer["value"]
-        assert (await lock(fleet, "pre-reboot", two, group="other"))[0] == 200
-        assert (await lock(fleet, "steady-state", two, group="other"))[0] == 200
+        # It has a group by now: another's place is not for it, but for those of that group.
+        assert (await lock(fleet, "pre-reboot", two, group="other"))[0] == 409
+        other = await fleet.add("d3")
+        assert (await lock(fleet, "pre-reboot", other, group="other"))[0] == 200
+        assert (await lock(fleet, "steady-state", other, group="other"))[0] == 200
         assert (await lock(fleet, "steady-state", one))[0] == 200
         assert (await lock(fleet, "steady-state", one))[0] == 200
         assert (await lock(fleet, "pre-reboot", two))[0] == 200
@@ -32,6 +35,7 @@ def test_a_group_has_one_place_unless_a_budget_says_more(with_each_fleet):
         assert (await lock(fleet, "pre-reboot", one))[0] == 200
         _, page = await fleet.api("GET", "/budgets")
         assert page["items"][0]["held"] == [{"value": "default", "devices": 2}]
+        assert (await fleet.api("GET", "/devices/d2"))[1]["device"]["group"] == "default"
         # One that never comes back is unlocked by an operator.
         assert (await fleet.api("DELETE", "/devices/d1/holds"))[0] == 204
         assert len(await fleet.read(holds.list_of_device, "d1")) == 0

@@ -69,6 +69,8 @@ def test_budgets(with_each_fleet):
             ("group", 2),
         ]
         assert (await fleet.api("DELETE", "/budgets/group"))[0] == 204
+        _, log = await fleet.api("GET", "/audit")
+        assert log["items"][0]["before"]["max_unavailable"] == 2
         assert (await fleet.api("DELETE", "/budgets/group"))[0] == 404
 
     with_each_fleet(test)

@@ -152,6 +152,68 @@ def test_who_looked_at_an_older_version_changes_nothing(with_each_fleet, folder)
     with_each_fleet(test)
 
 
+def test_two_rollouts_of_one_release_are_asked_for(with_fleet, folder):
+    publish(folder)
+
+    async def test(fleet):
+        await fleet.add("d1")
+        late = {**PLAN, "start_at": NOW - 5, "phases": [{"count": 1}]}
+        _, made = await fleet.api("POST", "/rollouts", late)
+        assert made["notes"] == [
+            "the last phase is 1 devices: it offers other devices nothing",
+            "its start lies in the past: it begins at once",
+        ]
+        other = {**PLAN, "name": "other"}
+        status, answer = await fleet.api("POST", "/rollouts", other)
+        assert (status, answer["field"]) == (409, "$.beside")
+        assert "by two (1)" in answer["error"]
+        status, made = await fleet.api("POST", "/rollouts", {**other, "beside": True})
+        assert status == 201
+        assert [one for one in made["notes"] if one.startswith("two offers 2.0")] == made["notes"]
+        for number in (1, 2):
+            await fleet.api("POST", f"/rollouts/{number}/abort")
+        # What is over stands in nobody's way.
+        assert (await fleet.api("POST", "/rollouts", {**PLAN, "name": "third"}))[0] == 201
+
+    with_fleet(test)
+
+
+def test_what_was_offered_is_shown_after_the_end(with_fleet, folder):
+    publish(folder)
+
+    async def test(fleet):
+        tokens = {name: await fleet.add(name) for name in ("d1", "d2")}
+        await fleet.api("POST", "/rollouts", PLAN)
+        await tick(fleet)
+        assert len(await poll_all(fleet, tokens)) == 1
+        await fleet.api("POST", "/rollouts/1/abort")
+        assert await poll_all(fleet, tokens) == []
+        _, page = await fleet.api("GET", "/rollouts")
+        assert page["items"][0]["offered"] == 1
+
+    with_fleet(test)
+
+
+def test_a_rollout_says_that_its_devices_wait_for_room(with_fleet, folder):
+    publish(folder)
+
+    async def test(fleet):
+        tokens = {name: await fleet.add(name) for name in ("d1", "d2", "d3")}
+        for name in ("d1", "d2"):
+            await fleet.api("PATCH", f"/devices/{name}", {"group": "lab"})
+        budgets = [{"label": "group", "max_unavailable": 1}]
+        plan = {**PLAN, "phases": [{"percent": 100}], "budgets": budgets}
+        await fleet.api("POST", "/rollouts", plan)
+        await tick(fleet)
+        assert (await fleet.api("GET", "/rollouts/1"))[1]["waits_for"] is None
+        # One of the group, and the one that has none.
+        assert len(await poll_all(fleet, tokens)) == 2
+        _, shown = await fleet.api("GET", "/rollouts/1")
+        assert shown["waits_for"] == "1 devices with group lab are on their way"
+
+    with_fleet(test)
+
+
 def test_a_rollout_of_what_is_not_there(with_fleet, folder):
     publish(folder)
 
@@ -160,6 +222,7 @@ def test_a_rollout_of_what_is_not_there(with_fleet, folder):
             ({"release": "9.0"}, "$.release"),
             ({"product": "door"}, "$.release"),
             ({"counter": 7}, "$.counter"),
+            ({"channel": "beta"}, "$.channel"),
             ({"phases": [{"percent": 7, "count": 7}]}, "$.phases[0]"),
         ):
             status, answer = await fleet.api("POST", "/rollouts", {**PLAN, **change})

@@ -13,6 +13,7 @@ from slipstream.server.catalog import Catalog, ImageOffer, Release
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
 from slipstream.server.fleet.hear import hear_report
+from slipstream.server.fleet.moves import draw_phase, open_phase_as
 from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.judge import Tally
@@ -609,6 +610,39 @@ def test_what_is_installed_keeps_its_place_though_there_is_nothing_to_do(with_ro
         await fleet.tick()
         assert isinstance(await fleet.poll(one), Stay)  # it waits for its window to reboot
         assert await fleet.held() == 1
+
+    with_rollout(test)
+
+
+def test_a_phase_opened_by_hand_accepts_what_has_regressed(with_rollout):
+    async def test(fleet):
+        await fleet.start(replace(PLAN, phases=(Phase(count=2), Phase(percent=100)), abort=()))
+        one, other = await fleet.poll_all()
+        await fleet.confirm(one, other)
+        await fleet.report(one, "fell_back")
+        await fleet.tick()
+        assert (await fleet.look()).phase == 0
+        drawn = await draw_phase(fleet.database, await fleet.look())
+        rollout = await fleet.look()
+
+        await fleet.database.write(
+            lambda c: open_phase_as(c, rollout, drawn, "ada", fleet.now, by_hand=True)
+        )
+        await fleet.tick()
+        assert (await fleet.look()).status is Status.RUNNING
+
+    with_rollout(test)
+
+
+def test_a_confirmed_device_runs_the_release_before_it_polls_again(with_rollout):
+    async def test(fleet):
+        await fleet.start()
+        one, *_ = await fleet.poll_all()
+        await fleet.report(one, "installed")
+        await fleet.report(one, "confirmed")
+        async with fleet.database.reading() as connection:
+            found = await devices.find(connection, one)
+        assert (found.release, found.counter, found.booted_root) == ("2.0", 2, ROOTS["2.0"])
 
     with_rollout(test)
 
