@@ -4,7 +4,7 @@ import re
 import resource
 import sqlite3
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -128,7 +128,7 @@ class Outage:
     says: str = "does not answer"  # why nothing is kept now, as the device is told
     reads: bool = False  # goes on meanwhile
     told: set[str] = field(default_factory=set)
-    refused: Counter[str] = field(default_factory=Counter)  # by device
+    refused: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # why, by device
     over: Event = field(default_factory=Event)
 
     def survive(self, public: Path) -> None:
@@ -182,8 +182,7 @@ class Outage:
                 try:
                     gadget.step(server, ROOTS, self.told)
                 except Refused as error:
-                    assert self.says in str(error)
-                    self.refused[gadget.name] += 1
+                    self.refused[gadget.name].add(str(error))
 
         lives: list[Future[None]] = []
         with ThreadPoolExecutor(DEVICES) as pool:
@@ -205,6 +204,7 @@ class Outage:
         assert len(self.told) == 2, "nobody counted that"
         refused = {one.name for one in asking if one.name in self.told or not self.reads}
         assert self.refused.keys() == refused
+        assert all(self.says in why for each in self.refused.values() for why in each)
 
     def check_bounds(self, server: Server, before: tuple[int, int]) -> None:
         """Nothing has piled up: no act, no memory, no connection."""

@@ -12,7 +12,18 @@ from http.client import HTTPConnection
 
 import pytest
 
-from tests.server.faults.model import DEVICES, PLAN, ROOTS, bounded, consistent, crowd, rows
+from tests.server.faults.meddling import Brisk
+from tests.server.faults.model import (
+    DEVICES,
+    LIMITS,
+    PLAN,
+    ROOTS,
+    consistent,
+    crowd,
+    opened,
+    rows,
+    undisturbed,
+)
 from tests.server.faults.processes import UNANSWERED, WAIT_S, Gadget, Server, serving
 
 BLOB = random.Random(5).randbytes(1 << 20) * 24  # more than the sockets of both ends hold
@@ -28,12 +39,13 @@ def blob(folder) -> str:
     return f"/blobs/{name}.payload"
 
 
-def update_all(url: str, folder, count: int, kills: int) -> None:
-    """A rollout from its start to its end, while servers are killed and started again."""
+def update_all(url: str, folder, count: int) -> None:
+    """A rollout from its start to its end: whenever more devices were told, a server is killed."""
     with ExitStack() as stack:
 
         def start(number: int) -> Server:
-            return stack.enter_context(serving(folder.public, url, f"server{number}"))
+            name = f"server{number}"
+            return stack.enter_context(serving(folder.public, url, name, Brisk()))
 
         servers = [start(0)]
         gadgets = [Gadget(f"d{n}", servers[0].register(f"d{n}")) for n in range(DEVICES)]
@@ -42,29 +54,35 @@ def update_all(url: str, folder, count: int, kills: int) -> None:
         # A line without any rollout gets the newest release: the others begin behind it.
         servers += [start(number) for number in range(1, count)]
         told: set[str] = set()
+        kills, told_then = 0, 0
         give_up = time.monotonic() + WAIT_S
         for number in itertools.count():
-            victim = number % count if number < kills else None
+            # The first once a phase is open: then there is a duty to be taken over.
+            due = len(told) > told_then if kills else bool(opened(url))
+            victim = kills % count if due else None
             random.Random(number).shuffle(gadgets)
+            told_then = len(told) if due else told_then
             crowd(gadgets, servers, told, victim)
             if victim is not None:
+                kills += 1
                 servers[victim] = start(victim)
-            bounded(url, told)
+            undisturbed(url, gadgets, told)
             if all(one.runs == 2 and not one.unsent for one in gadgets):
                 break
             assert time.monotonic() < give_up, sorted(told)
-            time.sleep(0.2)  # a poll interval, in which the engine looks
+            time.sleep(0.2)
+    assert kills >= len(LIMITS), "it was killed in no phase"
     consistent(url, gadgets, told)
 
 
 def test_a_server_is_killed_again_and_again_under_a_rollout(folder, tmp_path):
-    update_all(f"sqlite:///{tmp_path / 'fleet.sqlite'}", folder, 1, kills=4)
+    update_all(f"sqlite:///{tmp_path / 'fleet.sqlite'}", folder, 1)
 
 
 def test_two_servers_on_one_database_are_killed_in_turns(folder, new_postgresql):
     """The duty to move rollouts on goes to the other with each kill."""
     url = new_postgresql()
-    update_all(url, folder, 2, kills=4)
+    update_all(url, folder, 2)
     ((token,),) = rows(url, "SELECT token FROM leases WHERE name = 'engine'")
     assert int(str(token)) > 1, "the duty never changed hands"
 

@@ -72,7 +72,7 @@ def live(server: Server, url: str, gadgets: list[Gadget], told: set[str]) -> boo
             break
         crowd(gadgets, [server], told, None)
         assert time.monotonic() < give_up, sorted(told)
-        time.sleep(0.05)
+        time.sleep(0.1)
     with suppress(*UNANSWERED):  # it may be about to die of what has just been seen
         server.call("GET", "/healthz")
     return not server.died()
