@@ -27,9 +27,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from benches.poll_load import get_bytes, poll_bytes
 from slipstream.server.rollout.plan import Plan
 from slipstream.server.rollout.record import Status
-from slipstream.server.store import devices, rollouts
+from slipstream.server.store import devices, polls, rollouts
 from slipstream.server.store.database import Database, parse_url
-from slipstream.server.store.devices import Newcomer, Seen
+from slipstream.server.store.devices import Newcomer
+from slipstream.server.store.polls import Seen
 from slipstream.server.store.tables import controllers
 from slipstream.server.tokens import hash_token
 from tests.server.repositories import make_repo
@@ -158,7 +159,7 @@ async def _add(
     connection: AsyncConnection,
 ) -> None:
     await devices.add_all(connection, new, _REGISTERED)
-    await devices.write_polls(connection, seen)
+    await polls.write(connection, seen)
     if met:
         await connection.execute(sa.insert(controllers), met)
 

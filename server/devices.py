@@ -21,9 +21,10 @@ from slipstream.server.fleet.loop import Loop
 from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.metrics import Metrics
 from slipstream.server.rollout.offer import Decision, Install, Stay
-from slipstream.server.store import devices
+from slipstream.server.store import polls
 from slipstream.server.store.database import Database
-from slipstream.server.store.devices import Device, Known, Seen
+from slipstream.server.store.devices import Device, Known
+from slipstream.server.store.polls import Seen
 from slipstream.server.tokens import bearer_token, hash_token
 from slipstream.server.wire import (
     Body,
@@ -86,7 +87,7 @@ class PollLog:
     def note(self, seen: Seen, stored: Device) -> None:
         """A device polled. `stored`: what the database says of it; mostly just what it says now."""
         waits = any(seen.device in one for one in (self._seen, self._leaving, self._left))
-        if waits or devices.is_news(stored, seen):
+        if waits or polls.is_news(stored, seen):
             self._seen[seen.device] = seen
         else:
             self.touch(seen.device, seen.seen_at)
@@ -98,7 +99,7 @@ class PollLog:
     def latest(self, device: Device) -> Device:
         """The device as it said last, written or not yet."""
         seen = self._seen.get(device.id) or self._leaving.get(device.id)
-        return device if seen is None else devices.after_poll(device, seen)
+        return device if seen is None else polls.after_poll(device, seen)
 
     async def flush(self) -> None:
         """Write what is there; what cannot be written stays for the next time. Unavailable."""
@@ -107,10 +108,10 @@ class PollLog:
         self._leaving = seen
         try:
             if touched:
-                await self._database.write(lambda connection: devices.touch(connection, touched))
+                await self._database.write(lambda connection: polls.touch(connection, touched))
             if seen:
                 rows = tuple(seen.values())
-                await self._database.write(lambda connection: devices.write_polls(connection, rows))
+                await self._database.write(lambda connection: polls.write(connection, rows))
         except BaseException:
             self._seen = seen | self._seen
             self._touched = touched | self._touched

@@ -11,7 +11,7 @@ from slipstream.server.api.call import Act, Answer, Call, Done, Page, World, mis
 from slipstream.server.catalog import Release
 from slipstream.server.rollout.facts import check_selector
 from slipstream.server.rollout.route import Waypoint
-from slipstream.server.store import devices, holds, rollouts
+from slipstream.server.store import devices, holds, rollouts, waypoints
 from slipstream.server.wire import Body, Counter, Reason, refusal
 
 
@@ -104,7 +104,7 @@ async def list_channels(world: World, _call: Call) -> Answer:
 async def list_waypoints(world: World, _call: Call) -> Answer:
     """Barriers, dead ends and lowest sources."""
     async with world.database.reading() as connection:
-        found = await rollouts.list_waypoints(connection)
+        found = await waypoints.list_all(connection)
     shown = (
         ShownWaypoint(product, channel, one)
         for (product, channel), ones in sorted(found.items())
@@ -125,7 +125,7 @@ async def set_waypoint(world: World, call: Call) -> Act:
     )
 
     async def act(connection: AsyncConnection) -> Done:
-        await rollouts.set_waypoint(connection, product, channel, waypoint)
+        await waypoints.put(connection, product, channel, waypoint)
         return Done(
             value=ShownWaypoint(product, channel, waypoint),
             thing=f"release {product} {channel} {name}",
@@ -141,7 +141,7 @@ async def remove_waypoint(_world: World, call: Call) -> Act:
     product, channel, name = (call.places[one] for one in ("product", "channel", "release"))
 
     async def act(connection: AsyncConnection) -> Done:
-        if not await rollouts.remove_waypoint(connection, product, channel, name):
+        if not await waypoints.remove(connection, product, channel, name):
             raise missing(f"waypoint {name} of {product} in channel {channel}")
         return Done(thing=f"release {product} {channel} {name}", moves=True)
 

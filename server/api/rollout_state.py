@@ -16,7 +16,7 @@ from slipstream.server.rollout.judge import (
 )
 from slipstream.server.rollout.plan import AbortRule, FailureClass, Plan
 from slipstream.server.rollout.record import Rollout, Status
-from slipstream.server.store import attempts, rollouts
+from slipstream.server.store import attempts, rollouts, tallies
 from slipstream.server.store.attempts import Traffic
 from slipstream.server.store.rollouts import OpenPhase
 
@@ -93,7 +93,7 @@ async def describe_rollout(connection: AsyncConnection, number: int) -> RolloutD
     rollout = found[0]
     papers = await rollouts.papers(connection, number)
     opened = (await rollouts.open_phases(connection, [number])).get(number, ())
-    records = rollouts.records(opened, await rollouts.tallies(connection, number))
+    records = tallies.records(opened, await tallies.of_rollout(connection, number))
     phases = tuple(
         _show_phase(rollout.plan, index, records[index] if index < len(records) else None)
         for index in range(len(rollout.plan.phases))

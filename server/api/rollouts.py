@@ -32,7 +32,7 @@ from slipstream.server.api.rollout_state import RolloutDetail, describe_rollout,
 from slipstream.server.fleet.moves import carry_out, draw_phase, open_phase_as
 from slipstream.server.rollout.record import Act, Rollout, Status, step
 from slipstream.server.rollout.track import State
-from slipstream.server.store import attempts, events, rollouts
+from slipstream.server.store import attempts, events, rollouts, tallies
 from slipstream.server.wire import Body, Reason, refusal
 
 
@@ -70,7 +70,7 @@ async def list_rollouts(world: World, call: Call) -> Answer:
         )
         ids = [one.id for one in found]
         opened = await rollouts.open_phases(connection, ids)
-        counted = await rollouts.tallies_of(connection, ids)
+        counted = await tallies.of_rollouts(connection, ids)
     lines = tuple(show_line(one, opened.get(one.id, ()), counted.get(one.id, {})) for one in found)
     return Answer(value=page_of(lines, query.limit, lambda one: one.id))
 

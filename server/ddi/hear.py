@@ -22,7 +22,7 @@ from slipstream.server.ddi.feedback import (
 )
 from slipstream.server.rollout.plan import Plan
 from slipstream.server.rollout.track import Event, State
-from slipstream.server.store import attempts, controllers, devices, events, reports
+from slipstream.server.store import attempts, controllers, devices, events, polls, reports
 from slipstream.server.store.attempts import Attempt
 from slipstream.server.store.database import Act, Database
 from slipstream.server.store.devices import Device
@@ -159,7 +159,7 @@ async def hear_release(
     """Note which release a device says it runs: the device afterwards."""
 
     async def act(connection: AsyncConnection) -> None:
-        await devices.note_release(connection, device.id, release, counter, root)
+        await polls.note_release(connection, device.id, release, counter, root)
         await attempts.note_shown(connection, device.id, release, now)
 
     await database.write(act)
@@ -238,4 +238,4 @@ async def _apply(
         await attempts.mark(connection, attempt.id, closed_at=now)
         await controllers.want_attributes(connection, attempt.device, wanted=True)
     if meaning.runs:
-        await devices.note_release(connection, attempt.device, plan.release, plan.counter, None)
+        await polls.note_release(connection, attempt.device, plan.release, plan.counter, None)

@@ -15,7 +15,7 @@ from slipstream.delta.limits import BOARD_REFRESH_S, CROWDED_S
 from slipstream.server.fleet.loop import Loop
 from slipstream.server.rollout.record import Rollout
 from slipstream.server.rollout.route import Waypoint
-from slipstream.server.store import holds, rollouts
+from slipstream.server.store import holds, rollouts, waypoints
 from slipstream.server.store.database import Database
 
 _log: Any = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class Board:
         async with self._database.reading() as connection:
             found = await rollouts.load(connection)
             managed = await rollouts.list_lines(connection)
-            waypoints = await rollouts.list_waypoints(connection)
+            ways = await waypoints.list_all(connection)
             budgets = await holds.list_budgets(connection)
         unreadable = {one.id: one.reason for one in found if one.unreadable}
         for rollout in unreadable.keys() - self._unreadable:
@@ -62,7 +62,7 @@ class Board:
             {key: tuple(value) for key, value in lines.items()},
             {one.id: one for one in found},
             managed,
-            waypoints,
+            ways,
             budgets,
         )
 

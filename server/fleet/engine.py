@@ -35,7 +35,16 @@ from slipstream.server.rollout.offer import closed
 from slipstream.server.rollout.plan import Halting
 from slipstream.server.rollout.record import Act, Rollout, Status
 from slipstream.server.rollout.track import Event
-from slipstream.server.store import attempts, census, events, holds, leases, listening, rollouts
+from slipstream.server.store import (
+    attempts,
+    census,
+    events,
+    holds,
+    leases,
+    listening,
+    rollouts,
+    tallies,
+)
 from slipstream.server.store.database import Database
 
 _log: Any = structlog.get_logger(__name__)
@@ -227,9 +236,9 @@ class Engine:
 
     async def _records(self, rollout: Rollout) -> tuple[PhaseRecord, ...]:
         async with self.database.reading() as connection:
-            counted = await rollouts.tallies(connection, rollout.id)
+            counted = await tallies.of_rollout(connection, rollout.id)
             opened: Mapping[int, Any] = await rollouts.open_phases(connection, [rollout.id])
-        return rollouts.records(opened.get(rollout.id, ()), counted)
+        return tallies.records(opened.get(rollout.id, ()), counted)
 
     async def _watch(self, rollout: Rollout, now: int, elapsed_s: float) -> None:
         """Count the time in which whoever polls is offered the release; noted as soak is."""

@@ -15,7 +15,7 @@ from slipstream.server.fleet.board import View
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.plan import FailureClass, Plan, Proof
 from slipstream.server.rollout.track import Event, State, step
-from slipstream.server.store import attempts, devices, quarantines, reports, rollouts
+from slipstream.server.store import attempts, polls, quarantines, reports, rollouts
 from slipstream.server.store.database import Database
 from slipstream.server.store.reports import Report
 
@@ -54,7 +54,7 @@ async def hear_report(database: Database, catalog: Catalog | None, report: Repor
                 )
                 if state is State.CONFIRMED is not one.state and plan is not None:
                     # Until its next poll says so.
-                    await devices.note_release(
+                    await polls.note_release(
                         connection, report.device, one.release, plan.counter, report.booted_root
                     )
             if report.kind == "installed" and (traffic := _traffic(report)) is not None:

@@ -13,7 +13,7 @@ from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.order import Draw, draw
 from slipstream.server.rollout.record import Act, Rollout, step
 from slipstream.server.rollout.rsql import matches
-from slipstream.server.store import attempts, devices, events, rollouts
+from slipstream.server.store import attempts, devices, events, rollouts, tallies
 from slipstream.server.store.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -77,5 +77,5 @@ async def carry_out(
 
 
 async def _forgive(connection: AsyncConnection, rollout: Rollout) -> None:
-    counted = await rollouts.tallies(connection, rollout.id)
+    counted = await tallies.of_rollout(connection, rollout.id)
     await rollouts.forgive(connection, rollout.id, counted)

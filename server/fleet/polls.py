@@ -10,9 +10,10 @@ from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.hear import hear_poll
 from slipstream.server.fleet.offers import make_offer
 from slipstream.server.rollout.offer import Decision, Standing, Stay
-from slipstream.server.store import attempts, devices, holds
+from slipstream.server.store import attempts, devices, holds, polls
 from slipstream.server.store.database import Database
-from slipstream.server.store.devices import Known, Seen
+from slipstream.server.store.devices import Known
+from slipstream.server.store.polls import Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ async def free_places(database: Database, device: str) -> None:
 
 
 def _standing(known: Known, said: Said) -> Standing:
-    device = devices.after_poll(known.device, said.seen)
+    device = polls.after_poll(known.device, said.seen)
     if said.channel is not None:
         device = replace(device, channel=said.channel)
     return Standing(

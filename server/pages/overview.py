@@ -13,7 +13,7 @@ from slipstream.server.pages.visitor import Visitor
 from slipstream.server.rollout.judge import Tally
 from slipstream.server.rollout.plan import FailureClass
 from slipstream.server.rollout.record import Rollout, Status
-from slipstream.server.store import census, devices, events, quarantines, rollouts
+from slipstream.server.store import census, devices, events, quarantines, rollouts, tallies
 from slipstream.server.store.rollouts import OpenPhase
 
 _MOVING = (Status.RUNNING, Status.PAUSED, Status.WAITING, Status.SCHEDULED)
@@ -61,7 +61,7 @@ class OverviewHandler:
             )
             watched = list(desk.board.view.by_id)
             opened = await rollouts.open_phases(connection, [one.id for one in moving])
-            counted = await rollouts.tallies_of(connection, watched)
+            counted = await tallies.of_rollouts(connection, watched)
             news = await events.list_of_kinds(connection, ("phase", "rollout"), limit=_NEWS_MAX)
         _, trouble = await desk.catalog_or_trouble()
         regressed = sum(

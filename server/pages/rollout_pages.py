@@ -35,7 +35,7 @@ from slipstream.server.pages.words import (
 from slipstream.server.rollout.plan import FailureClass, Phase
 from slipstream.server.rollout.record import Rollout, Status
 from slipstream.server.rollout.track import FAILURES as FAILED
-from slipstream.server.store import attempts, events, rollouts
+from slipstream.server.store import attempts, events, rollouts, tallies
 from slipstream.server.wire import error_of, query_integer, refusal
 
 _ACTS = frozenset({"start", "pause", "resume", "abort", "approve", "deny", "next"})
@@ -70,7 +70,7 @@ class RolloutsHandler:
             shown = found[:ROWS_MAX]
             ids = [one.id for one in shown]
             opened = await rollouts.open_phases(connection, ids)
-            counted = await rollouts.tallies_of(connection, ids)
+            counted = await tallies.of_rollouts(connection, ids)
         return self.desk.render(
             request,
             visitor,
@@ -88,7 +88,7 @@ class RolloutsHandler:
         async with desk.database.reading() as connection:
             papers = await rollouts.papers(connection, rollout.id)
             opened = (await rollouts.open_phases(connection, [rollout.id])).get(rollout.id, ())
-            counted = await rollouts.tallies(connection, rollout.id)
+            counted = await tallies.of_rollout(connection, rollout.id)
             traffic = await attempts.traffic_of(connection, rollout.id)
             failed = await attempts.newest_of_rollout(
                 connection, rollout.id, FAILED, limit=_FAILURES_SHOWN

@@ -28,7 +28,8 @@ from slipstream.server.rollout.judge import (
 from slipstream.server.rollout.plan import FailureClass, Plan
 from slipstream.server.rollout.record import TRANSITIONS, Act, Rollout, Status
 from slipstream.server.store.attempts import Traffic
-from slipstream.server.store.rollouts import OpenPhase, records
+from slipstream.server.store.rollouts import OpenPhase
+from slipstream.server.store.tallies import records
 
 
 @dataclass(frozen=True, slots=True)

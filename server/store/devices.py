@@ -1,7 +1,7 @@
-"""Devices: who they are, what their last poll said, what operators say of them."""
+"""Devices: who they are, and what operators say of them. What they say themselves: polls.py."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +13,9 @@ from slipstream.delta.limits import FACTS_AT_ONCE
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.record import OVER
 from slipstream.server.rollout.track import State
-from slipstream.server.store.dialect import insert_into
-from slipstream.server.store.rollouts import keep_outcomes
+from slipstream.server.store.dialect import ROWS_AT_ONCE, insert_into
 from slipstream.server.store.tables import attempts, devices, holds, quarantines, rollouts
+from slipstream.server.store.tallies import keep_outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +57,6 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What one poll said; written in batches."""
-
-    device: str
-    seen_at: int
-    hardware: str | None
-    release: str | None
-    counter: int | None
-    booted_root: str | None
-    trial: bool
-    slots: str  # JSON
-
-
-@dataclass(frozen=True, slots=True)
 class Newcomer:
     """A device that is registered together with others."""
 
@@ -98,7 +84,6 @@ _OVER: list[sa.ColumnElement[str]] = [sa.literal_column(f"'{one.value}'") for on
 _ON_ITS_WAY: list[sa.ColumnElement[str]] = [
     sa.literal_column(f"'{one.value}'") for one in (State.OFFERED, State.FETCHING)
 ]
-_ROWS_AT_ONCE = 500  # of eight values each: SQLite takes 32766 in a statement
 
 
 @lru_cache(maxsize=1024)  # a fleet has few different ones, and asks for them at every poll
@@ -136,8 +121,8 @@ async def add_all(
     connection: AsyncConnection, newcomers: Sequence[Newcomer], at: int
 ) -> tuple[str, ...]:
     """Register devices: the ids that were taken, which the caller then rolls back for."""
-    for start in range(0, len(newcomers), _ROWS_AT_ONCE):
-        some = newcomers[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(newcomers), ROWS_AT_ONCE):
+        some = newcomers[start : start + ROWS_AT_ONCE]
         values = [
             {
                 "id": one.id,
@@ -355,91 +340,6 @@ async def count_seen(connection: AsyncConnection, since: int) -> tuple[int, int,
     never = sa.select(sa.func.count()).where(devices.c.seen_at.is_(None))
     heard, unheard = [(await connection.execute(one)).scalar_one() for one in (recent, never)]
     return int(whole), int(heard), int(unheard)
-
-
-async def write_polls(connection: AsyncConnection, polls: Iterable[Seen]) -> None:
-    """Write what polls said; removed devices are passed over, and those that said more since.
-
-    A server that could not write for a while may come behind another that heard the device later.
-    """
-    rows = [
-        {("of_device" if key == "device" else key): value for key, value in asdict(one).items()}
-        for one in sorted(polls, key=lambda one: one.device)
-    ]
-    if not rows:
-        return
-    names = [name for name in Seen.__dataclass_fields__ if name != "device"]
-    statement = (
-        sa.update(devices)
-        .where(devices.c.id == sa.bindparam("of_device"), _not_after(sa.bindparam("seen_at")))
-        .values({name: sa.bindparam(name) for name in names})
-    )
-    await connection.execute(statement, rows)
-
-
-async def touch(connection: AsyncConnection, seen: Mapping[str, int]) -> None:
-    """Write when devices were last heard of, by id, for those whose polls say nothing else.
-
-    One statement for many devices of one second: it takes the interpreter from the polls beside
-    it once, where a row for each device takes it every time.
-    """
-    by_second: dict[int, list[str]] = {}
-    for device, at in seen.items():
-        by_second.setdefault(at, []).append(device)
-    for at, ids in by_second.items():
-        for start in range(0, len(ids), _ROWS_AT_ONCE):
-            some = ids[start : start + _ROWS_AT_ONCE]
-            await connection.execute(
-                sa.update(devices)
-                .where(devices.c.id.in_(some), _not_after(sa.literal(at)))
-                .values(seen_at=at)
-            )
-
-
-async def note_release(
-    connection: AsyncConnection,
-    device: str,
-    release: str,
-    counter: int | None,
-    booted_root: str | None,
-) -> None:
-    """Write which release a device runs, where it does not say so in every poll."""
-    await connection.execute(
-        sa.update(devices)
-        .where(devices.c.id == device)
-        .values(release=release, counter=counter, booted_root=booted_root, trial=False)
-    )
-
-
-def is_news(device: Device, seen: Seen) -> bool:
-    """Whether a poll says more than that the device is there."""
-    return (
-        device.release != seen.release
-        or device.counter != seen.counter
-        or device.booted_root != seen.booted_root
-        or device.slots != seen.slots
-        or device.trial is None
-        or device.trial != seen.trial
-        or device.hardware != seen.hardware
-    )
-
-
-def after_poll(device: Device, seen: Seen) -> Device:
-    """The device as its poll says it is, before that is written."""
-    return replace(
-        device,
-        seen_at=seen.seen_at,
-        hardware=seen.hardware,
-        release=seen.release,
-        counter=seen.counter,
-        booted_root=seen.booted_root,
-        trial=seen.trial,
-        slots=seen.slots,
-    )
-
-
-def _not_after(at: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    return sa.or_(devices.c.seen_at.is_(None), devices.c.seen_at <= at)
 
 
 def _dump_tags(tags: Iterable[str]) -> str:

@@ -10,14 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import SlipstreamError
 from slipstream.delta.limits import COUNTER_MAX
-from slipstream.server.rollout.judge import PhaseRecord, Tally
+from slipstream.server.rollout.judge import Tally
 from slipstream.server.rollout.order import Draw, Opening
 from slipstream.server.rollout.plan import FailureClass, Phase, Plan
 from slipstream.server.rollout.record import OVER, Rollout, Status
-from slipstream.server.rollout.route import Waypoint
-from slipstream.server.rollout.track import FAILURES, State
 from slipstream.server.store.dialect import insert_into
-from slipstream.server.store.tables import attempts, phases, rollouts, waypoints
+from slipstream.server.store.tables import phases, rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,138 +278,6 @@ async def forgive(connection: AsyncConnection, rollout: int, counted: Mapping[in
             .where(phases.c.rollout == rollout, phases.c.phase == phase)
             .values(forgiven=msgspec.json.encode(tally.failures).decode())
         )
-
-
-async def tallies(connection: AsyncConnection, rollout: int) -> Mapping[int, Tally]:
-    """What became of a rollout's offers, by phase."""
-    return (await tallies_of(connection, [rollout])).get(rollout, {})
-
-
-async def tallies_of(
-    connection: AsyncConnection, ids: Collection[int]
-) -> Mapping[int, Mapping[int, Tally]]:
-    """What became of the offers of several rollouts, by rollout and phase; also of those to devices
-    that were removed, where they had come to an end."""
-    kinds = (attempts.c.rollout, attempts.c.phase, attempts.c.state, attempts.c.failure)
-    query = sa.select(*kinds, sa.func.count()).where(attempts.c.rollout.in_(ids)).group_by(*kinds)
-    offered: dict[tuple[int, int], int] = {}
-    confirmed: dict[tuple[int, int], int] = {}
-    failures: dict[tuple[int, int], dict[FailureClass, int]] = {}
-    for rollout, phase, state, failure, number in await connection.execute(query):
-        if state == State.CANCELLED:
-            continue
-        place = (rollout, phase)
-        offered[place] = offered.get(place, 0) + number
-        if state == State.CONFIRMED:
-            confirmed[place] = confirmed.get(place, 0) + number
-        elif state in FAILURES:
-            kind = FailureClass(failure)
-            of_phase = failures.setdefault(place, {})
-            of_phase[kind] = of_phase.get(kind, 0) + number
-    kept = sa.select(phases.c.rollout, phases.c.phase, phases.c.removed).where(
-        phases.c.rollout.in_(ids), phases.c.removed != "{}"
-    )
-    for rollout, phase, removed in await connection.execute(kept):
-        place = (rollout, phase)
-        for outcome, number in msgspec.json.decode(removed, type=dict[str, int]).items():
-            offered[place] = offered.get(place, 0) + number
-            if outcome == State.CONFIRMED:
-                confirmed[place] = confirmed.get(place, 0) + number
-            else:
-                of_phase = failures.setdefault(place, {})
-                of_phase[FailureClass(outcome)] = of_phase.get(FailureClass(outcome), 0) + number
-    found: dict[int, dict[int, Tally]] = {}
-    for (rollout, phase), total in offered.items():
-        place = (rollout, phase)
-        tally = Tally(total, confirmed.get(place, 0), failures.get(place, {}))
-        found.setdefault(rollout, {})[phase] = tally
-    return found
-
-
-async def keep_outcomes(connection: AsyncConnection, device: str) -> None:
-    """Before a device is removed: what became of its offers stays in its phases' counts.
-
-    Otherwise the failures of devices that somebody throws out would not stop a rollout any more.
-    """
-    query = sa.select(attempts.c.rollout, attempts.c.phase, attempts.c.state, attempts.c.failure)
-    for rollout, phase, state, failure in (
-        await connection.execute(query.where(attempts.c.device == device))
-    ).all():
-        outcome = state if state == State.CONFIRMED else failure
-        if outcome is None:
-            continue
-        here = sa.and_(phases.c.rollout == rollout, phases.c.phase == phase)
-        text = (await connection.execute(sa.select(phases.c.removed).where(here))).scalar_one()
-        kept = msgspec.json.decode(text, type=dict[str, int])
-        kept[outcome] = kept.get(outcome, 0) + 1
-        await connection.execute(
-            sa.update(phases).where(here).values(removed=msgspec.json.encode(kept).decode())
-        )
-
-
-def records(opened: Sequence[OpenPhase], counted: Mapping[int, Tally]) -> tuple[PhaseRecord, ...]:
-    """Open phases with their tallies, as the engine judges them."""
-    return tuple(
-        PhaseRecord(
-            members=one.opening.members,
-            opened_at=one.opened_at,
-            proved=one.proved,
-            soaked_s=one.soaked_s,
-            tally=counted.get(index, Tally()),
-            forgiven=one.forgiven,
-            watched_s=one.watched_s,
-        )
-        for index, one in enumerate(opened)
-    )
-
-
-async def list_waypoints(
-    connection: AsyncConnection,
-) -> Mapping[tuple[str, str], tuple[Waypoint, ...]]:
-    """All waypoints, by product and channel."""
-    found: dict[tuple[str, str], list[Waypoint]] = {}
-    for row in await connection.execute(sa.select(waypoints)):
-        found.setdefault((row.product, row.channel), []).append(
-            Waypoint(
-                row.release, row.counter, row.barrier, row.dead_end, row.min_source, row.reason
-            )
-        )
-    return {key: tuple(value) for key, value in found.items()}
-
-
-async def set_waypoint(
-    connection: AsyncConnection, product: str, channel: str, waypoint: Waypoint
-) -> None:
-    """Say of a release that it is a barrier, a dead end, or wants a lowest source."""
-    values = {
-        "counter": waypoint.counter,
-        "barrier": waypoint.barrier,
-        "dead_end": waypoint.dead_end,
-        "min_source": waypoint.min_source,
-        "reason": waypoint.reason,
-    }
-    statement = insert_into(connection, waypoints).values(
-        product=product, channel=channel, release=waypoint.release, **values
-    )
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["product", "channel", "release"], set_=values
-        )
-    )
-
-
-async def remove_waypoint(
-    connection: AsyncConnection, product: str, channel: str, release: str
-) -> bool:
-    """Say nothing of a release any more; False where nothing was said."""
-    result = await connection.execute(
-        sa.delete(waypoints).where(
-            waypoints.c.product == product,
-            waypoints.c.channel == channel,
-            waypoints.c.release == release,
-        )
-    )
-    return result.rowcount == 1
 
 
 def _rollout(row: sa.Row[Any], opened: Sequence[OpenPhase]) -> Rollout:

@@ -7,7 +7,7 @@ import pytest
 
 from slipstream.delta.limits import POLL_BYTES_MAX
 from slipstream.server.app import POLLS
-from slipstream.server.store import devices
+from slipstream.server.store import devices, polls
 from tests.server.conftest import NOW
 
 ROOT_1, ROOT_2 = "1" * 64, "2" * 64
@@ -262,7 +262,7 @@ def test_a_device_that_goes_back_to_what_it_said_before_is_known_so(with_fleet):
 
 
 def seen_of(release, at=NOW):
-    return devices.Seen("d1", at, None, release, 1, None, trial=False, slots="[]")
+    return polls.Seen("d1", at, None, release, 1, None, trial=False, slots="[]")
 
 
 def test_polls_are_written_at_shutdown(with_fleet, tmp_path):

@@ -12,10 +12,10 @@ from slipstream.server.deltas.worker import DeltaService, DeltaSettings
 from slipstream.server.fleet.board import Board
 from slipstream.server.rollout.plan import Phase, Plan
 from slipstream.server.rollout.record import Status
-from slipstream.server.store import delta_jobs, devices, rollouts
+from slipstream.server.store import delta_jobs, polls, rollouts
 from slipstream.server.store.database import Database
 from slipstream.server.store.delta_jobs import JobState
-from slipstream.server.store.devices import Seen
+from slipstream.server.store.polls import Seen
 from tests.server.repositories import make_repo
 from tests.server.store.test_database import add
 from tests.server.test_publish import IMAGES, put, request
@@ -44,7 +44,7 @@ def with_service(repo, tmp_path):
             async def fill(connection):
                 await add(connection, "d1", "d2")
                 seen = [Seen(one, 5, None, "1.0", 1, None, False, "[]") for one in ("d1", "d2")]
-                await devices.write_polls(connection, seen)
+                await polls.write(connection, seen)
                 await rollouts.create(connection, PLAN, Status.SCHEDULED, 5)
 
             await database.write(fill)

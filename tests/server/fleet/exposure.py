@@ -33,9 +33,10 @@ from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.rollout.offer import Decision, Install
 from slipstream.server.rollout.plan import AbortRule, Budget, Phase, Plan, SuccessRule
 from slipstream.server.rollout.record import Act, Rollout, Status
-from slipstream.server.store import devices, grants, rollouts
+from slipstream.server.store import devices, grants, polls, rollouts
 from slipstream.server.store.database import Database, parse_url
-from slipstream.server.store.devices import Known, Seen
+from slipstream.server.store.devices import Known
+from slipstream.server.store.polls import Seen
 from slipstream.server.store.reports import Report
 from tests.server.fleet.exposure_model import (
     CATALOG,
@@ -610,7 +611,7 @@ class Exposure(RuleBasedStateMachine):
     def flush(self, server: int) -> None:
         one = self.servers[server]
         rows, one.polls = tuple(one.polls.values()), {}
-        self._write(server, lambda c: devices.write_polls(c, rows))
+        self._write(server, lambda c: polls.write(c, rows))
         for seen in rows:
             if seen.device in self.model.gadgets:
                 self.model.gadgets[seen.device].written = seen.release

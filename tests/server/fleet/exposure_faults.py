@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from slipstream.server.fleet import hear, moves, polls
 from slipstream.server.rollout import judge
-from slipstream.server.store import grants, holds, quarantines, rollouts
+from slipstream.server.store import grants, holds, quarantines, rollouts, tallies
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ FAULTS = (
     ),
     Fault(
         "an installed device counts as confirmed",
-        rollouts,
-        "tallies_of",
+        tallies,
+        "of_rollouts",
         "if state == State.CONFIRMED:",
         "if state in (State.CONFIRMED, State.INSTALLED):",
     ),

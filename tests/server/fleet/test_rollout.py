@@ -38,11 +38,13 @@ from slipstream.server.store import (
     grants,
     holds,
     leases,
+    polls,
     quarantines,
     rollouts,
+    tallies,
 )
 from slipstream.server.store.database import Database
-from slipstream.server.store.devices import Seen
+from slipstream.server.store.polls import Seen
 from slipstream.server.store.reports import Report
 
 ROOTS = {"1.0": "1" * 64, "2.0": "2" * 64}
@@ -111,7 +113,7 @@ class Fleet:
             known = await devices.know(connection, devices.by_id(name))
         counter = int(runs[0]) if self.counted else None
         seen = Seen(name, self.now, None, runs, counter, ROOTS[runs], trial, "[]")
-        await self.database.write(lambda c: devices.write_polls(c, [seen]))
+        await self.database.write(lambda c: polls.write(c, [seen]))
         said = Said(seen, failed=dict.fromkeys(failed, "it broke"))
         return await answer_poll(self.database, self.board, CATALOG, known, said, self.now)
 
@@ -250,7 +252,7 @@ def test_another_root_hash_is_a_failure(with_rollout):
         await fleet.report(other, "confirmed", root=None)  # proves nothing
         assert await fleet.state(other) is State.OFFERED
         async with fleet.database.reading() as connection:
-            counted = await rollouts.tallies(connection, 1)
+            counted = await tallies.of_rollout(connection, 1)
         assert counted[0].failures == {FailureClass.ROOT: 1}
 
     with_rollout(test)
@@ -270,7 +272,7 @@ def test_failures_are_counted_by_the_class_that_the_device_names(with_rollout, k
         one, _ = await fleet.poll_all()
         await fleet.report(one, kind, **{"class": said.value})
         async with fleet.database.reading() as connection:
-            counted = await rollouts.tallies(connection, 1)
+            counted = await tallies.of_rollout(connection, 1)
         assert counted[0].failures == {FailureClass(said.value): 1}
 
     with_rollout(test)
@@ -664,7 +666,7 @@ def test_devices_that_are_removed_still_count(with_rollout):
         assert len(more) == 2, "four in all, two of them removed"
         await fleet.report(more[0], "fell_back")
         async with fleet.database.reading() as connection:
-            counted = await rollouts.tallies(connection, 1)
+            counted = await tallies.of_rollout(connection, 1)
         assert counted[0] == Tally(2, 1, {FailureClass.BOOT: 1})
         assert counted[1] == Tally(2, 0, {FailureClass.BOOT: 1})
 

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from slipstream.delta.limits import CENSUS_KEPT_S, CENSUS_RELEASES_MAX, EVENTS_KEPT_S
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
-from slipstream.server.store import census, devices, events, holds, tables
-from slipstream.server.store.devices import Seen
+from slipstream.server.store import census, devices, events, holds, polls, tables
+from slipstream.server.store.polls import Seen
 
 NOW = 1_800_000_000 + 1234
 SEEN = Seen("", NOW, None, "1.0", 1, None, False, "[]")
@@ -19,7 +19,7 @@ async def add(database, releases):
         for name, release in releases.items():
             await devices.add(connection, name, "gateway", "stable", name.encode().ljust(32), NOW)
             if release is not None:
-                await devices.write_polls(connection, [replace(SEEN, device=name, release=release)])
+                await polls.write(connection, [replace(SEEN, device=name, release=release)])
 
     await database.write(act)
 
@@ -40,9 +40,7 @@ def test_an_hour_is_counted_once_by_whoever_has_the_duty(with_database):
         counted = {hour: {("gateway", "1.0"): 2, ("gateway", ""): 1}}
         assert await past(database) == counted
         await add(database, {"d": "2.0"})
-        await database.write(
-            lambda c: devices.write_polls(c, [replace(SEEN, device="a", release="2.0")])
-        )
+        await database.write(lambda c: polls.write(c, [replace(SEEN, device="a", release="2.0")]))
         # Of this hour already; a server that was started again does not add to it.
         for engine in (engines[0], Engine(database, Board(database), lambda: now, "one")):
             await engine.tick(1.0)

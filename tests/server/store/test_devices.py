@@ -8,8 +8,16 @@ from slipstream.delta.limits import QUARANTINES_PER_DEVICE_MAX
 from slipstream.server.rollout.plan import Phase, Plan
 from slipstream.server.rollout.record import OVER, Status
 from slipstream.server.rollout.track import State
-from slipstream.server.store import controllers, devices, quarantines, reports, rollouts, tables
-from slipstream.server.store.devices import Seen
+from slipstream.server.store import (
+    controllers,
+    devices,
+    polls,
+    quarantines,
+    reports,
+    rollouts,
+    tables,
+)
+from slipstream.server.store.polls import Seen
 from tests.server.store.test_database import REPORT, add
 
 SEEN = Seen("d1", 7, "x86-64", "1.0", 1, "a" * 64, False, "[]")
@@ -44,7 +52,7 @@ def test_a_removed_device_takes_all_of_its_own_along(with_database):
         assert await reports.list_of(connection, "d1", limit=9) == ()
         assert (await devices.know(connection, devices.by_id("d1"))).quarantined == {}
         await devices.remove(connection, "d1")
-        await devices.write_polls(connection, [SEEN])  # late, and harmless
+        await polls.write(connection, [SEEN])  # late, and harmless
         assert await devices.list_page(connection, limit=9) == ()
 
     with_database(write(test))
@@ -100,12 +108,12 @@ def test_devices_come_in_pages_with_their_newest_report(with_database):
 def test_polls_are_written_together(with_database):
     async def test(connection):
         await add(connection, "d1", "d2", "d3")
-        await devices.write_polls(connection, [])
+        await polls.write(connection, [])
         other = replace(SEEN, device="d2", release="2.0", counter=None)
-        await devices.write_polls(connection, [SEEN, other])
+        await polls.write(connection, [SEEN, other])
         found = {one.id: one for one in await devices.list_page(connection, limit=9)}
         assert (found["d1"].seen_at, found["d1"].release, found["d1"].trial) == (7, "1.0", False)
-        assert found["d1"] == devices.after_poll(found["d1"], SEEN)
+        assert found["d1"] == polls.after_poll(found["d1"], SEEN)
         assert (found["d2"].release, found["d2"].counter) == ("2.0", None)
         assert found["d3"].seen_at is None
         counts = await devices.count_by_release(connection)
@@ -174,12 +182,12 @@ def test_a_poll_reads_the_sum_of_what_there_is_and_nothing_of_rollouts_that_are_
 def test_a_poll_that_is_written_late_overwrites_no_newer_one(with_database):
     async def test(connection):
         await add(connection, "d1")
-        await devices.write_polls(connection, [replace(SEEN, seen_at=400, release="2.0")])
-        await devices.write_polls(connection, [replace(SEEN, seen_at=100, release="1.0")])
-        await devices.touch(connection, {"d1": 399})
+        await polls.write(connection, [replace(SEEN, seen_at=400, release="2.0")])
+        await polls.write(connection, [replace(SEEN, seen_at=100, release="1.0")])
+        await polls.touch(connection, {"d1": 399})
         found = await devices.find(connection, "d1")
         assert (found.seen_at, found.release) == (400, "2.0")
-        await devices.touch(connection, {"d1": 401})
+        await polls.touch(connection, {"d1": 401})
         assert (await devices.find(connection, "d1")).seen_at == 401
 
     with_database(write(test))

@@ -26,7 +26,9 @@ from slipstream.server.store import (
     listening,
     reports,
     rollouts,
+    tallies,
     users,
+    waypoints,
     webhooks,
 )
 from slipstream.server.store.database import Database, parse_url, upgrade
@@ -161,14 +163,14 @@ async def _look_at_rollouts(connection: AsyncConnection) -> None:
     assert (rollout.status, rollout.version) == (Status.PAUSED, 3)
     assert rollout.plan == Plan("r", "gateway", "2.0", 2, (Phase(count=1), Phase(percent=100)))
     assert [one.cuts for one in rollout.opened] == [{"": 9}]
-    (record,) = rollouts.records(
-        (await rollouts.open_phases(connection, [1]))[1], await rollouts.tallies(connection, 1)
+    (record,) = tallies.records(
+        (await rollouts.open_phases(connection, [1]))[1], await tallies.of_rollout(connection, 1)
     )
     assert (record.tally.offered, record.tally.failures) == (1, {FailureClass.BOOT: 1})
     assert record.counted.failed == 0, "what was forgiven counts again"
     assert await holds.count(connection) == {("attribute.site", "a"): 1}
     assert await holds.list_budgets(connection) == {"attribute.site": 2}
-    ((waypoint,),) = (await rollouts.list_waypoints(connection)).values()
+    ((waypoint,),) = (await waypoints.list_all(connection)).values()
     assert (waypoint.release, waypoint.barrier, waypoint.reason) == ("1.5", True, "new layout")
     (event,) = await events.list_of_device(connection, "d1", limit=9)
     assert event.text == "2.0 fell back"
