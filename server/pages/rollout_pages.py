@@ -122,6 +122,7 @@ class RolloutsHandler:
             may_roll_out=visitor.may(Deed.ROLL_OUT),
             may_decide=visitor.may_decide(papers.author),
             papers=papers,
+            waits_for=desk.board.crowding(rollout.id, now),
         )
 
     async def _act(

@@ -357,6 +357,24 @@ class Exposure(RuleBasedStateMachine):
         for release in {release for name, release in self.model.refused if name == gadget.id}:
             self._lift(gadget, release)
 
+    @rule(server=_server)
+    def change_hands(self, server: int) -> None:
+        """Whoever was told nothing leaves; the others come through, a phase may open; they are back."""
+        told = {name for one in self.model.campaigns.values() for name in one.told}
+        left = [gadget for gadget in self.model.gadgets.values() if gadget.id not in told]
+        for gadget in left:
+            self.remove(int(gadget.id[1:]))
+        for gadget in tuple(self.model.gadgets.values()):
+            if gadget.tasks:
+                self._work(gadget, "ok")
+            while gadget.outbox:
+                self._deliver(gadget, gadget.outbox[0], server)
+        for _ in range(3):  # it is proved, it has soaked, it opens
+            self.tick(server, 5)
+        for gadget in left:
+            self._run(self._join(gadget.id, gadget.site, "".join(gadget.tags)))
+            self._poll(self.model.gadgets[gadget.id], server)
+
     @rule(server=_server, site=st.sampled_from("ab"))
     def try_again(self, server: int, site: str) -> None:
         """A device fails and gives its places back; its neighbour polls, then it does again."""

@@ -673,6 +673,29 @@ def test_devices_that_are_removed_still_count(with_rollout):
     with_rollout(test)
 
 
+def test_room_that_members_have_left_is_closed_when_the_next_phase_is_drawn(with_rollout):
+    async def test(fleet):
+        phases = (Phase(count=2, success=SuccessRule(count=1)), Phase(count=3))
+        await fleet.start(Plan("b", "gateway", "2.0", 2, phases, abort=()))
+        rollout = await fleet.look()
+        first, other = (
+            one
+            for one in sorted(fleet.runs)
+            if phase_of(rollout.plan, rollout.opened, Facts(one, "gateway")) == 0
+        )
+        assert isinstance(await fleet.poll(first), Install)
+        await fleet.confirm(first)
+        del fleet.runs[other]
+        await fleet.database.write(lambda c: devices.remove(c, other))
+        await fleet.tick()
+        assert [one.limit for one in (await fleet.look()).opened] == [1, 2]
+        # Whoever joins below the first line counts in the second phase, or waits.
+        await fleet.add(200, first=100)
+        assert len(await fleet.poll_all()) == 2, "three in all"
+
+    with_rollout(test)
+
+
 def test_a_line_whose_first_rollout_another_server_made_is_offered_nothing_else(with_rollout):
     async def test(fleet):
         (one, *_) = fleet.runs
