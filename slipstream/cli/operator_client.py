@@ -24,6 +24,7 @@ TRIES_MAX: Final = 3
 RETRY_S: Final = 1.0
 TIMEOUT_S: Final = 60.0
 _TOKEN_CHARS_MAX: Final = 4096
+_INSTALLATION: Final = "That of the installation stands in REPO/server/operator.token"
 _Command = Callable[..., None]
 _OPTIONS: Final = (
     click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
@@ -82,6 +83,9 @@ class Client:
     def look(self, path: str, **query: object) -> Said:
         """The value at a path, with its version."""
         words = {name: str(value) for name, value in query.items() if value is not None}
+        "".join(
+            words.values()
+        ).encode()  # aiohttp would leave out what is not UTF-8, and say nothing
         return asyncio.run(self._call("GET", path, {}, query=words))
 
     def pages(self, path: str, **query: object) -> Iterator[Any]:
@@ -216,6 +220,22 @@ def echo_json(value: object) -> None:
     click.echo(msgspec.json.encode(value).decode())
 
 
+def echo_secret(secret: str | None, value: object, *, as_json: bool, lost: str) -> None:
+    """A secret that is shown this once, or all of the answer. `lost`: what holds, and what to do, where
+    nobody gets to see it: a call that was repeated is not told it again, and output may fail."""
+    if secret is None and not as_json:
+        raise SlipstreamError("the answer was lost on the way", hint=lost)
+    try:
+        if as_json:
+            echo_json(value)
+        else:
+            click.echo(secret)
+    except OSError as error:
+        raise SlipstreamError(
+            f"cannot be written: {error.strerror}", where="standard output", hint=lost
+        ) from error
+
+
 def _read_token(file: Path | None) -> str:
     if file is None:
         token = os.environ.get("SLIPSTREAM_TOKEN", "").strip()
@@ -223,14 +243,30 @@ def _read_token(file: Path | None) -> str:
             raise UsageError(
                 "a token is needed",
                 expected="--token-file FILE, or SLIPSTREAM_TOKEN",
-                hint="That of the installation stands in REPO/server/operator.token",
+                hint=_INSTALLATION,
             )
-        return token
+        return _check_token(token, "SLIPSTREAM_TOKEN")
     try:
         with file.open(encoding="ascii", errors="replace") as lines:
-            return lines.read(_TOKEN_CHARS_MAX).strip()
+            token = lines.read(_TOKEN_CHARS_MAX + 1).strip()
     except OSError as error:
         raise UsageError(f"cannot read the token: {error.strerror}", where=file) from error
+    if not token:
+        raise UsageError("the file is empty", where=file, expected="a token", hint=_INSTALLATION)
+    return _check_token(token, file)
+
+
+def _check_token(token: str, where: object) -> str:
+    """It becomes a part of a header: nothing that would end that (RFC 9110, 5.5)."""
+    if len(token) > _TOKEN_CHARS_MAX or not all(" " <= one <= "~" for one in token):
+        lines = len(token.splitlines())
+        raise UsageError(
+            "not a token",
+            where=where,
+            expected="one line of ASCII characters",
+            got=f"{lines} lines" if lines > 1 else None,
+        )
+    return token
 
 
 def _read(response: aiohttp.ClientResponse, raw: bytes, server: str) -> Said:

@@ -5,10 +5,11 @@ import asyncio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from click.testing import CliRunner
 
-from slipstream.cli import operator_client
+from slipstream.cli import cli, operator_client
 from slipstream.cli.operator_client import Client, by_token, place
-from slipstream.delta.errors import SlipstreamError, Unavailable
+from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
 
 
 def answer(monkeypatch, *responses):
@@ -54,3 +55,26 @@ def test_a_refusal_is_not_sent_again(monkeypatch):
 def test_names_in_paths():
     assert place("a/../b c%") == "a%2F..%2Fb%20c%25"
     assert place("d-1.x:y@z+~") == "d-1.x:y@z+~"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "the file is empty"),
+        ("one\ntwo\n", "expected one line of ASCII characters, got 2 lines"),
+        ("a\tb", "not a token"),
+        ("é", "not a token"),
+        ("x" * 5000, "not a token"),
+    ],
+)
+def test_what_cannot_be_a_token_is_sent_nowhere(tmp_path, monkeypatch, text, words):
+    file = tmp_path / "token"
+    file.write_text(text)
+    environment = {"SLIPSTREAM_TOKEN": text, "SLIPSTREAM_SERVER": "http://127.0.0.1:1"}
+    done = CliRunner().invoke(cli, ["rollout", "list", "--token-file", str(file)])
+    assert isinstance(done.exception, UsageError)
+    assert words in str(done.exception)
+    if text:
+        done = CliRunner().invoke(cli, ["rollout", "list"], env=environment)
+        assert isinstance(done.exception, UsageError)
+        assert "SLIPSTREAM_TOKEN" in str(done.exception)
