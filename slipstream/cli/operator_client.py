@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import aiohttp
 import click
 import msgspec
 
+from slipstream.cli.origins import check_origin
 from slipstream.cli.password import read_password
 from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
 
@@ -25,6 +26,7 @@ RETRY_S: Final = 1.0
 TIMEOUT_S: Final = 60.0
 _TOKEN_CHARS_MAX: Final = 4096
 _INSTALLATION: Final = "That of the installation stands in REPO/server/operator.token"
+_NAME: Final = re.compile(r"[A-Za-z0-9._:@+~-]{1,128}")
 _Command = Callable[..., None]
 _OPTIONS: Final = (
     click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
@@ -149,9 +151,8 @@ class Client:
                 except aiohttp.InvalidURL as error:
                     raise UsageError("not an address", where="--server", got=self.server) from error
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                    if not left:
-                        reason = str(error) or type(error).__name__
-                        raise Unavailable(reason, where=self.server) from error
+                    if not left or isinstance(error, aiohttp.ClientSSLError):
+                        raise _unreachable(error, self.server) from error
                 await asyncio.sleep(RETRY_S)
         raise AssertionError("the last try returns or raises")
 
@@ -177,6 +178,7 @@ def operator_options(command: _Command) -> _Command:
 
     @wraps(command)
     def with_client(*arguments: Any, server: str, token_file: Path | None, **rest: Any) -> None:
+        check_origin(server, "--server")
         command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
 
     return _add(with_client, _OPTIONS)
@@ -194,10 +196,11 @@ def account_options(command: _Command) -> _Command:
         login_password_file: Path | None,
         **rest: Any,
     ) -> None:
+        check_origin(server, "--server")
         if login is None:
             command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
             return
-        password = read_password(login_password_file, confirm=False)
+        password = read_password(login_password_file, confirm=False, option="--login-password-file")
         with logged_in(server, login, password) as client:
             command(*arguments, client=client, **rest)
 
@@ -211,8 +214,10 @@ def _add(command: _Command, options: Sequence[Callable[[_Command], _Command]]) -
 
 
 def place(text: str) -> str:
-    """A name as a part of a path."""
-    return quote(text, safe="@:+~")
+    """A name as a part of a path; UsageError for what is no name, and would lead elsewhere."""
+    if not _NAME.fullmatch(text) or text in (".", ".."):
+        raise UsageError("not a name", expected="letters, digits and ._:@+~-", got=ascii(text))
+    return text
 
 
 def echo_json(value: object) -> None:
@@ -267,6 +272,32 @@ def _check_token(token: str, where: object) -> str:
             got=f"{lines} lines" if lines > 1 else None,
         )
     return token
+
+
+def _unreachable(error: Exception, server: str) -> Unavailable:
+    """Why there was no answer, in words, and what may be wrong with the address."""
+    plain = server.startswith("http://")
+    hint: str | None = None
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", error.certificate_error)
+            what = f"its certificate is not trusted: {reason}"
+            hint = "Name a file with that certificate, or its authority's, in the variable SSL_CERT_FILE"
+        case aiohttp.ClientSSLError():
+            what = f"no TLS can be spoken there: {getattr(error.os_error, 'reason', error)}"
+            hint = "If it serves plain HTTP, its address begins with http://"
+        case aiohttp.ClientConnectorError():
+            cause, number = error.os_error, error.os_error.errno or 0
+            reason = os.strerror(number) if number > 0 else cause.strerror or str(cause)
+            what, hint = f"cannot connect: {reason}", "Does slipstream serve listen there?"
+        case aiohttp.ServerDisconnectedError() if plain:
+            what = "it ended the connection without an answer"
+            hint = "If it serves TLS, its address begins with https://"
+        case TimeoutError():
+            what = f"no answer within {TIMEOUT_S:g} s"
+        case _:
+            what = str(error) or type(error).__name__
+    return Unavailable(what, where=server, hint=hint)
 
 
 def _read(response: aiohttp.ClientResponse, raw: bytes, server: str) -> Said:

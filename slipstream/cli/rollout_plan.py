@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ _RULE = re.compile(
     r"(?:(?P<classes>[a-z]+(?:\+[a-z]+)*):)?"
     r"(?:(?P<percent>\d{1,3}(?:\.\d{1,2})?)%(?:/(?P<sample>\d{1,8}))?|(?P<count>\d{1,8}))"
 )
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?", re.ASCII)  # in the plan's zone
 _PHASE = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%|(?P<count>\d{1,8})")
 
 
@@ -45,6 +47,27 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
     for one in reversed(_OPTIONS):
         command = one(command)
     return command
+
+
+class Moment(click.ParamType[datetime]):
+    """A local time, to the minute or second."""
+
+    name = "time"
+
+    def convert(
+        self,
+        value: str | datetime,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        found = None
+        with suppress(ValueError):  # no such day
+            found = datetime.fromisoformat(value) if _TIME.fullmatch(value) else None
+        if found is None:
+            self.fail(f"{value!r} is not a time; expected such as 2026-05-01T22:00", param, ctx)
+        return found
 
 
 _OPTIONS = (
@@ -87,7 +110,7 @@ _OPTIONS = (
         "pauses",
         metavar="RULE",
         multiple=True,
-        help="Pause above 5% failed, 5%/20: of at least 20 that ended; at 3: so many failed; boot+root:3 of these "
+        help="Pause above 5% failed, 5%/20: of at least 20 that ended; 3: so many failed; boot+root:3: of these "
         f"classes. Repeatable. Classes: {CLASSES}. Default: 30%/3 and 5%/20.",
     ),
     click.option(
@@ -127,7 +150,7 @@ _OPTIONS = (
     click.option("--zone", help="Time zone of windows and --start. Default: UTC."),
     click.option(
         "--start",
-        type=click.DateTime(["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
+        type=Moment(),
         metavar="TIME",
         help="When it begins: 2026-05-01T22:00.",
     ),

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from slipstream.cli.origins import check_origin
 from slipstream.cli.passphrase import passphrase_option
 from slipstream.cli.sizes import SIZE, UNITS_HELP
 from slipstream.delta.errors import UsageError
@@ -202,6 +203,8 @@ def serve(
             "half of a pair", where="--tls-cert, --tls-key", expected="both files, or neither"
         )
     _check_secret_place(database)
+    if public_url is not None:
+        check_origin(public_url, "--public-url")
     deltas = None
     if delta_workers:
         from slipstream.server.deltas.worker import DeltaSettings  # noqa: PLC0415

@@ -90,7 +90,9 @@ def test_a_token_that_nobody_saw_is_told_of(operated):
     assert len(operated.say("device-admin", "rotate", "d1", "--overlap", "0s").strip()) == 43
 
 
-@pytest.mark.parametrize("words", [("show", b"\xff"), ("list", "--filter", b"tag==\xff")])
+@pytest.mark.parametrize(
+    "words", [("add", b"\xff", "--product", "gateway"), ("list", "--filter", b"tag==a\xff")]
+)
 def test_a_name_that_is_not_utf_8(operated, words):
     done = operated.run("device-admin", *(os.fsdecode(one) for one in words))
     assert isinstance(done.exception, UsageError)
