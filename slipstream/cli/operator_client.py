@@ -320,7 +320,7 @@ def _read(response: aiohttp.ClientResponse, raw: bytes, server: str) -> Said:
 def _refusal(status: int, value: Mapping[str, Any], server: str) -> SlipstreamError:
     """What the server refused, by what to do about it (design.md, section 8)."""
     reason, field = str(value.get("error", f"HTTP {status}")), value.get("field")
-    where = field if isinstance(field, str) and f"`{field}`" not in reason else None
+    where = field if isinstance(field, str) and field != "$" and field not in reason else None
     if status in (400, 413, 422):
         return UsageError(reason, where=where)
     if status == 401:
