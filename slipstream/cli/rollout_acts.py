@@ -20,7 +20,13 @@ _ACTS = (
     ("start", "Open the first phase now, without waiting for the rollout's time."),
     ("pause", "Make no new offers until it is resumed."),
     ("resume", "Go on; failures until now no longer count for pause and abort rules."),
-    ("abort", "End it for good: nothing is offered any more."),
+    (
+        "abort",
+        (
+            "End it for good: nothing is offered any more. An offer that stands keeps its place in the "
+            "budgets until its device is heard of, or is recalled: device-admin recall."
+        ),
+    ),
     ("next", "Open the next phase now, whether or not the one before is proved."),
 )
 

@@ -22,6 +22,9 @@ def test_a_rollout_is_created_shown_and_moved(operated):
     assert "pause at 2 failed (boot or root): nothing is on its way" in words
     assert "3  100 %" in words
     assert "not open yet" in words
+    refused = operated.run("rollout", "resume", "1")
+    assert "cannot resume; expected pause or abort" in str(refused.exception)
+    assert "finish" not in str(refused.exception)
     for act, status in (("pause", "paused"), ("resume", "running"), ("next", "running")):
         assert f"(1): {status}" in operated.say("rollout", act, "1")
     found = json.loads(operated.say("rollout", "show", "1", "--json", "--devices"))
