@@ -179,7 +179,9 @@ def operator_options(command: _Command) -> _Command:
     @wraps(command)
     def with_client(*arguments: Any, server: str, token_file: Path | None, **rest: Any) -> None:
         check_origin(server, "--server")
-        command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
+        client = Client(server, by_token(_read_token(token_file)))
+        with _answering():
+            command(*arguments, client=client, **rest)
 
     return _add(with_client, _OPTIONS)
 
@@ -198,13 +200,30 @@ def account_options(command: _Command) -> _Command:
     ) -> None:
         check_origin(server, "--server")
         if login is None:
-            command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
+            client = Client(server, by_token(_read_token(token_file)))
+            with _answering():
+                command(*arguments, client=client, **rest)
             return
         password = read_password(login_password_file, confirm=False, option="--login-password-file")
-        with logged_in(server, login, password) as client:
+        with logged_in(server, login, password) as client, _answering():
             command(*arguments, client=client, **rest)
 
     return _add(with_client, (*_OPTIONS, *_LOGIN_OPTIONS))
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Where output fails, the server has answered already: to repeat the command is no mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise SlipstreamError(
+            f"cannot be written: {error.strerror}",
+            where="standard output",
+            hint="The server has answered, and what it did holds: look before you repeat the command",
+        ) from error
 
 
 def _add(command: _Command, options: Sequence[Callable[[_Command], _Command]]) -> _Command:

@@ -72,8 +72,8 @@ def test_a_file_of_devices_in_another_encoding(operated):
     assert "devices.csv, line 2: not text in UTF-8; got the byte 0xf6" in str(done.exception)
 
 
-def test_a_token_that_nobody_saw_is_told_of(operated):
-    words = ("device-admin", "add", "d1", "--product", "gateway")
+def say_to_nobody(operated, *words):
+    """What a command says on standard error when its output fails."""
     at = ("--server", operated.url, "--token-file", str(operated.token_file))
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -84,10 +84,18 @@ def test_a_token_that_nobody_saw_is_told_of(operated):
             check=False,
         )
     assert done.returncode == 1
-    assert "Device d1 is registered, with a token that nobody can see" in done.stderr
-    assert "slipstream device-admin rotate d1 --overlap 0s" in done.stderr
     assert "run it again" not in done.stderr
+    return done.stderr
+
+
+def test_output_that_nobody_saw_is_told_of(operated):
+    words = say_to_nobody(operated, "device-admin", "add", "d1", "--product", "gateway")
+    assert "Device d1 is registered, with a token that nobody can see" in words
+    assert "slipstream device-admin rotate d1 --overlap 0s" in words
     assert len(operated.say("device-admin", "rotate", "d1", "--overlap", "0s").strip()) == 43
+    words = say_to_nobody(operated, "device-admin", "remove", "d1")
+    assert "standard output: cannot be written: No space left on device" in words
+    assert "what it did holds" in words
 
 
 @pytest.mark.parametrize(
