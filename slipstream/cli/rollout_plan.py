@@ -14,6 +14,7 @@ import msgspec
 from slipstream.cli.durations import DURATION
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import SILENT_AFTER_S
+from slipstream.server.misfit import misfit
 from slipstream.server.rollout.plan import (
     AbortRule,
     Budget,
@@ -242,5 +243,7 @@ def _budget(text: str) -> Budget:
 def _read(file: Path) -> Plan:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Plan)
-    except msgspec.MsgspecError as error:
-        raise UsageError("not a plan", where=file, got=error) from error
+    except OSError as error:
+        raise UsageError(f"cannot read the plan: {error.strerror}", where=file) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"not a plan: {misfit(error, Plan)}", where=file) from error

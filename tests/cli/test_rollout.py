@@ -106,6 +106,24 @@ def test_a_plan_from_a_file(tmp_path: Path) -> None:
         simulate("--plan", file)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "plan.json: not a plan: not JSON: it ends too early"),
+        ("[]", "plan.json: not a plan: it does not belong there; expected an object, got a list"),
+        (
+            '{"abort": [{"action": "stop"}]}',
+            "$.abort[0].action: no such value; expected pause, abort",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plan(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    with pytest.raises(SlipstreamError, match=re.escape(words)):
+        simulate("--plan", str(file))
+
+
 def test_a_recorded_fleet(tmp_path: Path) -> None:
     file = tmp_path / "fleet.jsonl"
     one = Facts("a", "camera", counter=41, tags=frozenset({"lab"}))
