@@ -6,7 +6,8 @@ publisher and the device need it, and the two never import each other.
 
 import ctypes
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -35,6 +36,41 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def reserved_file(path: Path, size: int, *, mode: int = 0o644) -> Iterator[Callable[[bytes], None]]:
+    """A new file with room for `size` bytes, for what can be had only once.
+
+    What the block gives to the function that it gets becomes, durably, all of the file. The file
+    is there before the block begins, so that it can be written afterwards; a block that raises
+    without having given anything takes it away again. OSError; FileExistsError if there is one.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    given = False
+
+    def give(data: bytes) -> None:
+        nonlocal given
+        given = True
+        done = 0
+        while done < len(data):
+            done += os.pwrite(descriptor, data[done:], done)
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
+
+    try:
+        try:
+            os.fchmod(descriptor, mode)
+            os.posix_fallocate(descriptor, 0, size)
+            os.fsync(descriptor)
+            sync_folder(path.parent)
+            yield give
+        except BaseException:
+            if not given:
+                path.unlink(missing_ok=True)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def rename_durably(source: Path, target: Path) -> None:

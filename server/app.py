@@ -35,7 +35,7 @@ from slipstream.server.fleet.loop import Loop
 from slipstream.server.fleetlock import FleetLockHandler
 from slipstream.server.gate import Gate, GateSettings
 from slipstream.server.metrics import CONTENT_TYPE, Metrics
-from slipstream.server.pages.desk import Desk
+from slipstream.server.pages.desk import Desk, is_for_people
 from slipstream.server.pages.feed import Feed
 from slipstream.server.pages.handler import Pages
 from slipstream.server.reports import ReportHandler
@@ -53,6 +53,7 @@ from slipstream.server.wire import answer_json, describe_error, refusal
 
 _log: Any = structlog.get_logger(__name__)
 _RETRY_AFTER_S = 30
+_PATH_CHARS_MAX = 200  # of a path that an error names
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -84,6 +85,7 @@ COURIER: web.AppKey[Courier] = web.AppKey("courier", Courier)
 POLLS: web.AppKey[PollLog] = web.AppKey("polls", PollLog)
 LOOPS: web.AppKey[list[Loop]] = web.AppKey("loops", list)
 FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
+DESK: web.AppKey[Desk] = web.AppKey("desk", Desk)
 WAKER: web.AppKey[Waker] = web.AppKey("waker", Waker)
 
 
@@ -128,7 +130,7 @@ def make_app(settings: Settings, database: Database) -> web.Application:
         settings.require_approval,
         settings.gate.proxies,
     )
-    desk = Desk(world, interval_s)
+    app[DESK] = desk = Desk(world, interval_s)
     files = Files(settings.public, metrics)
     reception = Reception(database, settings.ddi, settings.gate.proxies, now)
     actions = Actions(database, board, catalog, reception)
@@ -264,7 +266,10 @@ async def _explain(request: web.Request, handler: _Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except web.HTTPError as error:
-        body = describe_error(error.status, error.reason)
+        reason = _reason(request, error)
+        if error.status == 404 and is_for_people(request):
+            return await request.app[DESK].miss(request, reason)
+        body = describe_error(error.status, reason)
         response = answer_json(body, status=error.status, headers=_kept(error))
         if error.content_type == "application/json":
             response.body = error.body
@@ -280,6 +285,18 @@ async def _explain(request: web.Request, handler: _Handler) -> web.StreamRespons
     except Exception:
         _log.exception("internal error", path=request.path)
         return answer_json(describe_error(500, "internal error"), status=500)
+
+
+def _reason(request: web.Request, error: web.HTTPError) -> str:
+    """What the router, which says nothing but the status, refuses."""
+    path = request.rel_url.raw_path[:_PATH_CHARS_MAX]
+    match error:
+        case web.HTTPNotFound():
+            return f"nothing is at {path}"
+        case web.HTTPMethodNotAllowed():
+            return f"{error.method} is not for {path}; expected {', '.join(sorted(error.allowed_methods))}"
+        case _:
+            return error.reason
 
 
 def _kept(error: web.HTTPError) -> dict[str, str]:

@@ -155,7 +155,8 @@ class PollHandler:
         if poll.product != known.device.product:
             raise refusal(
                 web.HTTPBadRequest,
-                f"registered as {known.device.product!r}, not {poll.product!r} - at `$.product`",
+                f"registered as {known.device.product!r}, not {poll.product!r}",
+                field="$.product",
             )
         said = _said(poll, now)
         self.polls.note(said.seen, known.device)

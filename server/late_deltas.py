@@ -78,6 +78,14 @@ def add_delta(
     return made
 
 
+def check_delta_keys(
+    repo: Repository, *, passphrases: Passphrases, now: datetime, keys: Sequence[Path] = ()
+) -> None:
+    """UsageError unless the keys that sign deltas are there and can be read."""
+    signing = Signing(repo, KeyRing((repo.keys, *keys), passphrases), now)
+    _check_keys(signing, read_in_force(repo))
+
+
 def _manifest(repo: Repository, current: InForce, version: str) -> Manifest:
     known = list_releases(current.targets.signed)
     if version not in known:

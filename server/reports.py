@@ -98,5 +98,9 @@ class ReportHandler:
 
 def _whole_seconds(at: float) -> int:
     if not 0 <= at <= 1 << 53:
-        raise refusal(web.HTTPBadRequest, "Expected seconds since 1970 - at `$.at`")
+        raise refusal(
+            web.HTTPBadRequest,
+            "$.at: it does not belong there; expected seconds since 1970",
+            field="$.at",
+        )
     return int(at)

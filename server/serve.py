@@ -16,8 +16,9 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
-from slipstream.delta.errors import UsageError
+from slipstream.delta.errors import Unavailable, UsageError
 from slipstream.delta.limits import (
     FILES_OPEN_MAX,
     IDLE_TIMEOUT_S,
@@ -30,10 +31,12 @@ from slipstream.server.deltas.worker import DeltaSettings
 from slipstream.server.gate import GateSettings
 from slipstream.server.guards import Guards, check_exposure, stays_inside
 from slipstream.server.store import users
-from slipstream.server.store.database import Database
+from slipstream.server.store.database import Database, parse_url
+from slipstream.server.store.errors import FAILURES
 from slipstream.server.tls import Certificate, CertificateFiles
 from slipstream.server.tokens import hash_token, load_token, make_token
 
+_ERROR_CHARS_MAX = 300  # of a library's error in the log
 LISTEN = "127.0.0.1:8480"
 _log: Any = structlog.get_logger(__name__)
 
@@ -141,7 +144,7 @@ async def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    app = make_app(settings, await Database.open(settings.database_url))
+    app = make_app(settings, await open_database(settings.database_url))
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -161,6 +164,38 @@ async def run(
     finally:
         await runner.cleanup()
     _log.info("stopped")
+
+
+async def open_database(url_text: str) -> Database:
+    """The database of a server that starts. Raises UsageError and Unavailable, which name it."""
+    url = parse_url(url_text)
+    file = Path(str(url.database)) if url.drivername.startswith("sqlite") else None
+    if file is not None and file.exists():
+        _check_writable(file)
+    try:
+        return await Database.open(url_text)
+    except Unavailable as error:
+        error.where = file or url.render_as_string(hide_password=True)
+        if file is not None and "locked" not in error.what:
+            error.hint = (
+                "If it is damaged, restore the backup (docs/server.md, Back up and restore)"
+                if file.is_file()
+                else "A file is wanted, in a folder that this user may write"
+            )
+        raise
+
+
+def _check_writable(file: Path) -> None:
+    """SQLite opens what it may not write, and fails at the first write: a server would run for nothing."""
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise UsageError(
+            f"the database cannot be written: {error.strerror}",
+            where=file,
+            expected="a file that this user may write, in a folder that it may write",
+            hint=f"chown it, with its -wal and -shm, to the user that serves (now {os.geteuid()})",
+        ) from error
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -203,12 +238,27 @@ def configure_log() -> None:
 
 
 class _Libraries(logging.Handler):
-    """What libraries warn of, asyncpg and aiohttp, as events of the same log."""
+    """What libraries warn of, asyncpg and aiohttp, as events of the same log.
+
+    What a stranger's request or a database that is away brings about is one line: a traceback is for
+    what nobody foresaw.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = record.levelname.lower()
-        write = getattr(_log, level, _log.warning)
-        write(record.getMessage(), library=record.name, exc_info=record.exc_info)
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            _log.warning(record.getMessage(), library=record.name, error=_one_line(error))
+            return
+        write = getattr(_log, record.levelname.lower(), _log.warning)
+        if isinstance(error, (*FAILURES, asyncio.CancelledError)):
+            write(record.getMessage(), library=record.name, error=_one_line(error))
+        else:
+            write(record.getMessage(), library=record.name, exc_info=record.exc_info)
+
+
+def _one_line(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words:.{_ERROR_CHARS_MAX}}"
 
 
 def _with_gateway(ddi: DdiSettings, token_file: Path | None) -> DdiSettings:
@@ -218,7 +268,7 @@ def _with_gateway(ddi: DdiSettings, token_file: Path | None) -> DdiSettings:
 
 
 async def _has_admin(database_url: str) -> bool:
-    database = await Database.open(database_url)
+    database = await open_database(database_url)
     try:
         async with database.reading() as connection:
             return await users.has_admin(connection, int(time.time()))

@@ -68,7 +68,7 @@ def load_token(path: Path, what: str = "the operator's token") -> str:
     """
     try:
         if not path.exists():
-            write_durably(path, (make_token() + "\n").encode(), mode=0o600)
+            _make_token_file(path, what)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -94,3 +94,14 @@ def load_token(path: Path, what: str = "the operator's token") -> str:
             hint="Delete the file: a new one is made at the next start",
         )
     return text
+
+
+def _make_token_file(path: Path, what: str) -> None:
+    try:
+        write_durably(path, (make_token() + "\n").encode(), mode=0o600)
+    except OSError as error:
+        raise UsageError(
+            f"there is no such file, and none can be made for {what}: {error.strerror}",
+            where=path,
+            hint="Let the server's user write that folder, or name another file",
+        ) from error

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
@@ -11,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from slipstream.delta.limits import BODY_TIMEOUT_S, COUNTER_MAX, NAME_CHARS_MAX, REASON_CHARS_MAX
+from slipstream.server.misfit import misfit
 
 # Names go into URLs, pages and log lines: one word, no control characters.
 DeviceId = Annotated[
@@ -27,7 +27,6 @@ Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX, pattern=r"^[^\
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 _T = TypeVar("_T")
-AT_FIELD = re.compile(r" - at (?:`key` in )?`([^`]+)`$")  # how msgspec ends what it says
 CODES = {
     400: "invalid",
     401: "unauthenticated",
@@ -68,8 +67,6 @@ def describe_error(status: int, reason: str, field: str | None = None) -> dict[s
 
     A field stands in JSON's own path (`$.phases[0].percent`), as `?name` or as a header's name.
     """
-    if field is None and (found := AT_FIELD.search(reason)) is not None:
-        field = found[1]
     return {"error": reason, "code": CODES.get(status, "failed"), "field": field}
 
 
@@ -160,9 +157,10 @@ def parse_json(raw: bytes, kind: type[_T]) -> _T:
         # A lone surrogate can be spelled in JSON but not stored as UTF-8.
         msgspec.json.encode(value)
     except RecursionError as error:
-        raise refusal(web.HTTPBadRequest, "nested too deeply") from error
+        raise refusal(web.HTTPBadRequest, "nested too deeply", field="$") from error
     except (msgspec.MsgspecError, ValueError) as error:
-        raise refusal(web.HTTPBadRequest, str(error)) from error
+        found = misfit(error, kind)
+        raise refusal(web.HTTPBadRequest, str(found), field=found.field) from error
     return value
 
 
@@ -172,5 +170,5 @@ def query_integer(request: web.Request, name: str, default: int, least: int, mos
     if text is None:
         return default
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise refusal(web.HTTPBadRequest, f"not a number - at `?{name}`")
+        raise refusal(web.HTTPBadRequest, f"?{name}: not a number", field=f"?{name}")
     return max(least, min(most, int(text)))

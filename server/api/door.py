@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from slipstream.delta.limits import ANSWERS_KEPT_S, AUDIT_SUMMARY_CHARS_MAX
 from slipstream.server.access import INSTALLATION, Forbidden, Identity, Role, authorise
 from slipstream.server.api.call import Act, Answer, Call, Done, World
 from slipstream.server.api.route import Route
+from slipstream.server.misfit import misfit
 from slipstream.server.store import answers, audit, users
 from slipstream.server.store.answers import KeptAnswer
 from slipstream.server.tokens import bearer_token, hash_token
@@ -157,8 +158,9 @@ def parse_query(query: MultiMapping[str], kind: type) -> Any:
     try:
         return msgspec.convert(dict(query), kind, strict=False)
     except msgspec.ValidationError as error:
-        reason = str(error).replace("`$.", "`?")
-        raise refusal(web.HTTPBadRequest, reason) from error
+        found = misfit(error, kind)
+        found = replace(found, field="?" + found.field.removeprefix("$").removeprefix("."))
+        raise refusal(web.HTTPBadRequest, str(found), field=found.field) from error
 
 
 async def _tell(world: World, route: Route, call: Call, done: Done) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from slipstream.delta.errors import UsageError
+from slipstream.server.misfit import misfit
 from slipstream.server.rollout.plan import AbortRule, Budget, Phase, Plan, SuccessRule
 from slipstream.server.wire import parse_json, refusal
 
@@ -26,12 +27,16 @@ def parse_plan(raw: bytes) -> Plan:
 
 def _build(value: Any, kind: type[_T], path: str) -> _T:
     if not isinstance(value, dict):
-        raise refusal(web.HTTPBadRequest, f"Expected `object` - at `{path}`")
+        what = "it does not belong there; expected an object"
+        raise refusal(web.HTTPBadRequest, what if path == "$" else f"{path}: {what}", field=path)
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in value:
         if name not in known:
+            field = f"{path}.{name:.80}"
             raise refusal(
-                web.HTTPBadRequest, f"Object contains unknown field - at `{path}.{name:.80}`"
+                web.HTTPBadRequest,
+                f"{field}: no such field; expected {', '.join(sorted(known))}",
+                field=field,
             )
     # Parts first: what is wrong inside one is told with its own path.
     for name, part in _PARTS.get(kind, {}).items():
@@ -46,4 +51,6 @@ def _build(value: Any, kind: type[_T], path: str) -> _T:
     except UsageError as error:
         raise refusal(web.HTTPBadRequest, str(error), field=path) from error
     except msgspec.ValidationError as error:
-        raise refusal(web.HTTPBadRequest, str(error).replace("`$", f"`{path}", 1)) from error
+        found = misfit(error, kind)
+        found = dataclasses.replace(found, field=path + found.field.removeprefix("$"))
+        raise refusal(web.HTTPBadRequest, str(found), field=found.field) from error

@@ -9,7 +9,8 @@ import msgspec
 from aiohttp import web
 
 from slipstream.delta.limits import IMPORT_ROWS_MAX
-from slipstream.server.wire import AT_FIELD, refusal
+from slipstream.server.misfit import misfit
+from slipstream.server.wire import refusal
 
 _COLUMNS = ("id", "product", "channel", "group", "tags")
 _ATTRIBUTE = "attribute."
@@ -76,10 +77,9 @@ def _parse_row(line: int, header: list[str], cells: list[str], kind: type[_T]) -
     try:
         return msgspec.convert(_value(said), kind)
     except msgspec.ValidationError as error:
-        found = AT_FIELD.search(str(error))
-        column = f", {found[1].removeprefix('$.')}" if found else ""
-        reason = AT_FIELD.sub("", str(error))
-        raise refusal(web.HTTPBadRequest, reason, field=f"line {line}{column}") from error
+        found = misfit(error, kind)
+        column = f", {found.field.removeprefix('$.')}" if found.field != "$" else ""
+        raise refusal(web.HTTPBadRequest, found.what, field=f"line {line}{column}") from error
 
 
 def _value(said: Mapping[str, str]) -> dict[str, Any]:

@@ -290,7 +290,7 @@ class DdiDoor:
         body = await _read(request, REPORT_BYTES_MAX)
         word = str(body.get("confirmation")).lower()
         if word not in ("confirmed", "denied"):
-            raise refusal(web.HTTPBadRequest, "confirmed or denied - at `$.confirmation`")
+            raise refusal(web.HTTPBadRequest, "confirmed or denied", field="$.confirmation")
         details = body.get("details")
         lines = tuple(map(str, details)) if isinstance(details, list) else ()
         await hear.hear_consent(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,7 @@ _PAGES = (
     ("Approvals", "/approvals"),
     ("Audit", "/audit"),
 )
+_OF_PROGRAMS = frozenset({"api", "v1", "metadata", "targets", "blobs", "healthz", "metrics"})
 _CALLS = {one.name: one for one in ROUTES}
 _STATIC = {
     "style.css": "text/css",
@@ -184,10 +186,8 @@ class Desk:
         return await perform(self.world, _CALLS[name], call)
 
     async def _ask_who(self, request: web.Request) -> web.Response:
-        """To the login; without any user, the browser asks for the operator's token."""
-        async with self.database.reading() as connection:
-            known = await users.list_all(connection)
-        if known and request.method == "GET" and request.path != "/live":
+        """To the login; where nobody can log in, the browser asks for the operator's token."""
+        if await self.can_log_in() and request.method == "GET" and request.path != "/live":
             return lead_to(f"/login?to={quote(request.path_qs, safe='')}")
         error = refusal(
             web.HTTPUnauthorized,
@@ -195,6 +195,19 @@ class Desk:
             {"WWW-Authenticate": 'Basic realm="slipstream operator", charset="UTF-8"'},
         )
         return self._refuse(request, None, error)
+
+    async def can_log_in(self) -> bool:
+        """Whether there is a user with a password: programs have none."""
+        async with self.database.reading() as connection:
+            known = await users.list_all(connection)
+        return any(one.password_hash is not None for one in known)
+
+    async def miss(self, request: web.Request, reason: str) -> web.Response:
+        """The page of a path that is none."""
+        visitor = None
+        with suppress(SlipstreamError):  # it says less to somebody who is not known
+            visitor = await greet(self.world, request)
+        return self._refuse(request, visitor, refusal(web.HTTPNotFound, reason))
 
     def _waiting_count(self) -> int:
         """Rollouts that wait for approval, as of the board's last look."""
@@ -223,6 +236,17 @@ class Desk:
         if status in {408, 413}:
             response.force_close()  # the rest of the body is not worth reading
         return response
+
+
+def is_for_people(request: web.Request) -> bool:
+    """Whether a browser looks for a page: programs have their own paths, and read JSON."""
+    first, second, *_ = (*request.path.split("/")[1:3], "", "")
+    return (
+        request.method in ("GET", "HEAD")
+        and "text/html" in request.headers.get("Accept", "")
+        and first not in _OF_PROGRAMS
+        and second != "controller"  # of hawkBit's clients, below any tenant
+    )
 
 
 def lead_to(path: str) -> web.Response:

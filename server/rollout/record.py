@@ -78,7 +78,9 @@ def step(status: Status, act: Act) -> Status:
     """The status after an act. Raises UsageError for one that is not possible."""
     after = TRANSITIONS.get((status, act))
     if after is None:
-        able = [one.value for (state, one) in TRANSITIONS if state is status]
+        able = [
+            one.value for (state, one) in TRANSITIONS if state is status and one is not Act.FINISH
+        ]
         raise UsageError(
             f"a rollout that is {status.value.replace('_', ' ')} cannot {act.value}",
             expected=" or ".join(able) or "nothing: it is over",

@@ -53,6 +53,7 @@ from slipstream.server.store.lookup import Lookup, PostgresqlLookup, SqliteLooku
 from slipstream.server.store.tables import devices
 
 BUSY_TIMEOUT_S = 10
+_URLS: Final = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 _SQLITE: Final = "sqlite+aiosqlite"
 _POSTGRESQL: Final = "postgresql+asyncpg"
 # Keys of advisory locks: any numbers that nobody else uses.
@@ -324,7 +325,9 @@ def parse_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError as error:
-        raise UsageError("not a database URL", where="--database", got=repr(text)) from error
+        raise UsageError(
+            "not a database URL", where="--database", expected=_URLS, got=repr(text)
+        ) from error
     short = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "postgres": _POSTGRESQL}
     url = url.set(drivername=short.get(url.drivername, url.drivername))
     in_file = url.drivername == _SQLITE and url.database not in (None, "", ":memory:")
@@ -332,7 +335,7 @@ def parse_url(text: str) -> URL:
         raise UsageError(
             "not a database that this version can use",
             where="--database",
-            expected="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
+            expected=_URLS,
             got=url.render_as_string(hide_password=True),
         )
     return url

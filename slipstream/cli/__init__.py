@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from slipstream import __version__
-from slipstream.delta.errors import Interrupted, SlipstreamError
+from slipstream.delta.errors import Interrupted, SlipstreamError, UsageError
 
 # (heading, command, "module:attribute", one line for the list)
 COMMANDS = (
@@ -91,6 +91,13 @@ class Grouped(click.Group):
             return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort) as error:  # the latter: at a prompt
             raise Interrupted("interrupted") from error
+        except UnicodeEncodeError as error:
+            if error.reason != "surrogates not allowed":
+                raise
+            # How Python holds the bytes of an argument, or of a variable, that are not UTF-8.
+            raise UsageError(
+                "not a name", expected="text in UTF-8", got=ascii(error.object)
+            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         headings = dict.fromkeys(heading for heading, _, _, _ in COMMANDS)

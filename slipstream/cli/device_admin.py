@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,18 @@ from typing import Any
 import click
 
 from slipstream.cli.durations import DURATION
-from slipstream.cli.operator_client import Client, echo_json, operator_options, place
-from slipstream.delta.durable import write_durably
-from slipstream.delta.errors import UsageError
+from slipstream.cli.operator_client import (
+    Client,
+    echo_json,
+    echo_secret,
+    operator_options,
+    place,
+)
+from slipstream.delta.durable import reserved_file
+from slipstream.delta.errors import SlipstreamError, UsageError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+_ROW_BYTES_MAX = 64  # a token has 43 characters; separators
 
 
 @click.group("device-admin")
@@ -63,7 +70,9 @@ def show(client: Client, as_json: bool, device: str) -> None:
 def add(client: Client, as_json: bool, device: str, **said: Any) -> None:
     """Register DEVICE and print its token, which is shown this once."""
     body = {**said, "id": device, "attributes": _attributes(said["attributes"])}
-    _tell_token(client.change("POST", "/devices", body), as_json=as_json)
+    _tell_token(
+        client.change("POST", "/devices", body), "is registered, with a token", as_json=as_json
+    )
 
 
 @device_admin.command("import")
@@ -71,7 +80,11 @@ def add(client: Client, as_json: bool, device: str, **said: Any) -> None:
     "file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option(
-    "-o", "--output", type=FILE, required=True, help="Gets the tokens, as CSV; mode 0600."
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    help="Gets the tokens, as CSV; mode 0600. It must be new.",
 )
 @operator_options
 def import_devices(client: Client, as_json: bool, file: Path, output: Path) -> None:
@@ -79,13 +92,28 @@ def import_devices(client: Client, as_json: bool, file: Path, output: Path) -> N
 
     Columns: id and product; channel, group, tags (separated by spaces), attribute.KEY.
     """
-    text = file.read_text(encoding="utf-8-sig")
-    made = client.change("POST", "/device-imports", text=text)["devices"]
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(("id", "token"))
-    rows.writerows((one["id"], one["token"]) for one in made)
-    write_durably(output, table.getvalue().encode(), mode=0o600)
+    text = _read_roster(file)
+    # A token a line, beside an id that stands in the file as well.
+    room = len(text.encode()) + _ROW_BYTES_MAX * (text.count("\n") + 2)
+    try:
+        with reserved_file(output, room, mode=0o600) as write:
+            made = client.change("POST", "/device-imports", text=text)["devices"]
+            if any(one["token"] is None for one in made):
+                raise SlipstreamError("the answer was lost on the way", hint=_lost(made))
+            try:
+                write(_tokens_csv(made))
+            except OSError as error:
+                raise SlipstreamError(
+                    f"cannot write the tokens: {error.strerror}", where=output, hint=_lost(made)
+                ) from error
+    except FileExistsError as error:
+        raise UsageError(
+            "is there already, and may hold tokens that nobody can see again",
+            where=output,
+            expected="a new file",
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot make the file: {error.strerror}", where=output) from error
     if as_json:
         echo_json({"devices": len(made), "tokens": str(output)})
     else:
@@ -146,7 +174,8 @@ def describe(
 def rotate(client: Client, as_json: bool, device: str, overlap: int) -> None:
     """Give DEVICE another token and print it."""
     path = f"/devices/{place(device)}/token"
-    _tell_token(client.change("POST", path, {"overlap_s": overlap}), as_json=as_json)
+    made = client.change("POST", path, {"overlap_s": overlap})
+    _tell_token(made, "has a new token", as_json=as_json)
 
 
 def _simple(name: str, path: str, done: str, text: str) -> None:
@@ -226,6 +255,36 @@ def recall(client: Client, as_json: bool, device: str, release: str) -> None:
         click.echo(f"{device}: the offer of {release} is taken back")
 
 
+def _read_roster(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read the devices: {error.strerror}", where=file) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            "not text in UTF-8",
+            where=f"{file}, line {line}",
+            got=f"the byte 0x{error.object[error.start]:02x}",
+            hint="Save it as 'CSV UTF-8', or convert it: iconv -f WINDOWS-1252 -t UTF-8",
+        ) from error
+
+
+def _tokens_csv(made: Sequence[Mapping[str, Any]]) -> bytes:
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(("id", "token"))
+    rows.writerows((one["id"], one["token"]) for one in made)
+    return table.getvalue().encode()
+
+
+def _lost(made: Sequence[Mapping[str, Any]]) -> str:
+    return (
+        f"{len(made)} devices are registered, with tokens that nobody can see again; give each another: "
+        "slipstream device-admin rotate DEVICE --overlap 0s"
+    )
+
+
 def _in_words(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _described(found["device"])
     for one in found["device"]["slots"]:
@@ -269,14 +328,13 @@ def _attributes(texts: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _tell_token(made: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        echo_json(made)
-    elif made["token"] is None:
-        # The first answer was lost on the way, and a token is told once.
-        click.echo(f"{made['id']} is there; its token was lost on the way: rotate it", err=True)
-    else:
-        click.echo(made["token"])
+def _tell_token(made: Mapping[str, Any], done: str, *, as_json: bool) -> None:
+    name = made["id"]
+    lost = (
+        f"Device {name} {done} that nobody can see again; give it another: "
+        f"slipstream device-admin rotate {name} --overlap 0s"
+    )
+    echo_secret(made["token"], made, as_json=as_json, lost=lost)
 
 
 def _when(seconds: int | None) -> str:

@@ -23,7 +23,9 @@ class Duration(click.ParamType[int]):
         match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])", value)
         if match is None:
             self.fail(
-                f"{value!r} is not a duration; expected for example 90s, 10m, 2h or 3d", param, ctx
+                f"{value!r} is not a duration; expected a number and its unit: 0s, 90s, 10m, 2h, 3d",
+                param,
+                ctx,
             )
         return round(float(match[1]) * UNITS[match[2]])
 

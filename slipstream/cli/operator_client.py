@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import aiohttp
 import click
 import msgspec
 
+from slipstream.cli.origins import check_origin
 from slipstream.cli.password import read_password
 from slipstream.delta.errors import SlipstreamError, Unavailable, UsageError
 
@@ -24,6 +25,8 @@ TRIES_MAX: Final = 3
 RETRY_S: Final = 1.0
 TIMEOUT_S: Final = 60.0
 _TOKEN_CHARS_MAX: Final = 4096
+_INSTALLATION: Final = "That of the installation stands in REPO/server/operator.token"
+_NAME: Final = re.compile(r"[A-Za-z0-9._:@+~-]{1,128}")
 _Command = Callable[..., None]
 _OPTIONS: Final = (
     click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
@@ -82,6 +85,9 @@ class Client:
     def look(self, path: str, **query: object) -> Said:
         """The value at a path, with its version."""
         words = {name: str(value) for name, value in query.items() if value is not None}
+        "".join(
+            words.values()
+        ).encode()  # aiohttp would leave out what is not UTF-8, and say nothing
         return asyncio.run(self._call("GET", path, {}, query=words))
 
     def pages(self, path: str, **query: object) -> Iterator[Any]:
@@ -145,9 +151,8 @@ class Client:
                 except aiohttp.InvalidURL as error:
                     raise UsageError("not an address", where="--server", got=self.server) from error
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                    if not left:
-                        reason = str(error) or type(error).__name__
-                        raise Unavailable(reason, where=self.server) from error
+                    if not left or isinstance(error, aiohttp.ClientSSLError):
+                        raise _unreachable(error, self.server) from error
                 await asyncio.sleep(RETRY_S)
         raise AssertionError("the last try returns or raises")
 
@@ -173,7 +178,10 @@ def operator_options(command: _Command) -> _Command:
 
     @wraps(command)
     def with_client(*arguments: Any, server: str, token_file: Path | None, **rest: Any) -> None:
-        command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
+        check_origin(server, "--server")
+        client = Client(server, by_token(_read_token(token_file)))
+        with _answering():
+            command(*arguments, client=client, **rest)
 
     return _add(with_client, _OPTIONS)
 
@@ -190,14 +198,32 @@ def account_options(command: _Command) -> _Command:
         login_password_file: Path | None,
         **rest: Any,
     ) -> None:
+        check_origin(server, "--server")
         if login is None:
-            command(*arguments, client=Client(server, by_token(_read_token(token_file))), **rest)
+            client = Client(server, by_token(_read_token(token_file)))
+            with _answering():
+                command(*arguments, client=client, **rest)
             return
-        password = read_password(login_password_file, confirm=False)
-        with logged_in(server, login, password) as client:
+        password = read_password(login_password_file, confirm=False, option="--login-password-file")
+        with logged_in(server, login, password) as client, _answering():
             command(*arguments, client=client, **rest)
 
     return _add(with_client, (*_OPTIONS, *_LOGIN_OPTIONS))
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Where output fails, the server has answered already: to repeat the command is no mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise SlipstreamError(
+            f"cannot be written: {error.strerror}",
+            where="standard output",
+            hint="The server has answered, and what it did holds: look before you repeat the command",
+        ) from error
 
 
 def _add(command: _Command, options: Sequence[Callable[[_Command], _Command]]) -> _Command:
@@ -207,13 +233,31 @@ def _add(command: _Command, options: Sequence[Callable[[_Command], _Command]]) -
 
 
 def place(text: str) -> str:
-    """A name as a part of a path."""
-    return quote(text, safe="@:+~")
+    """A name as a part of a path; UsageError for what is no name, and would lead elsewhere."""
+    if not _NAME.fullmatch(text) or text in (".", ".."):
+        raise UsageError("not a name", expected="letters, digits and ._:@+~-", got=ascii(text))
+    return text
 
 
 def echo_json(value: object) -> None:
     """A value for a program."""
     click.echo(msgspec.json.encode(value).decode())
+
+
+def echo_secret(secret: str | None, value: object, *, as_json: bool, lost: str) -> None:
+    """A secret that is shown this once, or all of the answer. `lost`: what holds, and what to do, where
+    nobody gets to see it: a call that was repeated is not told it again, and output may fail."""
+    if secret is None and not as_json:
+        raise SlipstreamError("the answer was lost on the way", hint=lost)
+    try:
+        if as_json:
+            echo_json(value)
+        else:
+            click.echo(secret)
+    except OSError as error:
+        raise SlipstreamError(
+            f"cannot be written: {error.strerror}", where="standard output", hint=lost
+        ) from error
 
 
 def _read_token(file: Path | None) -> str:
@@ -223,14 +267,56 @@ def _read_token(file: Path | None) -> str:
             raise UsageError(
                 "a token is needed",
                 expected="--token-file FILE, or SLIPSTREAM_TOKEN",
-                hint="That of the installation stands in REPO/server/operator.token",
+                hint=_INSTALLATION,
             )
-        return token
+        return _check_token(token, "SLIPSTREAM_TOKEN")
     try:
         with file.open(encoding="ascii", errors="replace") as lines:
-            return lines.read(_TOKEN_CHARS_MAX).strip()
+            token = lines.read(_TOKEN_CHARS_MAX + 1).strip()
     except OSError as error:
         raise UsageError(f"cannot read the token: {error.strerror}", where=file) from error
+    if not token:
+        raise UsageError("the file is empty", where=file, expected="a token", hint=_INSTALLATION)
+    return _check_token(token, file)
+
+
+def _check_token(token: str, where: object) -> str:
+    """It becomes a part of a header: nothing that would end that (RFC 9110, 5.5)."""
+    if len(token) > _TOKEN_CHARS_MAX or not all(" " <= one <= "~" for one in token):
+        lines = len(token.splitlines())
+        raise UsageError(
+            "not a token",
+            where=where,
+            expected="one line of ASCII characters",
+            got=f"{lines} lines" if lines > 1 else None,
+        )
+    return token
+
+
+def _unreachable(error: Exception, server: str) -> Unavailable:
+    """Why there was no answer, in words, and what may be wrong with the address."""
+    plain = server.startswith("http://")
+    hint: str | None = None
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", error.certificate_error)
+            what = f"its certificate is not trusted: {reason}"
+            hint = "Name a file with that certificate, or its authority's, in the variable SSL_CERT_FILE"
+        case aiohttp.ClientSSLError():
+            what = f"no TLS can be spoken there: {getattr(error.os_error, 'reason', error)}"
+            hint = "If it serves plain HTTP, its address begins with http://"
+        case aiohttp.ClientConnectorError():
+            cause, number = error.os_error, error.os_error.errno or 0
+            reason = os.strerror(number) if number > 0 else cause.strerror or str(cause)
+            what, hint = f"cannot connect: {reason}", "Does slipstream serve listen there?"
+        case aiohttp.ServerDisconnectedError() if plain:
+            what = "it ended the connection without an answer"
+            hint = "If it serves TLS, its address begins with https://"
+        case TimeoutError():
+            what = f"no answer within {TIMEOUT_S:g} s"
+        case _:
+            what = str(error) or type(error).__name__
+    return Unavailable(what, where=server, hint=hint)
 
 
 def _read(response: aiohttp.ClientResponse, raw: bytes, server: str) -> Said:
@@ -253,7 +339,7 @@ def _read(response: aiohttp.ClientResponse, raw: bytes, server: str) -> Said:
 def _refusal(status: int, value: Mapping[str, Any], server: str) -> SlipstreamError:
     """What the server refused, by what to do about it (design.md, section 8)."""
     reason, field = str(value.get("error", f"HTTP {status}")), value.get("field")
-    where = field if isinstance(field, str) and f"`{field}`" not in reason else None
+    where = field if isinstance(field, str) and field != "$" and field not in reason else None
     if status in (400, 413, 422):
         return UsageError(reason, where=where)
     if status == 401:

@@ -1,5 +1,6 @@
 """A user's password: from a file, or from a person. Never an argument: everybody can read those."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -9,9 +10,15 @@ from slipstream.delta.errors import UsageError
 _PASSWORD_BYTES_MAX = 4096
 
 
-def read_password(file: Path | None, *, confirm: bool) -> str:
+def read_password(file: Path | None, *, confirm: bool, option: str = "--password-file") -> str:
     """The first line of the file; without one it is asked for, twice with `confirm`."""
     if file is None:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "a password is needed and there is no terminal to ask on",
+                expected="a file whose first line it is",
+                hint=f"Give {option}",
+            )
         asked: str = click.prompt(
             "Password", hide_input=True, confirmation_prompt=confirm, err=True
         )

@@ -300,9 +300,9 @@ def _failing(text: str) -> Failing:
 
 def _share(text: str, option: str) -> float:
     found = _PERCENT.fullmatch(text)
-    if found is None:
+    if found is None or float(found[1]) > 100:
         raise UsageError(
-            "not a percentage", where=option, expected="such as 2 or 0.5%", got=repr(text)
+            "not a percentage", where=option, expected="0 to 100, such as 2 or 0.5%", got=repr(text)
         )
     return float(found[1]) / 100
 

@@ -13,13 +13,20 @@ from slipstream.delta.errors import SlipstreamError, UsageError
 from slipstream.server.rollout.plan import Urgency
 from slipstream.server.rollout.record import Status
 
+_DIGITS_MAX = 15  # of a rollout's number in a path
 _ACTS = (
     ("approve", "Let a rollout that waits for approval begin. Not for its author."),
     ("deny", "Refuse a rollout that waits for approval. Not for its author."),
     ("start", "Open the first phase now, without waiting for the rollout's time."),
     ("pause", "Make no new offers until it is resumed."),
     ("resume", "Go on; failures until now no longer count for pause and abort rules."),
-    ("abort", "End it for good: nothing is offered any more."),
+    (
+        "abort",
+        (
+            "End it for good: nothing is offered any more. An offer that stands keeps its place in the "
+            "budgets until its device is heard of, or is recalled: device-admin recall."
+        ),
+    ),
     ("next", "Open the next phase now, whether or not the one before is proved."),
 )
 
@@ -132,7 +139,7 @@ def _tell(rollout: Any, *, as_json: bool) -> None:
 
 def _number(client: Client, text: str) -> int:
     """A rollout's number, of its number or its name."""
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
         return int(text)
     for one in client.pages("/rollouts"):
         if one["name"] == text:
@@ -147,14 +154,21 @@ def _target(client: Client, options: dict[str, Any]) -> Target:
     name, product = options["release"], options["product"]
     if name is None:
         raise UsageError("which release?", expected="--release VERSION, or --plan FILE")
-    found = [
-        one
-        for one in client.get("/releases")["items"]
-        if one["release"] == name and product in (None, one["product"])
-    ]
+    there = [one for one in client.get("/releases")["items"] if one["release"] == name]
+    found = [one for one in there if product in (None, one["product"])]
     if len(found) != 1:
-        what = "no release" if not found else "more than one product has a release"
-        raise UsageError(f"{what} {name} in the repository", where=client.server)
+        of = sorted(one["product"] for one in there)
+        what = f"no release {name} in the repository"
+        if product is not None and there:
+            what = f"no release {name} of the product {product} in the repository"
+        elif len(there) > 1:
+            what = f"more than one product has a release {name}"
+        raise UsageError(
+            what,
+            where=client.server,
+            expected=f"--product {' or '.join(of)}" if there else None,
+            hint=None if there else "slipstream repo publish makes one",
+        )
     if options["channel"] is None:
         options["channel"] = found[0]["channel"]
     return Target(found[0]["product"], name, found[0]["counter"])

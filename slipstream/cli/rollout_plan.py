@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 from slipstream.cli.durations import DURATION
 from slipstream.delta.errors import UsageError
 from slipstream.delta.limits import SILENT_AFTER_S
+from slipstream.server.misfit import misfit
 from slipstream.server.rollout.plan import (
     AbortRule,
     Budget,
@@ -28,6 +30,7 @@ _RULE = re.compile(
     r"(?:(?P<classes>[a-z]+(?:\+[a-z]+)*):)?"
     r"(?:(?P<percent>\d{1,3}(?:\.\d{1,2})?)%(?:/(?P<sample>\d{1,8}))?|(?P<count>\d{1,8}))"
 )
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?", re.ASCII)  # in the plan's zone
 _PHASE = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%|(?P<count>\d{1,8})")
 
 
@@ -45,6 +48,27 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
     for one in reversed(_OPTIONS):
         command = one(command)
     return command
+
+
+class Moment(click.ParamType[datetime]):
+    """A local time, to the minute or second."""
+
+    name = "time"
+
+    def convert(
+        self,
+        value: str | datetime,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        found = None
+        with suppress(ValueError):  # no such day
+            found = datetime.fromisoformat(value) if _TIME.fullmatch(value) else None
+        if found is None:
+            self.fail(f"{value!r} is not a time; expected such as 2026-05-01T22:00", param, ctx)
+        return found
 
 
 _OPTIONS = (
@@ -87,7 +111,7 @@ _OPTIONS = (
         "pauses",
         metavar="RULE",
         multiple=True,
-        help="Pause above 5% failed, 5%/20: of at least 20 that ended; at 3: so many failed; boot+root:3 of these "
+        help="Pause above 5% failed, 5%/20: of at least 20 that ended; 3: so many failed; boot+root:3: of these "
         f"classes. Repeatable. Classes: {CLASSES}. Default: 30%/3 and 5%/20.",
     ),
     click.option(
@@ -127,7 +151,7 @@ _OPTIONS = (
     click.option("--zone", help="Time zone of windows and --start. Default: UTC."),
     click.option(
         "--start",
-        type=click.DateTime(["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
+        type=Moment(),
         metavar="TIME",
         help="When it begins: 2026-05-01T22:00.",
     ),
@@ -219,5 +243,7 @@ def _budget(text: str) -> Budget:
 def _read(file: Path) -> Plan:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Plan)
-    except msgspec.MsgspecError as error:
-        raise UsageError("not a plan", where=file, got=error) from error
+    except OSError as error:
+        raise UsageError(f"cannot read the plan: {error.strerror}", where=file) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"not a plan: {misfit(error, Plan)}", where=file) from error

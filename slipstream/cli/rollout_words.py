@@ -1,6 +1,7 @@
 """A rollout of the server for a person: a line for each phase with its bar, and what may still fail."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
@@ -21,10 +22,14 @@ def in_words(rollout: Mapping[str, Any]) -> Iterator[str]:
         + (f", decided by {rollout['decided_by']}" if rollout["decided_by"] else "")
         + (f": {rollout['remark']}" if rollout["remark"] else "")
     )
+    if rollout["status"] in ("scheduled", "waiting_for_approval") and plan["start_at"]:
+        yield f"begins at {datetime.fromtimestamp(plan['start_at'], UTC):%Y-%m-%d %H:%M} UTC"
+    elif rollout["status"] == "scheduled":
+        yield "begins within seconds"
     if rollout["status"] == "waiting_for_approval":
         yield f"nothing is offered until another approver says: slipstream rollout approve {rollout['id']}"
     yield ""
-    width = max(12, *(len(one["text"]) + 5 for one in rollout["phases"]))
+    width = max((12, *(len(one["text"]) + 5 for one in rollout["phases"])))
     yield (
         f"{'phase':<{width}}{'':{BAR + 3}}{'devices':>9}{'confirmed':>11}{'failed':>8}{'on their way':>14}"
     )
@@ -80,6 +85,15 @@ def rule_words(rule: Mapping[str, Any]) -> str:
     return f"{rule['action']} {' or '.join(bounds)}{classes}"
 
 
+def margin_words(more: int, in_flight: int) -> str:
+    """How many of the devices on their way may still fail before a rule fires."""
+    if not in_flight:
+        return "nothing is on its way"
+    if more >= in_flight:
+        return f"cannot fire, even if all {in_flight:,} on their way fail"
+    return f"{more:,} of {in_flight:,} on their way may fail" if more else "not one more may fail"
+
+
 def list_in_words(rollouts: list[Mapping[str, Any]]) -> Iterator[str]:
     """Rollouts as GET /api/v1/rollouts lists them."""
     if not rollouts:
@@ -108,13 +122,13 @@ def _phase(index: int, phase: Mapping[str, Any]) -> Iterator[str]:
         yield f"phase {index + 1} is proved"
     kinds = sorted(phase["failures"].items(), key=lambda one: -one[1])
     if kinds:
-        yield "  failed: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds if count)
+        # One of the classes is `device`: beside a count it would read as a number of devices.
+        yield "  failed: " + ", ".join(f"{count:,} ({kind})" for kind, count in kinds if count)
     for one in phase["rules"]:
-        left = one["margin"]
         if one["fires"]:
             margin = click.style(f"fires: {one['fires']}", fg="red")
         else:
-            margin = f"{left:,} more may fail" if left else "not one more may fail"
+            margin = margin_words(one["margin"], phase["in_flight"])
         yield f"  {rule_words(one['rule'])}: {margin}"
 
 

@@ -1,13 +1,16 @@
 """`slipstream serve`: a repository for a fleet."""
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from slipstream.cli.passphrase import passphrase_option
+from slipstream.cli.origins import check_origin
+from slipstream.cli.passphrase import PASSPHRASE_VARIABLE, Passphrase, passphrase_option
 from slipstream.cli.sizes import SIZE, UNITS_HELP
-from slipstream.delta.errors import UsageError
+from slipstream.delta.errors import SlipstreamError, UsageError
 from slipstream.delta.limits import (
     ADDRESS_BURST_S,
     ADDRESS_RATE,
@@ -202,10 +205,13 @@ def serve(
             "half of a pair", where="--tls-cert, --tls-key", expected="both files, or neither"
         )
     _check_secret_place(database)
+    if public_url is not None:
+        check_origin(public_url, "--public-url")
     deltas = None
     if delta_workers:
         from slipstream.server.deltas.worker import DeltaSettings  # noqa: PLC0415
 
+        _check_delta_keys(repo, passphrase_file)
         words = ["--profile", delta_profile]
         if passphrase_file is not None:
             words += ["--passphrase-file", str(passphrase_file.absolute())]
@@ -254,3 +260,22 @@ def _check_secret_place(database: str | None) -> None:
             hint="Put the URL into the variable SLIPSTREAM_DATABASE, or the password into PGPASSWORD "
             "or ~/.pgpass",
         )
+
+
+def _check_delta_keys(repo: Path, passphrase_file: Path | None) -> None:
+    """Builds run by themselves, so nobody can be asked for a passphrase."""
+    from slipstream.server.keys import no_passphrase  # noqa: PLC0415
+    from slipstream.server.late_deltas import check_delta_keys  # noqa: PLC0415
+    from slipstream.server.repo import open_repo  # noqa: PLC0415
+
+    told = passphrase_file is not None or PASSPHRASE_VARIABLE in os.environ
+    passphrases = Passphrase(passphrase_file) if told else no_passphrase
+    try:
+        check_delta_keys(open_repo(repo), passphrases=passphrases, now=datetime.now(UTC))
+    except SlipstreamError as error:
+        error.concerns(
+            "--delta-workers",
+            hint=f"It signs deltas with the online keys in {repo / 'keys'}; give their passphrase by "
+            f"--passphrase-file or ${PASSPHRASE_VARIABLE}",
+        )
+        raise

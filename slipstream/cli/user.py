@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from slipstream.cli.operator_client import Client, account_options, echo_json, place
+from slipstream.cli.operator_client import Client, account_options, echo_json, echo_secret, place
 from slipstream.cli.password import read_password
 from slipstream.delta.errors import UsageError
 
@@ -81,12 +81,11 @@ def token(
     """Make an API token for the user NAME and print it, which is shown this once."""
     body = {"name": label, "role": role, "user": name, "days": days}
     made = client.change("POST", "/tokens", body)
-    if as_json:
-        echo_json(made)
-    elif made["secret"] is None:
-        click.echo("it was made, and lost on the way: revoke it, and make another", err=True)
-    else:
-        click.echo(made["secret"])
+    lost = (
+        f"Token {made['token']['id']} of {name} is made, and nobody can see it again; take it back, and make "
+        f"another: slipstream user revoke {made['token']['id']}"
+    )
+    echo_secret(made["secret"], made, as_json=as_json, lost=lost)
 
 
 @user.command()

@@ -5,6 +5,8 @@ Each method is one thing that a publisher or an operator does, said and checked.
 
 import contextlib
 import csv
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from slipstream.demo.neighbours import PRODUCT, Neighbour, Running
 from slipstream.demo.releases import DemoRelease
 from slipstream.demo.server import Server, serve_words, start_server
 
+_NAME = "slipstream"
 SERVED_AT = "http://127.0.0.1:8480"  # where `slipstream serve` listens by itself
 ROLLOUT = 1  # the number of the first one
 CANARY = "canary"
@@ -130,7 +133,7 @@ class Fleet:
         url, where = self.server.url, f"password: the line in {self.server.token_file}; any name"
         if serve_s <= 0:
             self.server.stop()
-            command = f"slipstream serve {self.repo}"
+            command = f"{this_command()} serve {self.repo}"
             self.say(f"\nThe rollout's page, once this runs: {command}\n({where})")
             self.say(f"{SERVED_AT}/rollouts/{ROLLOUT}")
             return
@@ -176,3 +179,11 @@ class Fleet:
         folder, _, name = path.rpartition("/")
         (index,) = (self.repo / "public/targets" / folder).glob(f"*.{name}")
         return parse_index(index.read_bytes()).body_size
+
+
+def this_command() -> str:
+    """The command as it can be typed: in a virtual environment that nobody activated, with its path."""
+    if shutil.which(_NAME) is not None:
+        return _NAME
+    beside = Path(sys.executable).with_name(_NAME)
+    return str(beside) if beside.exists() else f"{sys.executable} -m {_NAME}"

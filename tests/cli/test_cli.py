@@ -442,8 +442,10 @@ def test_a_passphrase_file_protects_and_opens_the_keys(tmp_path: Path) -> None:
         ["serve", "REPO", "--listen", "0.0.0.0:0"],  # in the clear
         ["serve", "REPO", "--listen", ":0", "--insecure-http"],  # nobody operates it
         ["serve", "REPO", "--tls-cert", "IMAGE"],
+        ["serve", "REPO", "--listen", "127.0.0.1:0", "--public-url", "foo"],
         ["serve", "REPO", "--listen", "127.0.0.1:0", "--tls-cert", "IMAGE", "--tls-key", "IMAGE"],
         ["serve", "REPO", "--database", "postgresql://fleet:secret@db.example.org/fleet"],
+        ["serve", "REPO", "--listen", "127.0.0.1:0", "--database", "mysql://db/fleet"],
         ["device", "status", "--config", "NOWHERE"],
         ["device", "install", "--config", "IMAGE"],
     ],

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from slipstream.cli import cli
 from slipstream.cli.durations import DURATION
-from slipstream.cli.rollout_plan import parse_rule
+from slipstream.cli.rollout_plan import Moment, parse_rule
 from slipstream.delta.errors import SlipstreamError, UsageError
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.plan import (
@@ -106,6 +106,24 @@ def test_a_plan_from_a_file(tmp_path: Path) -> None:
         simulate("--plan", file)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "plan.json: not a plan: not JSON: it ends too early"),
+        ("[]", "plan.json: not a plan: it does not belong there; expected an object, got a list"),
+        (
+            '{"abort": [{"action": "stop"}]}',
+            "$.abort[0].action: no such value; expected pause, abort",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plan(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    with pytest.raises(SlipstreamError, match=re.escape(words)):
+        simulate("--plan", str(file))
+
+
 def test_a_recorded_fleet(tmp_path: Path) -> None:
     file = tmp_path / "fleet.jsonl"
     one = Facts("a", "camera", counter=41, tags=frozenset({"lab"}))
@@ -190,7 +208,7 @@ def test_a_picture(tmp_path: Path) -> None:
         (("--fail", "bot=1"), "not a failure"),
         (("--fail", "boot"), "not a failure"),
         (("--fail", "boot=x"), "not a percentage"),
-        (("--fail", "boot=101"), "not a share"),
+        (("--fail", "boot=101"), "not a percentage; expected 0 to 100"),
         (("--fail", "boot=1:nope==1"), "no selector"),
         (("--offline", "x"), "not a percentage"),
         (("--spread", "hardware"), "not a spread"),
@@ -235,5 +253,14 @@ def test_durations(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "m", "-1s", "1 h", "1w", "1e3s", "9999999999s"])
 def test_no_durations(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="not a duration"):
+    with pytest.raises(
+        click.BadParameter, match="not a duration; expected a number and its unit: 0s,"
+    ):
         DURATION.convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "2026-05-01", "2026-05-01 22:00", "2026-02-30T22:00"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="expected such as 2026-05-01T22:00") as caught:
+        Moment().convert(text, None, None)
+    assert "%" not in str(caught.value)

@@ -13,14 +13,18 @@ def test_a_rollout_is_created_shown_and_moved(operated):
     start = ("--start", "2099-01-01T00:00", "--soak", "2h", "--pause-at", "boot+root:2")
     words = operated.say("rollout", "create", "--release", "2.0", *PHASES, *start)
     assert "gateway 2.0 (1): scheduled" in words
+    assert "begins at 2099-01-01 00:00 UTC" in words
     assert "written by installation" in words
     words = operated.say("rollout", "start", "gateway 2.0", "--remark", "now")
     assert "running, started by installation: now" in words
     assert "1  1 devices  [........................]         1" in words
     assert "0 of 1 confirmed, 1 are needed" in words
-    assert "pause at 2 failed (boot or root): not one more may fail" in words
+    assert "pause at 2 failed (boot or root): nothing is on its way" in words
     assert "3  100 %" in words
     assert "not open yet" in words
+    refused = operated.run("rollout", "resume", "1")
+    assert "cannot resume; expected pause or abort" in str(refused.exception)
+    assert "finish" not in str(refused.exception)
     for act, status in (("pause", "paused"), ("resume", "running"), ("next", "running")):
         assert f"(1): {status}" in operated.say("rollout", act, "1")
     found = json.loads(operated.say("rollout", "show", "1", "--json", "--devices"))
@@ -56,6 +60,12 @@ def test_errors_say_what_to_do(operated):
         (("create", "--release", "2.0", "--name", "../x"), UsageError, "name"),
         (("show", "nothing"), SlipstreamError, "no rollout 'nothing'"),
         (("show", "7"), SlipstreamError, "no rollout 7"),
+        (("show", "9" * 22), SlipstreamError, f"no rollout '{'9' * 22}'"),
+        (
+            ("create", "--release", "2.0", "--product", "gatway"),
+            UsageError,
+            "no release 2.0 of the product gatway in the repository; expected --product gateway",
+        ),
         (("show", "7", "--token-file", "/nowhere"), UsageError, "token"),
         (("show", "7", "--server", "http://127.0.0.1:9"), Unavailable, "127.0.0.1"),
         (("show", "7", "--server", "nonsense"), UsageError, "--server"),

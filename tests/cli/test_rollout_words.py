@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from slipstream.cli.rollout_words import BAR, bar, rule_words
+from slipstream.cli.rollout_words import BAR, bar, in_words, margin_words, rule_words
 
 
 def phase(members=0, offered=0, confirmed=0, failed=0):
@@ -59,3 +59,40 @@ RULE = {"action": "pause", "count": None, "percent": None, "min_sample": 1, "cla
 )
 def test_rules(rule, words):
     assert rule_words(RULE | rule) == words
+
+
+@pytest.mark.parametrize(
+    "more, in_flight, words",
+    [
+        (0, 0, "nothing is on its way"),  # also of a rule at 2 failed, where none has failed
+        (0, 3, "not one more may fail"),
+        (2, 3, "2 of 3 on their way may fail"),
+        (3, 3, "cannot fire, even if all 3 on their way fail"),
+    ],
+)
+def test_margins(more, in_flight, words):
+    assert margin_words(more, in_flight) == words
+
+
+def rollout(**more):
+    plan = {"name": "r", "release": "2.0", "product": "gateway", "channel": "stable", "filter": ""}
+    who = {"author": "ada", "decided_by": None, "remark": "", "reason": ""}
+    traffic = {"devices": 0}
+    whole = {"id": 1, "status": "scheduled", **who, "phases": [], "traffic": traffic}
+    return {**whole, **more, "plan": {**plan, "start_at": None, **more.get("plan", {})}}
+
+
+def test_when_a_rollout_begins():
+    assert "begins within seconds" in list(in_words(rollout()))
+    at = {"start_at": 1_800_000_000}
+    for status in ("scheduled", "waiting_for_approval"):
+        words = list(in_words(rollout(plan=at, status=status)))
+        assert "begins at 2027-01-15 08:00 UTC" in words
+    assert not any("begins" in line for line in in_words(rollout(plan=at, status="running")))
+
+
+def test_a_class_is_no_count():
+    one = phase(members=4, offered=2) | {"failures": {"device": 1, "boot": 1}, "opened_at": 1}
+    more = {"text": "all", "missing": "", "soaked_s": 0, "soak_s": 0, "rules": []}
+    words = list(in_words(rollout(status="running", phases=[one | more])))
+    assert "  failed: 1 (device), 1 (boot)" in words

@@ -62,3 +62,12 @@ def test_what_cannot_be(operated):
     assert "cannot read the password" in str(done.exception)
     done = operated.run("user", "remove", "nobody")
     assert isinstance(done.exception, SlipstreamError)
+
+
+def test_a_password_is_asked_for_on_a_terminal_alone(operated):
+    done = operated.run("user", "add", "ada", "--role", "viewer")
+    assert isinstance(done.exception, UsageError)
+    assert "Give --password-file" in str(done.exception)
+    done = operated.run("user", "list", "--login", "ada")
+    assert isinstance(done.exception, UsageError)
+    assert "Give --login-password-file" in str(done.exception)

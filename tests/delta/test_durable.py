@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slipstream.delta.durable import sync_filesystem, write_durably
+from slipstream.delta.durable import reserved_file, sync_filesystem, write_durably
 
 
 def test_bytes_and_mode(tmp_path: Path) -> None:
@@ -70,3 +70,38 @@ def test_a_file_system_is_synced_by_syncfs_or_with_all_others(
     assert synced == ["all"]
     with pytest.raises(FileNotFoundError):
         sync_filesystem(tmp_path / "none")
+
+
+def test_a_reserved_file_holds_what_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for size in (3, 100_000):  # more than was given, and less
+        with reserved_file(path, 1000, mode=0o600) as give:
+            assert path.stat().st_size == 1000
+            give(b"x" * size)
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"x" * size, 0o600)
+        path.unlink()
+
+
+def test_a_file_is_reserved_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError), reserved_file(path, 10):
+        raise AssertionError("the block must not begin")
+    assert path.read_bytes() == b"precious"
+
+
+def test_a_reserved_file_that_got_nothing_is_taken_away(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), reserved_file(tmp_path / "file", 10):
+        raise ValueError("refused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reserved_file_keeps_what_it_got(tmp_path: Path) -> None:
+    def give_and_fail() -> None:
+        with reserved_file(tmp_path / "file", 10) as give:
+            give(b"precious")
+            raise ValueError("later")
+
+    with pytest.raises(ValueError, match="later"):
+        give_and_fail()
+    assert (tmp_path / "file").read_bytes() == b"precious"

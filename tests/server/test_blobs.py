@@ -163,23 +163,23 @@ async def _raw(fleet, target):
 
 def test_what_is_not_the_repositorys_is_never_served(with_fleet, folder, tmp_path):
     secret = tmp_path / "repo" / f"{DIGEST}.secret"
-    secret.write_bytes(b"secret")
+    secret.write_bytes(b"hidden")
     public = folder.public
     outside, inside = tmp_path / "repo" / "out", public / "targets" / "in"
     outside.mkdir()
     inside.mkdir()
     for place in (outside, inside):
-        (place / f"{DIGEST}.secret").write_bytes(b"secret")
+        (place / f"{DIGEST}.secret").write_bytes(b"hidden")
     (public / "blobs" / f"{DIGEST}.link").symlink_to(secret)
     (public / "blobs" / f"{DIGEST}.inner").symlink_to(inside / f"{DIGEST}.secret")
     (public / "targets" / "folder").symlink_to(outside)
-    (public / "blobs" / f".{DIGEST}.tmp").write_bytes(b"secret")
-    (public / "blobs" / "plain").write_bytes(b"secret")
+    (public / "blobs" / f".{DIGEST}.tmp").write_bytes(b"hidden")
+    (public / "blobs" / "plain").write_bytes(b"hidden")
     (public / "blobs" / f"{DIGEST}.folder").mkdir()
     os.mkfifo(public / "blobs" / f"{DIGEST}.fifo")
-    (public / f"{DIGEST}.top").write_bytes(b"secret")
+    (public / f"{DIGEST}.top").write_bytes(b"hidden")
     (public / "other").mkdir()
-    (public / "other" / f"{DIGEST}.x").write_bytes(b"secret")
+    (public / "other" / f"{DIGEST}.x").write_bytes(b"hidden")
     name = DIGEST.encode()
     targets = [
         b"/blobs/../../" + name + b".secret",
@@ -214,9 +214,9 @@ def test_what_is_not_the_repositorys_is_never_served(with_fleet, folder, tmp_pat
         for target in targets:
             status, answer = await _raw(fleet, target)
             assert status in {400, 404}, target
-            assert b"secret" not in answer.partition(b"\r\n\r\n")[2], target
+            assert b"hidden" not in answer.partition(b"\r\n\r\n")[2], target
         status, answer = await _raw(fleet, b"/targets/in/" + name + b".secret")
-        assert (status, answer[-6:]) == (200, b"secret")
+        assert (status, answer[-6:]) == (200, b"hidden")
 
     with_fleet(test)
 

@@ -1,12 +1,16 @@
 """The real process: start, SIGTERM during a download, SIGKILL between two reports."""
 
+import asyncio
+import errno
 import http.client
 import json
+import logging
 import os
 import random
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,9 +18,10 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
-from slipstream.delta.errors import UsageError
-from slipstream.server.serve import parse_listen, serve
+from slipstream.delta.errors import Unavailable, UsageError
+from slipstream.server.serve import configure_log, open_database, parse_listen, serve
 
 CHILD = """
 import sys
@@ -203,11 +208,17 @@ def test_a_connection_that_sends_no_request_is_cut(folder, sent):
 
 
 def test_headers_have_a_size(folder):
-    with running(folder.public) as (_, port):
+    with running(folder.public) as (process, port):
         for sent in (b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000, b"GET /" + b"a" * 10_000):
             with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
                 connection.sendall(sent + b"\r\n\r\n")
                 assert re.match(rb"HTTP/1\.[01] 400 ", connection.recv(4096))
+        process.terminate()
+        log = process.stderr.read().decode()
+    told = [json.loads(line) for line in log.splitlines()]
+    of_header = [one for one in told if one.get("library") == "aiohttp.server"]
+    assert {one["level"] for one in of_header} == {"warning"}
+    assert "exception" not in log
 
 
 def test_beyond_this_machine(folder):
@@ -216,6 +227,54 @@ def test_beyond_this_machine(folder):
     with pytest.raises(UsageError, match="neither"):
         serve(folder.public, listen="0.0.0.0:0", insecure_http=True)
     assert not (folder.public.parent / "server" / "operator.token").exists()
+
+
+@pytest.mark.parametrize(
+    "error, more",
+    [
+        (ConnectionResetError("gone\naway"), {"error": "ConnectionResetError: gone away"}),
+        (asyncio.CancelledError(), {"error": "CancelledError: "}),
+        (sqlite3.OperationalError("x" * 999), {"error": f"OperationalError: {'x' * 300}"}),
+        (KeyError("nobody foresaw it"), {"exc_info": True}),
+    ],
+)
+def test_a_traceback_is_for_what_nobody_foresaw(error, more):
+    configure_log()
+    with capture_logs() as told:
+        logging.getLogger("library").error("failed", exc_info=error)
+    (one,) = told
+    assert ("exc_info" in one) == ("exc_info" in more)
+    assert one.get("error") == more.get("error")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"not a database, but of some length" * 100, "file is not a database. If it is damaged"),
+        (None, "unable to open database file. A file is wanted, in a folder"),
+    ],
+)
+def test_a_database_that_is_none_is_named(tmp_path, content, words):
+    file = tmp_path / "missing" / "fleet.sqlite" if content is None else tmp_path / "fleet.sqlite"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(open_database(f"sqlite:///{file}"))
+    assert str(caught.value).startswith(f"{file}: the database does not answer: ")
+    assert words in str(caught.value)
+
+
+def test_a_database_that_cannot_be_written_is_refused_at_the_start(tmp_path, monkeypatch):
+    file = tmp_path / "fleet.sqlite"
+    file.touch()
+
+    def refuse(path, flags, *_):
+        assert flags & os.O_RDWR
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)  # the tests' user may be one who may write everything
+    with pytest.raises(UsageError, match="the database cannot be written: Permission denied"):
+        asyncio.run(open_database(f"sqlite:///{file}"))
 
 
 def test_a_folder_that_is_no_repository(tmp_path):

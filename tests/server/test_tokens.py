@@ -89,5 +89,5 @@ def test_a_token_that_can_be_guessed_is_refused(tmp_path, content):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="none can be made for the operator's token: No such file"):
         load_token(tmp_path / "missing" / "operator.token")

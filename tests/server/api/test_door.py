@@ -76,10 +76,10 @@ def test_errors_have_one_shape(with_fleet):
             ("GET", "/rollouts/x", None, (404, "not_found", None)),
             ("GET", "/devices?limit=0", None, (400, "invalid", "?limit")),
             ("GET", "/devices?limit=1&limit=2", None, (400, "invalid", "?limit")),
-            ("GET", "/devices?colour=red", None, (400, "invalid", None)),
+            ("GET", "/devices?colour=red", None, (400, "invalid", "?colour")),
             ("GET", "/devices?filter=tag", None, (400, "invalid", "?filter")),
             ("GET", "/audit?after=x", None, (400, "invalid", "?after")),
-            ("POST", "/devices", "{", (400, "invalid", None)),
+            ("POST", "/devices", "{", (400, "invalid", "$")),
             ("POST", "/devices", {"id": "a b", "product": "p"}, (400, "invalid", "$.id")),
             ("POST", "/devices", " " * 300_000, (413, "too_large", None)),
         ):

@@ -19,11 +19,15 @@ BAD = [
     ("id,product,id\nd1,p,d1\n", "stands twice", "line 1"),
     ("id,product\n", "got 0", None),
     ("id,product\nd1\n", "expected 2 cells, got 1", "line 2"),
-    ("id,product\nd1,p\n../x,p\n", "matching regex", "line 3, id"),
-    ("id,product\nd1,\n", "missing required field `product`", "line 2"),
+    ("id,product\nd1,p\n../x,p\n", "expected letters, digits and", "line 3, id"),
+    ("id,product\nd1,\n", "it is missing", "line 2, product"),
     ("id,product\nd1,p\nd2,p\nd1,p\n", "the same id as in line 2", "line 4, id"),
     ('id,product\n"d1,p\n', "not CSV", "line 2"),
-    ("id,product,attribute.\nd1,p,x\n", "Expected `str`", "line 2, attributes"),
+    (
+        "id,product,attribute.\nd1,p,x\n",
+        "a key: too short; expected at least 1 character",
+        "line 2, attributes",
+    ),
 ]
 
 

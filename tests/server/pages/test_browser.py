@@ -83,6 +83,24 @@ def test_nothing_is_wider_than_a_phone(browser):
     browser.show()
 
 
+def test_the_button_that_logs_out_stands_inside_the_header(browser):
+    for width in (1200, 390):
+        browser.show(width=width)
+        browser.open("/rollouts")
+        # This visitor has the installation's token, and no session to end.
+        room = browser.run("""
+            document.querySelector('.who').insertAdjacentHTML('beforeend',
+                '<form><input type="hidden"><button id="out">Log out</button></form>');
+            const out = document.getElementById('out').getBoundingClientRect();
+            const top = document.querySelector('.top').getBoundingClientRect();
+            const words = document.querySelector('.who > p').getBoundingClientRect();
+            return [top.bottom - out.bottom, (out.top + out.bottom - words.top - words.bottom) / 2];
+        """)
+        assert room[0] >= 8, width
+        assert abs(room[1]) < 2, width
+    browser.show()
+
+
 @pytest.mark.parametrize("path", ["/rollouts/3", "/rollouts/new"])
 def test_the_keyboard_reaches_every_control_and_shows_where_it_is(browser, path):
     browser.open(path)

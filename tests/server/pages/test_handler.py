@@ -541,6 +541,49 @@ def test_a_user_logs_in_and_out(with_fleet):
     with_fleet(test)
 
 
+def test_programs_lead_no_browser_to_a_login_that_lets_nobody_in(with_fleet):
+    async def test(fleet):
+        await fleet.user("ci", "operator")
+        response = await fleet.client.get("/rollouts", allow_redirects=False)
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"].startswith("Basic")
+        await look(fleet, "/rollouts")
+        assert "No user has a password" in (await look(fleet, "/login", headers={})).text
+        user = {"name": "mara", "role": "operator", "password": "correct horse battery"}
+        await fleet.client.post("/api/v1/users", json=user, headers=fleet.operator)
+        assert "No user" not in (await look(fleet, "/login", headers={})).text
+        body = urlencode({"user": "any", "password": OPERATOR_TOKEN})
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        wrong = await fleet.client.post("/login", data=body, headers=form)
+        assert wrong.status == 401
+        assert "slipstream user add NAME --role admin" in Page(await wrong.text()).text
+
+    with_fleet(test)
+
+
+def test_a_path_that_is_none_is_a_page_for_browsers_alone(with_fleet):
+    async def test(fleet):
+        html = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        for path in ("/nosuch", "/rollouts/abc", "/devices/d1/<script>"):
+            for who in ({}, LOGIN):
+                page = await look(fleet, path, 404, headers=html | who)
+                assert f"nothing is at {path.split('<')[0]}" in page.text
+                assert bool(page.all("a", href="/devices")) == bool(who)
+        for path in ("/api/v1/x", "/v1/x", "/DEFAULT/controller/v1/d1/x", "/blobs/x", "/metrics/x"):
+            response = await fleet.client.get(path, headers=html)
+            assert (response.status, response.content_type) == (404, "application/json")
+        response = await fleet.client.get("/nosuch", headers={"Accept": "*/*"})
+        assert await response.json() == {
+            "error": "nothing is at /nosuch",
+            "code": "not_found",
+            "field": None,
+        }
+        response = await fleet.client.delete("/v1/poll")
+        assert (await response.json())["error"] == "DELETE is not for /v1/poll; expected POST"
+
+    with_fleet(test)
+
+
 @pytest.mark.parametrize(
     "to", ["//evil.example", "https://evil.example", "/\\evil.example", "/login", "", "/a\nb"]
 )
