@@ -118,13 +118,14 @@ async def recall_offer(_world: World, call: Call) -> Act:
 
 
 async def release_holds(_world: World, call: Call) -> Act:
-    """Give back what a device holds for FleetLock, when it will not do so itself."""
+    """Give back every place in a budget that a device holds, for FleetLock or a rollout, when it will
+    not do so itself. Whether it is back in service is for the operator to know."""
     name = call.places["device"]
 
     async def act(connection: AsyncConnection) -> Done:
         before = await find_locked(connection, name)
-        held = [one for one in await holds.list_of_device(connection, name) if one.rollout is None]
-        await holds.release(connection, name)
+        held = await holds.list_of_device(connection, name)
+        await holds.give_up(connection, name)
         return Done(thing=f"device {before.id}", before=held)
 
     return act

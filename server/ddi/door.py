@@ -21,7 +21,6 @@ from slipstream.delta.limits import (
     POLL_BYTES_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
-    REPORTS_PER_DEVICE_MAX,
 )
 from slipstream.server.catalog import CatalogReader
 from slipstream.server.ddi import answers, hear
@@ -152,7 +151,7 @@ class DdiDoor:
         if wanted == 0:
             return None
         async with self.database.reading() as connection:
-            kept = await reports.list_of(connection, visit.device, limit=REPORTS_PER_DEVICE_MAX)
+            kept = await reports.list_of(connection, visit.device, limit=ACTION_HISTORY_MAX)
         lines: list[str] = []
         for one in kept:
             details = msgspec.json.decode(one.details)

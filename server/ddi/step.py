@@ -80,7 +80,7 @@ def superseded(attempts: Sequence[Attempt], decision: Decision) -> Cancel | None
     if not isinstance(decision, Install) or decision.rollout is None:
         return None
     for one in attempts:
-        if _runs(one) and one.rollout != decision.rollout.id:
+        if _runs(one) and one.release != decision.release:
             return Cancel(one)
     return None
 

@@ -87,6 +87,11 @@ async def hear_poll(
     """
     seen: dict[int, Heard] = {}
     gone: list[int] = []
+    proved = [
+        view.by_id[one].plan.counter
+        for one, state in states.items()
+        if state is State.CONFIRMED and one in view.by_id
+    ]
     for rollout, state in states.items():
         known = view.by_id.get(rollout)
         if known is None:
@@ -95,7 +100,8 @@ async def hear_poll(
             continue
         if known.unreadable:
             continue
-        heard = _shown(known.plan, catalog, device, state, failed, trial=trial)
+        newest = known.plan.counter == max(proved, default=0)
+        heard = _shown(known.plan, catalog, device, state, failed, trial=trial, newest=newest)
         if heard is not None and step(state, heard[0]) is not state:
             seen[rollout] = heard
     if not seen and not gone:
@@ -152,8 +158,13 @@ def _shown(
     failed: Mapping[str, str],
     *,
     trial: bool,
+    newest: bool,
 ) -> Heard | None:
-    """What a poll says about an offer."""
+    """What a poll says about an offer. `newest`: of those that the device has confirmed, the last.
+
+    A device that runs something older has fallen back from that one; from the releases before it
+    went on.
+    """
     if plan.release in failed:
         return Event.FELL_BACK, FailureClass.BOOT, failed[plan.release] or "the device says so"
     if device.release == plan.release and not trial:
@@ -163,7 +174,7 @@ def _shown(
         known = catalog.find(plan.product, device.release)
         counter = None if known is None else known.counter
     lower = counter is not None and counter < plan.counter
-    if state is State.CONFIRMED and lower:
+    if state is State.CONFIRMED and lower and newest:
         return Event.FELL_BACK, FailureClass.BOOT, f"it runs {device.release} again"
     return None
 

@@ -46,6 +46,8 @@ async def make_offer(
     )
     try:
         if decision.fresh or not await _stands(database, wanted):
+            async with database.reading() as connection:
+                await grants.look_for_room(connection, wanted)
             await database.write(lambda connection: grants.grant(connection, wanted, now))
     except grants.NoRoom as error:
         if isinstance(error, grants.Crowded):

@@ -10,6 +10,7 @@ from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.hear import hear_poll
 from slipstream.server.fleet.offers import make_offer
 from slipstream.server.rollout.offer import Decision, Standing, Stay
+from slipstream.server.rollout.track import IN_FLIGHT
 from slipstream.server.store import attempts, devices, holds, polls
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Known
@@ -45,7 +46,8 @@ async def answer_poll(
             again = await devices.know(connection, devices.by_id(known.device.id))
         standing = _standing(again or known, said)
     decision = await make_offer(database, board, catalog, standing, now)
-    if known.holding and isinstance(decision, Stay) and not said.seen.trial:
+    idle = not said.seen.trial and IN_FLIGHT.isdisjoint(known.attempts.values())
+    if known.holding and idle and isinstance(decision, Stay):
         await free_places(database, known.device.id)
     return decision
 

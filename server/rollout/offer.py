@@ -15,7 +15,7 @@ from slipstream.server.rollout.order import phases_of
 from slipstream.server.rollout.record import OFFERING, Rollout
 from slipstream.server.rollout.route import Waypoint, blocked
 from slipstream.server.rollout.rsql import matches
-from slipstream.server.rollout.track import State
+from slipstream.server.rollout.track import IN_FLIGHT, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,11 @@ def decide(
     if standing.trial:
         return Stay("a trial is under way")
     reasons: list[str] = []
-    for rollout in sorted(rollouts, key=lambda one: (-one.plan.counter, -one.id)):
+    mine = {one for one, state in (standing.attempts or {}).items() if state in IN_FLIGHT}
+    # Of one release, the one that has sent it on its way: it shall not begin again for another.
+    for rollout in sorted(
+        rollouts, key=lambda one: (-one.plan.counter, one.id not in mine, -one.id)
+    ):
         plan = rollout.plan
         if device.counter is not None and plan.counter <= device.counter:
             break  # older ones are no news either

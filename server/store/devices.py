@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from slipstream.delta.limits import FACTS_AT_ONCE
 from slipstream.server.rollout.facts import Facts
 from slipstream.server.rollout.record import OVER
-from slipstream.server.rollout.track import State
+from slipstream.server.rollout.track import IN_FLIGHT, State
 from slipstream.server.store.dialect import ROWS_AT_ONCE, insert_into
 from slipstream.server.store.tables import attempts, devices, holds, quarantines, rollouts
 from slipstream.server.store.tallies import keep_outcomes
@@ -82,7 +82,7 @@ class Known:
 # In the statement's own text: a poll's has two parameters (lookup.py).
 _OVER: list[sa.ColumnElement[str]] = [sa.literal_column(f"'{one.value}'") for one in sorted(OVER)]
 _ON_ITS_WAY: list[sa.ColumnElement[str]] = [
-    sa.literal_column(f"'{one.value}'") for one in (State.OFFERED, State.FETCHING)
+    sa.literal_column(f"'{one.value}'") for one in sorted(IN_FLIGHT)
 ]
 
 

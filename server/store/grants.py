@@ -120,11 +120,9 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
                 sa.update(attempts).where(attempts.c.id == made).values(phase=phase)
             )
     if wanted.max_downloads is not None:
-        busy = sa.select(sa.func.count()).where(
-            attempts.c.rollout == wanted.rollout, attempts.c.state.in_(_FETCHING)
-        )
-        if (await connection.execute(busy)).scalar_one() > wanted.max_downloads:
-            raise Crowded(f"{wanted.max_downloads} devices are downloading")
+        busy = (await connection.execute(_busy(wanted.rollout))).scalar_one()
+        if busy > wanted.max_downloads:
+            raise _downloading(wanted.max_downloads)
     await _take_places(connection, wanted, now)
     await events.add(
         connection,
@@ -135,6 +133,42 @@ async def grant(connection: AsyncConnection, wanted: Request, now: int) -> int:
         rollout=wanted.rollout,
     )
     return made
+
+
+async def look_for_room(connection: AsyncConnection, wanted: Request) -> None:
+    """Raise NoRoom where grant would: one statement that only reads, for whoever waits.
+
+    A full phase or budget is asked for by every device behind it at each of its polls; they must
+    not queue for the database's one writer. What it finds may be old a moment later: grant decides.
+    """
+    mine = sa.and_(attempts.c.rollout == wanted.rollout, attempts.c.device == wanted.device.id)
+    open_to = sa.and_(
+        phases.c.rollout == wanted.rollout,
+        phases.c.phase.in_(wanted.phases),
+        sa.or_(phases.c.limit.is_(None), phases.c.offered < phases.c.limit),
+    )
+    labels = sorted(wanted.labels.items())
+    held = [
+        sa.select(sa.func.count())
+        .where(holds.c.label == label, holds.c.value == value, holds.c.device != wanted.device.id)
+        .scalar_subquery()
+        for (label, value), _ in labels
+    ]
+    query = sa.select(
+        sa.exists().where(mine),
+        sa.exists().where(open_to),
+        _busy(wanted.rollout).scalar_subquery(),
+        *held,
+    )
+    counted, room, busy, *taken = (await connection.execute(query)).one()
+    if wanted.phases and not (counted or room):
+        raise _full(wanted)
+    most = wanted.max_downloads
+    if wanted.phases and most is not None and busy >= most:
+        raise _downloading(most)
+    for (place, most), number in zip(labels, taken, strict=True):
+        if number >= most:
+            raise _on_their_way(place, most)
 
 
 async def _count_in(connection: AsyncConnection, wanted: Request) -> int:
@@ -151,8 +185,7 @@ async def _count_in(connection: AsyncConnection, wanted: Request) -> int:
         )
         if counted.rowcount == 1:
             return phase
-    full = wanted.phases[-1] + 1
-    raise NoRoom(f"phase {full} has offered to as many devices as it may")
+    raise _full(wanted)
 
 
 async def _of(connection: AsyncConnection, wanted: Request) -> Attempt | None:
@@ -286,4 +319,24 @@ async def _take_places(connection: AsyncConnection, wanted: Request, now: int) -
         if not await places.take(
             connection, label, value, wanted.device.id, most, now, rollout=wanted.rollout
         ):
-            raise Crowded(f"{most} devices with {label} {value or '(none)'} are on their way")
+            raise _on_their_way((label, value), most)
+
+
+def _busy(rollout: int) -> sa.Select[int]:
+    """How many of a rollout's devices are downloading, or about to."""
+    return sa.select(sa.func.count()).where(
+        attempts.c.rollout == rollout, attempts.c.state.in_(_FETCHING)
+    )
+
+
+def _full(wanted: Request) -> NoRoom:
+    return NoRoom(f"phase {wanted.phases[-1] + 1} has offered to as many devices as it may")
+
+
+def _downloading(most: int) -> Crowded:
+    return Crowded(f"{most} devices are downloading")
+
+
+def _on_their_way(place: tuple[str, str], most: int) -> Crowded:
+    label, value = place
+    return Crowded(f"{most} devices with {label} {value} are on their way")

@@ -108,6 +108,12 @@ async def release_all(connection: AsyncConnection, device: str) -> bool:
     return gone.rowcount > 0
 
 
+async def give_up(connection: AsyncConnection, device: str) -> int:
+    """Give back every place that a device holds, whatever it does: how many there were."""
+    gone = await connection.execute(sa.delete(holds).where(holds.c.device == device))
+    return gone.rowcount
+
+
 async def settle(connection: AsyncConnection, device: str, rollout: int) -> None:
     """The device is not on its way any more for this rollout.
 

@@ -1,5 +1,6 @@
 """What became of a rollout's offers, counted by phase."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
@@ -79,18 +80,32 @@ async def keep_outcomes(connection: AsyncConnection, device: str) -> None:
     """Before a device is removed: what became of its offers stays in its phases' counts.
 
     Otherwise the failures of devices that somebody throws out would not stop a rollout any more.
+    One that was on its way will not be heard of again: it counts as silent.
     """
     query = sa.select(attempts.c.rollout, attempts.c.phase, attempts.c.state, attempts.c.failure)
-    for rollout, phase, state, failure in (
-        await connection.execute(query.where(attempts.c.device == device))
-    ).all():
-        outcome = state if state == State.CONFIRMED else failure
-        if outcome is None:
-            continue
-        here = sa.and_(phases.c.rollout == rollout, phases.c.phase == phase)
-        text = (await connection.execute(sa.select(phases.c.removed).where(here))).scalar_one()
-        kept = msgspec.json.decode(text, type=dict[str, int])
-        kept[outcome] = kept.get(outcome, 0) + 1
-        await connection.execute(
-            sa.update(phases).where(here).values(removed=msgspec.json.encode(kept).decode())
-        )
+    outcomes: dict[tuple[int, int], Counter[str]] = {}
+    for rollout, phase, state, failure in await connection.execute(
+        query.where(attempts.c.device == device, attempts.c.state != State.CANCELLED.value)
+    ):
+        outcome = state if state == State.CONFIRMED else failure or FailureClass.SILENT.value
+        outcomes.setdefault((rollout, phase), Counter())[outcome] += 1
+    if not outcomes:
+        return
+    place = sa.tuple_(phases.c.rollout, phases.c.phase)
+    kept = sa.select(phases.c.rollout, phases.c.phase, phases.c.removed)
+    rows = (await connection.execute(kept.where(place.in_(list(outcomes))))).all()
+    changes = [
+        {
+            "of": row.rollout,
+            "at": row.phase,
+            "counts": msgspec.json.encode(
+                outcomes[row.rollout, row.phase]
+                + Counter(msgspec.json.decode(row.removed, type=dict[str, int]))
+            ).decode(),
+        }
+        for row in rows
+    ]
+    statement = sa.update(phases).where(
+        phases.c.rollout == sa.bindparam("of"), phases.c.phase == sa.bindparam("at")
+    )
+    await connection.execute(statement.values(removed=sa.bindparam("counts")), changes)

@@ -203,7 +203,7 @@ _simple(
     "unlock",
     "/devices/{}/holds",
     "its reboot lock is given back",
-    "Give back what DEVICE holds for FleetLock, when it will not do so itself.",
+    "Give back the places in budgets that DEVICE holds, when it will not do so itself.",
 )
 _simple(
     "remove",

@@ -86,8 +86,10 @@ def test_what_is_not_on_its_way_is_not_cancelled(state):
 
 
 def test_one_action_at_a_time():
-    newer = replace(INSTALL, rollout=replace(ROLLOUT, id=2))
+    newer = replace(INSTALL, release="3.0", rollout=replace(ROLLOUT, id=2))
     assert superseded([OFFER], newer) == Cancel(OFFER)
+    # What it already installs does not begin again for another rollout.
+    assert superseded([OFFER], replace(newer, release="2.0")) is None
     assert superseded([OFFER], INSTALL) is None
     assert superseded([OFFER], Stay("")) is None
     assert superseded([replace(OFFER, closed_at=1)], newer) is None

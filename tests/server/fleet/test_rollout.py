@@ -12,7 +12,7 @@ from slipstream.installer.reports import Failure
 from slipstream.server.catalog import Catalog, ImageOffer, Release
 from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.engine import Engine
-from slipstream.server.fleet.hear import hear_report
+from slipstream.server.fleet.hear import hear_poll, hear_report
 from slipstream.server.fleet.moves import draw_phase, open_phase_as
 from slipstream.server.fleet.polls import Said, answer_poll
 from slipstream.server.rollout.facts import Facts
@@ -114,6 +114,16 @@ class Fleet:
         counter = int(runs[0]) if self.counted else None
         seen = Seen(name, self.now, None, runs, counter, ROOTS[runs], trial, "[]")
         await self.database.write(lambda c: polls.write(c, [seen]))
+        return await self.answer(known, seen, failed)
+
+    async def ask(self, name):
+        """A poll that says nothing new: nothing is written down for it."""
+        async with self.database.reading() as connection:
+            known = await devices.know(connection, devices.by_id(name))
+        seen = Seen(name, self.now, None, "1.0", 1, ROOTS["1.0"], False, "[]")
+        return await self.answer(known, seen, ())
+
+    async def answer(self, known, seen, failed):
         said = Said(seen, failed=dict.fromkeys(failed, "it broke"))
         return await answer_poll(self.database, self.board, CATALOG, known, said, self.now)
 
@@ -538,6 +548,7 @@ def test_a_place_stays_with_a_device_that_another_rollout_has_sent_on_its_way(wi
         )
         await fleet.start(plan)
         (one,) = await fleet.poll_all()
+        assert await fleet.engine.change(await fleet.look(), Act.PAUSE, "", fleet.now)
         await fleet.start(replace(plan, name="c"))
         assert (await fleet.poll(one)).rollout.plan.name == "c"
         async with fleet.database.reading() as connection:
@@ -669,6 +680,93 @@ def test_devices_that_are_removed_still_count(with_rollout):
             counted = await tallies.of_rollout(connection, 1)
         assert counted[0] == Tally(2, 1, {FailureClass.BOOT: 1})
         assert counted[1] == Tally(2, 0, {FailureClass.BOOT: 1})
+
+    with_rollout(test)
+
+
+def test_who_is_removed_on_its_way_counts_as_silent(with_rollout):
+    async def test(fleet):
+        plan = replace(PLAN, phases=(Phase(count=2), Phase(percent=100)), abort=())
+        await fleet.start(plan)
+        one, bricked = await fleet.poll_all()
+        await fleet.confirm(one)
+        await fleet.report(bricked, "installed")
+        await fleet.database.write(lambda c: devices.remove(c, bricked))
+        await fleet.tick()
+        assert (await fleet.look()).phase == 0
+        async with fleet.database.reading() as connection:
+            counted = await tallies.of_rollout(connection, 1)
+        assert counted[0] == Tally(2, 1, {FailureClass.SILENT: 1})
+
+    with_rollout(test)
+
+
+def test_another_rollout_of_the_release_calls_nothing_back(with_rollout):
+    async def test(fleet):
+        await fleet.start(replace(PLAN, phases=(Phase(percent=100),)))
+        told = await fleet.poll_all()
+        await fleet.report(told[0], "progress")
+        await fleet.start(replace(PLAN, name="beside", phases=(Phase(percent=100),), beside=True))
+        assert (await fleet.poll(told[0])).rollout.plan.name == PLAN.name
+        await fleet.add(1, first=50)
+        assert (await fleet.poll("d050")).rollout.plan.name == "beside"
+
+    with_rollout(test)
+
+
+def test_a_device_falls_back_from_the_release_that_it_came_from(with_rollout):
+    """Not from all that it ever ran: one that is flashed anew does not pause a year of rollouts."""
+
+    async def test(fleet):
+        await fleet.start(replace(PLAN, phases=(Phase(percent=100),), abort=()))
+        (one, *_) = await fleet.poll_all()
+        await fleet.confirm(one)
+        newer = replace(PLAN, name="newer", release="3.0", counter=3, phases=(Phase(percent=100),))
+        await fleet.start(replace(newer, abort=(), proof=Proof.REPORT))
+        async with fleet.database.reading() as connection:
+            device = await devices.find(connection, one)
+        await hear_poll(
+            fleet.database,
+            fleet.board.view,
+            CATALOG,
+            replace(device, release="1.0", counter=1).facts(),
+            {1: State.CONFIRMED, 2: State.CONFIRMED},
+            {},
+            fleet.now,
+            trial=False,
+        )
+        assert await fleet.state(one) is State.CONFIRMED
+
+    with_rollout(test)
+
+
+def test_who_waits_for_room_writes_nothing(with_rollout):
+    async def test(fleet):
+        plan = replace(
+            PLAN,
+            phases=(Phase(percent=100),),
+            budgets=(Budget("product", 3),),
+            max_downloads=2,
+        )
+        await fleet.start(plan)
+        first = await fleet.poll_all()
+        assert len(first) == 2
+        write = fleet.database.write
+
+        async def refuse(act):
+            raise AssertionError("it waits, and writes")
+
+        fleet.database.write = refuse
+        others = [one for one in sorted(fleet.runs) if one not in first]
+        assert "2 devices are downloading" in (await fleet.ask(others[0])).reason
+        fleet.database.write = write
+        await fleet.report(first[0], "installed")
+        assert isinstance(await fleet.poll(others[0]), Install)
+        await fleet.report(others[0], "installed")
+        fleet.database.write = refuse
+        answer = await fleet.ask(others[1])
+        assert "3 devices with product gateway are on their way" in answer.reason
+        fleet.database.write = write
 
     with_rollout(test)
 
