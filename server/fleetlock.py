@@ -82,10 +82,12 @@ class FleetLockHandler:
         async def act(connection: AsyncConnection) -> None:
             if not await attempts.lock(connection, device.id):
                 raise NoPlace("the device was removed")
+            held = await holds.list_of_device(connection, device.id)
             for (label, value), most in sorted(places.items()):
                 if not await holds.take(connection, label, value, device.id, most, now):
                     raise NoPlace(f"{most} devices with {label} {value} are away")
-            await events.add(connection, now, "lock", "may reboot", device=device.id)
+            if not places.keys() <= {(one.label, one.value) for one in held}:
+                await events.add(connection, now, "lock", "may reboot", device=device.id)
 
         try:
             await self.database.write(act)

@@ -85,7 +85,7 @@ async def preview(
     async with database.reading() as connection:
         async for size, fitting in _walk(connection, condition, product, channel):
             count, whole = count + len(fitting), whole + size
-            sample = _draw([*sample, *fitting], sample_max)
+            sample = await asyncio.to_thread(_draw, [*sample, *fitting], sample_max)
     return Preview(count, whole, tuple(sample))
 
 
@@ -99,7 +99,8 @@ async def population(
         async for size, fitting in _walk(connection, condition, product, channel):
             whole += size
             found.extend(fitting)
-    return Population(tuple(found), whole, tuple(_draw(found, SAMPLE_MAX)))
+    sample = await asyncio.to_thread(_draw, found, SAMPLE_MAX)
+    return Population(tuple(found), whole, tuple(sample))
 
 
 async def _walk(

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from slipstream.delta.errors import SlipstreamError
+from slipstream.delta.limits import REASON_CHARS_MAX
 from slipstream.server.ddi.feedback import (
     Feedback,
     Meaning,
@@ -119,7 +120,7 @@ async def hear_consent(
             await attempts.mark(connection, attempt.id, consent_at=now)
         said = "agreed to" if agreed else "declined"
         words = f"the person at the device {said} {attempt.release}"
-        text = ": ".join((words, *lines[-1:]))
+        text = ": ".join((words, *lines[-1:]))[:REASON_CHARS_MAX]
         await events.add(connection, now, "consent", text, device=device, rollout=attempt.rollout)
 
     return await _try(database, act)

@@ -163,13 +163,6 @@ FAULTS = (
         "len(offered)",
     ),
     Fault(
-        "the room of members that are gone is filled beside the next phase",
-        rollouts,
-        "open_next",
-        "enumerate(drawn.rooms)",
-        "enumerate(())",
-    ),
-    Fault(
         "what a poll was decided on is not asked of the database",
         polls,
         "make_offer",
