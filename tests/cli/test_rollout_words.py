@@ -78,7 +78,14 @@ def rollout(**more):
     plan = {"name": "r", "release": "2.0", "product": "gateway", "channel": "stable", "filter": ""}
     who = {"author": "ada", "decided_by": None, "remark": "", "reason": ""}
     traffic = {"devices": 0}
-    whole = {"id": 1, "status": "scheduled", **who, "phases": [], "traffic": traffic}
+    whole = {
+        "id": 1,
+        "status": "scheduled",
+        **who,
+        "phases": [],
+        "traffic": traffic,
+        "waits_for": None,
+    }
     return {**whole, **more, "plan": {**plan, "start_at": None, **more.get("plan", {})}}
 
 

@@ -49,5 +49,5 @@ def test_story_is_told_on_ext4_and_on_squashfs(tmp_path: Path) -> None:
     assert "  unit-3 polls, and hears: 2 is rolled out in phases; this device's turn" in text
     assert "2 is quarantined on this device: three tries ran out" in text
     assert "release-2 (1): finished" in text
-    assert "failed: 1 boot" in text
+    assert "failed: 1 (boot)" in text
     assert said[-1] == "http://127.0.0.1:8480/rollouts/1"
