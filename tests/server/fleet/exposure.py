@@ -697,10 +697,15 @@ class Exposure(RuleBasedStateMachine):
         for rollout, phase, members, limit, cuts, offered in rows:
             assert limit is None or offered <= limit, f"phase {phase}: {offered} of {limit}"
             campaign = self.model.campaigns[rollout]
-            drawn = (phase, members, limit, cuts)
+            drawn = (phase, members, cuts)
             if phase == len(campaign.rows):
-                self.model.opened(rollout, drawn)
+                self.model.opened(rollout, drawn, limit)
             assert campaign.rows[phase] == drawn, "a phase was opened twice"
+            before = campaign.limits[phase]
+            if limit != before:  # of what has left when the next one opened
+                assert None not in (limit, before), "a limit came, or went"
+                assert limit < before, "a phase was given more room"
+                campaign.limits[phase] = limit
         for label, value, count in held:
             assert count <= BUDGET, f"{count} hold a place of {label} {value}"
 

@@ -64,6 +64,7 @@ class Campaign:
     # For each phase: devices in it and all before it.
     allowed: list[int | None] = field(default_factory=list)
     rows: list[tuple[Any, ...]] = field(default_factory=list)  # what was drawn when it opened
+    limits: list[int | None] = field(default_factory=list)  # as they were last seen
     confirmed: set[str] = field(default_factory=set)  # by devices that have said so
     removed: set[str] = field(default_factory=set)  # told; one of the name may have joined since
     removals: int = 0  # of devices that were told
@@ -103,7 +104,7 @@ class Model:
         if (rollout, release) not in gadget.tasks:
             gadget.tasks.append((rollout, release))
 
-    def opened(self, rollout: int, row: tuple[Any, ...]) -> None:
+    def opened(self, rollout: int, row: tuple[Any, ...], limit: int | None) -> None:
         """A phase is seen open for the first time: how many may it have, and was its turn?"""
         one, index = self.campaigns[rollout], len(self.campaigns[rollout].allowed)
         phase, plan = one.plan.phases[index], one.plan
@@ -133,6 +134,7 @@ class Model:
             assert phase.percent is not None
             one.allowed.append(max(before, math.ceil(phase.percent * whole / 100)))
         one.rows.append(row)
+        one.limits.append(limit)
 
     def _proved(self, one: Campaign, index: int) -> None:
         """A phase opened behind this one: enough of its devices have said that they run it."""
