@@ -152,7 +152,9 @@ class Phase:
     def __str__(self) -> str:
         if self.selector is not None:
             return self.selector
-        return f"{self.percent:g} %" if self.percent is not None else f"{self.count} devices"
+        if self.percent is not None:
+            return f"{self.percent:g} %"
+        return "1 device" if self.count == 1 else f"{self.count} devices"
 
 
 @dataclass(frozen=True, slots=True)

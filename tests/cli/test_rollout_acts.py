@@ -17,7 +17,7 @@ def test_a_rollout_is_created_shown_and_moved(operated):
     assert "written by installation" in words
     words = operated.say("rollout", "start", "gateway 2.0", "--remark", "now")
     assert "running, started by installation: now" in words
-    assert "1  1 devices  [........................]         1" in words
+    assert "1  1 device  [........................]         1" in words
     assert "0 of 1 confirmed, 1 are needed" in words
     assert "pause at 2 failed (boot or root): nothing is on its way" in words
     assert "3  100 %" in words

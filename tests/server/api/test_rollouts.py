@@ -160,7 +160,7 @@ def test_two_rollouts_of_one_release_are_asked_for(with_fleet, folder):
         late = {**PLAN, "start_at": NOW - 5, "phases": [{"count": 1}]}
         _, made = await fleet.api("POST", "/rollouts", late)
         assert made["notes"] == [
-            "the last phase is 1 devices: it offers other devices nothing",
+            "the last phase is 1 device: it offers other devices nothing",
             "its start lies in the past: it begins at once",
         ]
         other = {**PLAN, "name": "other"}

@@ -83,7 +83,7 @@ def test_spans(text, seconds):
 
 
 @pytest.mark.parametrize(
-    "text, words", [("7.5%", "7.5 %"), ("50 devices", "50 devices"), ("1", "1 devices")]
+    "text, words", [("7.5%", "7.5 %"), ("50 devices", "50 devices"), ("1", "1 device")]
 )
 def test_phases(text, words):
     assert str(parse_phase(text, 0, SuccessRule())) == words
