@@ -24,7 +24,7 @@ from slipstream.server.fleet.offers import make_offer, prefer
 from slipstream.server.fleet.polls import free_places
 from slipstream.server.rollout.offer import Install, Standing
 from slipstream.server.rollout.plan import Plan
-from slipstream.server.rollout.track import IN_FLIGHT, State
+from slipstream.server.rollout.track import State
 from slipstream.server.store import rollouts
 from slipstream.server.store.attempts import Attempt
 from slipstream.server.store.controllers import Controller
@@ -65,10 +65,9 @@ class Actions:
         catalog = await self.catalog.read()
         decision = await make_offer(self.database, self.board, catalog, _standing(controller), now)
         if not isinstance(decision, Install) or decision.rollout is None:
-            if controller.holding and all(
-                one.state not in IN_FLIGHT for one in controller.attempts
-            ):
-                await free_places(self.database, visit.device)
+            if controller.holding:
+                states = (one.state for one in controller.attempts)
+                await free_places(self.database, visit.device, states)
             return Rest()
         if decision.fresh:
             controller = await self.reception.know(visit.device, now) or controller

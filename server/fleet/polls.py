@@ -1,6 +1,6 @@
 """A poll from what it says to what it is answered, whatever protocol it came by."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,7 +10,7 @@ from slipstream.server.fleet.board import Board
 from slipstream.server.fleet.hear import hear_poll
 from slipstream.server.fleet.offers import make_offer
 from slipstream.server.rollout.offer import Decision, Standing, Stay
-from slipstream.server.rollout.track import IN_FLIGHT
+from slipstream.server.rollout.track import IN_FLIGHT, State
 from slipstream.server.store import attempts, devices, holds, polls
 from slipstream.server.store.database import Database
 from slipstream.server.store.devices import Known
@@ -46,14 +46,18 @@ async def answer_poll(
             again = await devices.know(connection, devices.by_id(known.device.id))
         standing = _standing(again or known, said)
     decision = await make_offer(database, board, catalog, standing, now)
-    idle = not said.seen.trial and IN_FLIGHT.isdisjoint(known.attempts.values())
-    if known.holding and idle and isinstance(decision, Stay):
-        await free_places(database, known.device.id)
+    if known.holding and isinstance(decision, Stay) and not said.seen.trial:
+        await free_places(database, known.device.id, known.attempts.values())
     return decision
 
 
-async def free_places(database: Database, device: str) -> None:
-    """A device that is there and has nothing to do is not away: its places are for others."""
+async def free_places(database: Database, device: str, offers: Iterable[State]) -> None:
+    """A device that is there and has nothing to do is not away: its places are for others.
+
+    `offers`: where its offers stand. One that is on its way keeps them, and nothing is written.
+    """
+    if not IN_FLIGHT.isdisjoint(offers):
+        return
 
     async def act(connection: AsyncConnection) -> None:
         if await attempts.lock(connection, device):

@@ -151,11 +151,6 @@ def iso(at: int) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def status_words(status: Status) -> str:
-    """The word of a rollout's status."""
-    return STATUSES[status][0]
-
-
 def phase_words(phase: Phase) -> str:
     """What a phase takes: 10 %, 50 devices, tag==canary."""
     return str(phase)
